@@ -1,0 +1,181 @@
+"""Results that can be saved: frozen dataclasses, JSON for what a reader wants to see, safetensors for arrays.
+
+A field that holds a `numpy.ndarray` goes to `<name>.safetensors` beside `<name>.json`; everything else
+(numbers, strings, tuples, nested results) stays in the JSON. Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from sparsing.errors import InputError
+
+_ARRAY = "$array"
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a temporary path in the same folder, then move it over `path`.
+
+    Raises:
+        InputError: the folder cannot be made or written, or the disk is full; `path` is left as it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    os.close(fd)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except Exception as error:
+        if "No space left" in str(error):  # safetensors wraps the system's error in its own
+            raise _unwritable(path, error) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write named arrays as safetensors, whole or not at all."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomic(path, lambda temporary: save_file(contiguous, temporary))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """Base of everything that is passed between stages and can be saved."""
+
+    schema_version: ClassVar[int] = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; arrays become nested lists, NaN and infinity become None."""
+        return _plain(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write `path` (.json) and, when there are arrays, the .safetensors beside it.
+
+        Raises:
+            InputError: the folder is not writable or the disk is full.
+        """
+        path = Path(path)
+        if path.suffix != ".json":
+            raise InputError(f"a result is saved as .json, got {path.name!r}; name it {path.name}.json")
+        arrays: dict[str, np.ndarray] = {}
+        document = {"kind": type(self).__name__, "schema_version": self.schema_version}
+        document |= _plain(self, arrays)
+        if arrays:
+            write_arrays(path.with_suffix(".safetensors"), arrays)
+        write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: no such file, another kind of result, or a schema this version does not know.
+        """
+        path = Path(path)
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"no file {str(path)!r}; give the .json that a run has written") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+            raise InputError(f"{str(path)!r} is not a saved result ({error})") from error
+        kind = document.pop("kind", None) if isinstance(document, dict) else None
+        if kind != cls.__name__:
+            raise InputError(f"{str(path)!r} holds {kind or 'something else'}, wanted {cls.__name__}")
+        version = document.pop("schema_version", None)
+        if version != cls.schema_version:
+            raise InputError(
+                f"{str(path)!r} has {cls.__name__} schema {version}, this version reads {cls.schema_version};"
+                " measure again, or use the version of sparsing that wrote it"
+            )
+        arrays: dict[str, np.ndarray] = {}
+        if path.with_suffix(".safetensors").exists():
+            from safetensors.numpy import load_file
+
+            arrays = load_file(path.with_suffix(".safetensors"))
+        return _build(cls, document, arrays)
+
+
+def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = "") -> Any:
+    """JSON form of `value`; arrays are moved to `arrays` under their dotted path when it is given."""
+    if dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return {name: _plain(getattr(value, name), arrays, f"{at}.{name}" if at else name) for name in fields}
+    if isinstance(value, np.ndarray):
+        if arrays is None:
+            return _plain(value.tolist())
+        arrays[at] = value
+        return {_ARRAY: at}
+    if isinstance(value, dict):
+        return {str(key): _plain(item, arrays, f"{at}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, arrays, f"{at}.{index}") for index, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _build(annotation: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Inverse of `_plain`, led by the type annotation."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if isinstance(value, dict) and set(value) == {_ARRAY}:
+        return arrays[value[_ARRAY]]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _build(next(arg for arg in args if arg is not type(None)), value, arrays)
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        hints = typing.get_type_hints(annotation)
+        known = {field.name for field in dataclasses.fields(annotation)}
+        return annotation(**{k: _build(hints[k], v, arrays) for k, v in value.items() if k in known})
+    if origin is tuple:
+        item = args[0] if args else Any
+        return tuple(_build(item, element, arrays) for element in value)
+    if origin is dict:
+        return {key: _build(args[1], element, arrays) for key, element in value.items()}
+    if annotation is float and value is None:
+        return math.nan
+    return value
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _unwritable(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"cannot write {str(path)!r}: {error}; free some space or choose another folder with -o/--output"
+    )

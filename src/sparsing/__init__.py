@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOME = {
     "FFNSite": "sites",
     "SparsityError": "errors",
-    "find_sites": "families",
+    "find_sites": "sites",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

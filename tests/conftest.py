@@ -1,0 +1,37 @@
+"""What all tests share: one thread, no network, the tiny models of `tiny.py`, the `../shared` material."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the hub
+
+import pytest
+import torch
+
+from .tiny import tiny_input, tiny_model
+
+torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `../shared`; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the reference material in {SHARED.name}/ beside the repository")
+    return SHARED
+
+
+@pytest.fixture(scope="session", name="tiny_model")
+def _tiny_model():
+    """`tiny_model(model_type)`: a random model in eval mode, built once per session."""
+    return tiny_model
+
+
+@pytest.fixture(scope="session", name="tiny_input")
+def _tiny_input():
+    """`tiny_input(batch, length, seed=0)`: random token ids below the tiny vocabulary."""
+    return tiny_input

@@ -1,0 +1,14 @@
+"""One file per law; each registers itself, and this folder finds it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from sparsing.laws.form import FORMS
+
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["FORMS"]

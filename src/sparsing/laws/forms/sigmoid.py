@@ -1,0 +1,33 @@
+"""A logistic curve in the logarithm of the tokens: flat, then a fall or a rise, then flat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sparsing.laws.form import Coefficient, Form, mesh, register_form, safe_exp, safe_log
+
+
+@register_form
+class Sigmoid(Form):
+    """From `A0 + c` to `A0`, half-way at `m` billion tokens; with `m` far below the data it is `decay`."""
+
+    name = "sigmoid"
+    title = "sigmoid in ln D"
+    equation = "A(D) = A0 + c / (1 + (D / m)**k)"
+    nonlinear = (
+        Coefficient(name="k", low=0.05, high=12.0),
+        Coefficient(name="m", low=-12.0, high=14.0, public=safe_exp, internal=safe_log),
+    )
+    linear = (Coefficient(name="c", low=-2.0, high=2.0), Coefficient(name="A0", low=0.0, high=1.0))
+    limit = key = "A0"
+    order = ("k", "m", "c", "A0")
+
+    def grid(self, x: np.ndarray) -> np.ndarray:
+        log_x = np.log(x)
+        middle = np.linspace(log_x.min() - 4.0, log_x.max() + 3.0, 28)
+        return mesh(np.geomspace(0.1, 8.0, 28), middle)
+
+    def basis(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+        exponent = z[..., 0, None] * (np.log(x) - z[..., 1, None])
+        falling = 1.0 / (1.0 + np.exp(np.clip(exponent, -700.0, 700.0)))
+        return np.stack([falling, np.ones_like(falling)], axis=-1)

@@ -1,0 +1,102 @@
+"""The points a law is fitted to: one series of activation ratios along training, or over model shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsing.errors import InputError
+from sparsing.results import Result
+
+
+BILLION = 1e9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Points(Result):
+    """Checked points; tokens rise from each to the next."""
+
+    name: str = "points"
+    """What the tables and figures call the series."""
+    variable: str = "tokens"
+    """`tokens`: `x` counts training tokens. `width_depth`: `x` is `d_model / n_layers`."""
+    x: tuple[float, ...]
+    """Training tokens (a count, not billions), or width over depth."""
+    ratio: tuple[float, ...]
+    """Activation ratio, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        _check(self.name, self.variable, self.x, self.ratio)
+
+    @property
+    def scaled(self) -> np.ndarray:
+        """`x` in the unit of the laws: billion tokens, or width over depth, shape `(num_points,)`."""
+        return np.array(self.x) / (BILLION if self.variable == "tokens" else 1.0)
+
+    @property
+    def y(self) -> np.ndarray:
+        return np.array(self.ratio)
+
+
+def make_points(
+    x: Sequence[float] | np.ndarray,
+    ratio: Sequence[float] | np.ndarray,
+    *,
+    name: str = "points",
+    variable: str = "tokens",
+) -> Points:
+    """Points from two sequences of equal length.
+
+    Args:
+        x: training tokens (a count), rising; with `variable="width_depth"`, `d_model / n_layers`, any order.
+        ratio: activation ratio of each, in [0, 1].
+
+    Raises:
+        InputError: see the messages of `Points`.
+    """
+    pairs = list(zip(map(float, x), map(float, ratio), strict=False))
+    if len(x) != len(ratio):
+        raise InputError(f"{name}: {len(x)} values of x but {len(ratio)} ratios; give one ratio for each")
+    if variable == "width_depth" and all(math.isfinite(a) for a, _ in pairs):
+        pairs.sort()
+    return Points(
+        name=name, variable=variable, x=tuple(a for a, _ in pairs), ratio=tuple(b for _, b in pairs)
+    )
+
+
+def _check(name: str, variable: str, x: tuple[float, ...], ratio: tuple[float, ...]) -> None:
+    what = "tokens" if variable == "tokens" else "width over depth"
+    if variable not in ("tokens", "width_depth"):
+        raise InputError(f"{name}: variable must be tokens or width_depth, got {variable!r}")
+    for label, values in ((what, x), ("activation_ratio", ratio)):
+        bad = [i for i, value in enumerate(values) if not math.isfinite(value)]
+        if bad:
+            raise InputError(f"{name}: {label} of point {bad[0] + 1} is {values[bad[0]]}; remove that point")
+    outside = [i for i, value in enumerate(ratio) if not 0 <= value <= 1]
+    if outside:
+        raise InputError(
+            f"{name}: activation_ratio of point {outside[0] + 1} is {ratio[outside[0]]:g}, it must lie in"
+            " [0, 1]; divide percentages by 100, and give the ratio of active neurons, not the sparsity"
+        )
+    if any(value <= 0 for value in x):
+        raise InputError(f"{name}: {what} must be above 0, got {min(x):g}; leave out the untrained model")
+    if len(x) > 1 and min(x) == max(x):
+        raise InputError(
+            f"{name}: all {len(x)} points have the same {what} ({x[0]:g}); a law needs points along it;"
+            " check that each checkpoint's step or token count was recorded"
+        )
+    if variable == "tokens":
+        for i in range(1, len(x)):
+            if x[i] <= x[i - 1]:
+                raise InputError(
+                    f"{name}: tokens must rise, got {x[i]:g} after {x[i - 1]:g} at point {i + 1}; sort the"
+                    " points by tokens and keep one for each checkpoint"
+                )
+    if len(ratio) > 1 and min(ratio) == max(ratio):
+        raise InputError(
+            f"{name}: all {len(ratio)} ratios are {ratio[0]:g}; nothing changes, so there is no law to fit;"
+            " check that the rule's threshold is above the rounding of the model's dtype"
+        )

@@ -1,0 +1,222 @@
+"""Least squares by variable projection: linear weights exactly, nonlinear parameters by grid and refinement.
+
+One function, `solve`, serves the plain fit, the profile of a coefficient (some parameters held), and the
+profile of a prediction (the curve made to pass through a given point).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from scipy.optimize import least_squares, minimize_scalar
+
+from sparsing.laws.form import Form
+
+
+_TINY = 1e-280
+_STARTS = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solution:
+    """The best parameters and their residual sum of squares."""
+
+    theta: np.ndarray
+    """Nonlinear then linear numbers of the form, shape `(num_parameters,)`."""
+    rss: float
+
+
+def bounded_lstsq(
+    design: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares with a box, for at most two columns and any number of designs at once.
+
+    Args:
+        design: shape `(..., num_points, num_columns)`.
+        y: shape `(..., num_points)`.
+        low, high: bounds of the weights, broadcast to `(..., num_columns)`.
+
+    Returns:
+        weights `(..., num_columns)` and residual sums of squares `(...,)`.
+    """
+    columns = design.shape[-1]
+    if columns == 0:
+        return np.zeros((*y.shape[:-1], 0)), (y * y).sum(-1)
+    low = np.broadcast_to(low, (*design.shape[:-2], columns))
+    high = np.broadcast_to(high, (*design.shape[:-2], columns))
+    if columns == 1:
+        column = design[..., 0]
+        weight = (column * y).sum(-1) / np.maximum((column * column).sum(-1), _TINY)
+        weight = np.clip(weight, low[..., 0], high[..., 0])
+        residual = y - weight[..., None] * column
+        return weight[..., None], (residual * residual).sum(-1)
+    free = _two_columns(design, y)
+    residual = y - (design * free[..., None, :]).sum(-1)
+    inside = ((free >= low) & (free <= high)).all(-1)
+    best, best_rss = free, np.where(inside, (residual * residual).sum(-1), np.inf)
+    if inside.all():
+        return best, best_rss
+    for held in (0, 1):
+        for bound in (low[..., held], high[..., held]):
+            weight, rss = _one_held(design, y, low, high, held, bound)
+            better = rss < best_rss
+            best, best_rss = np.where(better[..., None], weight, best), np.where(better, rss, best_rss)
+    return best, best_rss
+
+
+def _two_columns(design: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Unbounded weights by Gram-Schmidt; a column that depends on the other gets weight 0."""
+    first, second = design[..., 0], design[..., 1]
+    norm = np.maximum((second * second).sum(-1), _TINY)
+    overlap = (first * second).sum(-1) / norm
+    rest = first - overlap[..., None] * second
+    rest_norm = (rest * rest).sum(-1)
+    apart = rest_norm > 1e-22 * (first * first).sum(-1) + _TINY
+    weight = np.where(apart, (rest * y).sum(-1) / np.where(apart, rest_norm, 1.0), 0.0)
+    other = (second * y).sum(-1) / norm - weight * overlap
+    return np.stack([weight, other], axis=-1)
+
+
+def _one_held(design, y, low, high, held: int, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best weights with one of the two at its bound; infinite bounds give an infinite sum."""
+    usable = np.isfinite(bound)
+    value = np.where(usable, bound, 0.0)
+    other = 1 - held
+    rest = y - value[..., None] * design[..., held]
+    weight, rss = bounded_lstsq(
+        design[..., other : other + 1], rest, low[..., other : other + 1], high[..., other : other + 1]
+    )
+    pair = [value, weight[..., 0]] if held == 0 else [weight[..., 0], value]
+    return np.stack(pair, axis=-1), np.where(usable, rss, np.inf)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Points, a form, and what is held: parameters by index, or one point that the curve must meet."""
+
+    form: Form
+    x: np.ndarray
+    y: np.ndarray
+    held: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """Index in `form.parameters` to its value."""
+    through: tuple[float, float] | None = None
+    """`(x, value)`: the curve passes here exactly."""
+
+    def project(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Best weights `(..., num_linear)` and sums of squares `(...,)` for nonlinear `z`."""
+        q = len(self.form.nonlinear)
+        design = self.form.basis(self.x, z)
+        y = self.y - self.form.offset(self.x, z)
+        low = np.array([p.low for p in self.form.linear])
+        high = np.array([p.high for p in self.form.linear])
+        fixed = {i - q: value for i, value in self.held.items() if i >= q}
+        if self.through is not None:
+            return self._project_through(z, design, y, low, high)
+        if not fixed:
+            return bounded_lstsq(design, y, low, high)
+        free = [j for j in range(design.shape[-1]) if j not in fixed]
+        for j, value in fixed.items():
+            y = y - value * design[..., j]
+        part, rss = bounded_lstsq(design[..., free], y, low[free], high[free])
+        weights = np.empty((*rss.shape, design.shape[-1]))
+        weights[..., free] = part
+        for j, value in fixed.items():
+            weights[..., j] = value
+        return weights, rss
+
+    def _project_through(self, z, design, y, low, high) -> tuple[np.ndarray, np.ndarray]:
+        """As `project`, the last weight being spent on meeting the point; its box becomes one of the other's."""
+        assert self.through is not None
+        at, value = np.array([self.through[0]]), self.through[1]
+        there = self.form.basis(at, z)[..., 0, :]  # (..., num_linear)
+        value = value - self.form.offset(at, z)[..., 0]
+        pivot = np.where(np.abs(there[..., -1]) > _TINY, there[..., -1], _TINY)
+        shape = design[..., -1] / pivot[..., None]
+        y = y - value[..., None] * shape
+        rest = design[..., :-1] - there[..., None, :-1] * shape[..., None]
+        bound_low, bound_high = low[:-1], high[:-1]
+        if rest.shape[-1] == 1:
+            slope = np.where(np.abs(there[..., 0]) > _TINY, there[..., 0], _TINY)
+            with np.errstate(over="ignore", invalid="ignore"):
+                ends = np.stack([(value - pivot * low[-1]) / slope, (value - pivot * high[-1]) / slope])
+            bound_low = np.clip(np.nanmin(ends, 0), low[0], high[0])[..., None]
+            bound_high = np.clip(np.nanmax(ends, 0), low[0], high[0])[..., None]
+        part, rss = bounded_lstsq(rest, y, bound_low, bound_high)
+        last = (value - (there[..., :-1] * part).sum(-1)) / pivot
+        slack = 1e-9 * (1.0 + np.abs(last))
+        rss = np.where((last < low[-1] - slack) | (last > high[-1] + slack), np.inf, rss)
+        return np.concatenate([part, last[..., None]], axis=-1), rss
+
+    def solution(self, z: np.ndarray) -> Solution:
+        weights, rss = self.project(z)
+        return Solution(theta=np.concatenate([z, weights]), rss=float(rss))
+
+    def residual(self, z: np.ndarray) -> np.ndarray:
+        weights, _ = self.project(z)
+        return self.y - self.form.offset(self.x, z) - self.form.basis(self.x, z) @ weights
+
+
+def solve(problem: Problem, start: np.ndarray | None = None) -> Solution:
+    """The least-squares parameters.
+
+    Args:
+        problem: points, form and what is held.
+        start: nonlinear parameters `(num_nonlinear,)` of a neighbouring problem; with it the search is
+            local and quick, without it the form's grid is searched first.
+    """
+    form = problem.form
+    q = len(form.nonlinear)
+    free = [i for i in range(q) if i not in problem.held]
+    if not free:
+        return problem.solution(np.array([problem.held[i] for i in range(q)], dtype=float))
+    if start is not None:
+        nodes = np.array(start, dtype=float)[None]
+    else:
+        nodes = form.grid(problem.x)
+    for i in range(q):
+        if i in problem.held:
+            nodes[:, i] = problem.held[i]
+    if start is None:
+        _, rss = problem.project(nodes)
+        if len(free) == 1:
+            return _line_search(problem, nodes, rss, free[0])
+        nodes = nodes[np.argsort(rss, kind="stable")[:_STARTS]]
+    return min((_refine(problem, node, free) for node in nodes), key=lambda solution: solution.rss)
+
+
+def _line_search(problem: Problem, nodes: np.ndarray, rss: np.ndarray, index: int) -> Solution:
+    """One free parameter: the best node, then Brent between its neighbours."""
+    order = np.argsort(nodes[:, index], kind="stable")
+    nodes, rss = nodes[order], rss[order]
+    best = int(np.argmin(rss))
+    low, high = nodes[max(best - 1, 0), index], nodes[min(best + 1, len(nodes) - 1), index]
+    z = nodes[best].copy()
+    found = problem.solution(z)
+    if high > low:
+
+        def objective(value: float) -> float:
+            z[index] = value
+            return float(problem.project(z)[1])
+
+        z[index] = minimize_scalar(objective, bounds=(low, high), method="bounded", options={"xatol": 1e-9}).x
+        found = min(found, problem.solution(z), key=lambda solution: solution.rss)
+    return found
+
+
+def _refine(problem: Problem, node: np.ndarray, free: list[int]) -> Solution:
+    """Trust-region least squares on the projected residual, inside the form's box."""
+    low = np.array([problem.form.nonlinear[i].low for i in free])
+    high = np.array([problem.form.nonlinear[i].high for i in free])
+    z = node.copy()
+
+    def residual(values: np.ndarray) -> np.ndarray:
+        z[free] = values
+        return problem.residual(z)
+
+    inside = np.clip(node[free], low + 1e-9 * (high - low), high - 1e-9 * (high - low))
+    z[free] = least_squares(
+        residual, inside, bounds=(low, high), x_scale=0.1, xtol=1e-10, ftol=1e-12, gtol=1e-14, max_nfev=60
+    ).x
+    return min(problem.solution(z.copy()), problem.solution(node), key=lambda solution: solution.rss)

@@ -12,8 +12,10 @@ __version__ = "0.1.0"
 
 _HOME = {
     "FFNSite": "sites",
+    "LoadedModel": "models",
     "SparsityError": "errors",
     "find_sites": "sites",
+    "load_model": "models",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test m
 import pytest
 import torch
 
-from .tiny import tiny_input, tiny_model
+from .tiny import save_checkpoint, tiny_input, tiny_model
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
@@ -35,3 +35,9 @@ def _tiny_model():
 def _tiny_input():
     """`tiny_input(batch, length, seed=0)`: random token ids below the tiny vocabulary."""
     return tiny_input
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A folder with a tiny Llama in safetensors and its tokenizer; shared, so copy it before changing it."""
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-llama", tiny_model("llama"))

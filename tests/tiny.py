@@ -7,10 +7,13 @@ read-only or restore it.
 from __future__ import annotations
 
 import functools
+import string
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 VOCAB = 128
 N_LAYERS = 2
@@ -128,3 +131,21 @@ def tiny_model(model_type: str) -> PreTrainedModel:
 def tiny_input(batch: int = 2, length: int = 16, *, seed: int = 0) -> torch.Tensor:
     """Random token ids, shape `(batch, length)`, none of them a special token."""
     return torch.randint(3, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per printable ASCII character, behind `<pad> <s> </s> <unk>`; 104 tokens."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", *string.printable])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def save_checkpoint(folder: Path, model: PreTrainedModel) -> Path:
+    """Write `model` and the tiny tokenizer as a Hugging Face checkpoint; returns `folder`."""
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

@@ -73,17 +73,18 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         InputError: there is no such file, it is not JSON, or it names no model type.
+        UnsupportedModelError: the weights are quantized.
     """
     config = _read_json(folder / "config.json")
     if config is None:
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise InputError(
-            f"no config.json in {str(folder)!r} (found: {found}); is it a Hugging Face checkpoint?"
+            f"no config.json in {str(folder)!r} (found: {found}); give the folder of a checkpoint"
         )
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{str(folder / 'config.json')!r} names no model_type, e.g. `llama`; add it")
-    if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "unknown")
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method", "unknown")
         raise UnsupportedModelError(
             f"{str(folder)!r} is quantized ({method}); the measures need plain weights,"
             " give the checkpoint it was made from"
@@ -104,7 +105,8 @@ def weight_format(folder: Path) -> WeightFormat:
             shards = sorted(set(index.get("weight_map", {}).values()))
             if missing := [shard for shard in shards if not (folder / shard).is_file()]:
                 raise InputError(
-                    f"{str(folder)!r} lacks {len(missing)} of {len(shards)} shards: {missing[0]} ..."
+                    f"{str(folder)!r} lacks {len(missing)} of {len(shards)} files of weights,"
+                    f" the first: {missing[0]}; fetch the checkpoint again"
                 )
             return kind
         if (folder / name).is_file():
@@ -156,9 +158,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(
-            f"{str(path)!r} is not readable as JSON ({error}); fetch the checkpoint again"
-        ) from error
+        raise InputError(f"{str(path)!r} is not JSON ({error}); fetch the checkpoint again") from error
     if not isinstance(document, dict):
         raise InputError(f"{str(path)!r} holds a {type(document).__name__}, wanted a JSON object")
     return document

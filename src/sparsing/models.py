@@ -90,9 +90,9 @@ def load_model(
     """
     name = str(name_or_path)
     dtype_name, device_name = _dtype(dtype), _device(device)
+    folder, commit = locate(name, revision=revision, code=trust_remote_code)
+    raw = read_config(folder)
     with _quiet():
-        folder, commit = locate(name, revision=revision, code=trust_remote_code)
-        raw = read_config(folder)
         config = configuration(folder, raw, trust_remote_code)
         kind = weight_format(folder)
         step, tokens = training_state(folder, revision)

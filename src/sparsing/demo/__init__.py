@@ -1,0 +1,40 @@
+"""What `sparsing demo` needs without a download: two small trained models and a text they never saw.
+
+The models lie in `models/`, a few checkpoints along training each; `scripts/train_demo_models.py` made
+them and `docs/demo-models.md` says how. Importing this costs nothing: no torch, no file is read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sparsing.demo.text import documents
+from sparsing.errors import InputError
+
+MODELS = Path(__file__).parent / "models"
+ACTIVATIONS = ("relu", "silu")
+
+
+def checkpoints(activation: str) -> list[Path]:
+    """Folders of the model with this activation in training order, each loads by itself.
+
+    Raises:
+        InputError: not one of `ACTIVATIONS`, or the package was installed without its models.
+    """
+    if activation not in ACTIVATIONS:
+        raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    states = (MODELS / activation).glob("*/training_state.json")
+    folders = [state.parent for state in sorted(states, key=_trained_tokens)]
+    if not folders:
+        raise InputError(f"no demo models in {str(MODELS)!r}; install the package again")
+    return folders
+
+
+def heldout_text() -> str:
+    """The documents of the standard library that no demo model was trained on, a blank line between them."""
+    return "\n\n".join(documents("heldout"))
+
+
+def _trained_tokens(state: Path) -> int:
+    return json.loads(state.read_text(encoding="utf-8"))["tokens"]

@@ -8,8 +8,14 @@ import importlib.metadata
 import platform
 import shlex
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sparsing.results import Result
+
+if TYPE_CHECKING:
+    from sparsing.corpus import Corpus
+    from sparsing.models import LoadedModel
 
 _PACKAGES = ("sparsing", "torch", "transformers", "numpy")
 
@@ -44,14 +50,20 @@ class Provenance(Result):
     """UTC, ISO 8601."""
 
 
-def environment() -> dict[str, object]:
-    """The fields of `Provenance` that this process alone decides."""
-    return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
-        "platform": f"{platform.system()} {platform.machine()}",
-        "command": shlex.join(sys.argv),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+def describe(loaded: LoadedModel, corpus: Corpus | None = None, *, seed: int = 0) -> Provenance:
+    """The provenance of something measured now, by this command, on this model and corpus."""
+    text: dict[str, Any] = {}
+    if corpus is not None:
+        text = {"corpus": corpus.source, "corpus_sha256": corpus.sha256(), "num_tokens": corpus.num_tokens}
+    return Provenance(
+        **loaded.provenance(),
+        **text,
+        seed=seed,
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        platform=f"{platform.system()} {platform.machine()}",
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _version(name: str) -> str:

@@ -8,7 +8,6 @@ from typing import Generic, TypeVar
 
 from sparsing.errors import InputError
 
-
 T = TypeVar("T")
 
 

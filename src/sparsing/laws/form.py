@@ -69,6 +69,17 @@ class Form:
         """The part without a weight, shape `(..., num_points)`."""
         return np.zeros((*z.shape[:-1], len(x)))
 
+    def linearised(
+        self, x: np.ndarray, y: np.ndarray, values: dict[str, float]
+    ) -> tuple[np.ndarray, np.ndarray, str, str]:
+        """Coordinates in which the law is a straight line, and their labels; points that have none are NaN.
+
+        Args:
+            x, y: abscissa and ratios, shape `(num_points,)`.
+            values: coefficients by name.
+        """
+        return np.log(x), y, "ln D  (D in billion tokens)", "activation ratio A"
+
     @property
     def parameters(self) -> tuple[Coefficient, ...]:
         """The nonlinear ones, then the linear ones: the order of the fitter's vector."""
@@ -110,6 +121,11 @@ def register_form(form: type[Form]) -> type[Form]:
 def mesh(*axes: np.ndarray) -> np.ndarray:
     """All combinations of the axes, shape `(num_nodes, num_axes)`."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+
+
+def log_or_nan(value: np.ndarray) -> np.ndarray:
+    """Natural logarithm, NaN where there is none."""
+    return np.log(np.where(value > 0, value, np.nan))
 
 
 def safe_exp(value: float) -> float:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 
 from sparsing.laws.form import Form
-
+from sparsing.laws.solve import minimum, root
 
 _RHO_MAX = 0.95
 
@@ -70,7 +69,8 @@ def estimate_noise(form: Form, x: np.ndarray, y: np.ndarray, theta: np.ndarray) 
     free = _free(form, theta)
     design = jacobian(form, x, theta)[:, free]
     scale = np.linalg.norm(design, axis=0)
-    design = design / np.where(scale > 0, scale, 1.0)
+    scale = np.where(scale > 0, scale, 1.0)
+    design = design / scale
     inverse = np.linalg.pinv(design.T @ design, rcond=1e-13)
     annihilator = np.eye(len(x)) - design @ inverse @ design.T
     rho = 0.0 if form.variable == "width_depth" else _rho(residual, annihilator)
@@ -115,7 +115,7 @@ def log_likelihood(residual: np.ndarray, num_dropped: int = 0, correlated: bool 
 
     if not correlated:
         return -negative(0.0)
-    return -float(minimize_scalar(negative, bounds=(0.0, _RHO_MAX), method="bounded").fun)
+    return -float(minimum(negative, 0.0, _RHO_MAX).fun)
 
 
 def _free(form: Form, theta: np.ndarray) -> list[int]:
@@ -146,4 +146,4 @@ def _rho(residual: np.ndarray, annihilator: np.ndarray) -> float:
         return 0.0
     if excess(_RHO_MAX) <= 0:
         return _RHO_MAX
-    return float(brentq(excess, 0.0, _RHO_MAX, xtol=1e-4))
+    return root(excess, 0.0, _RHO_MAX, 1e-4)

@@ -11,7 +11,6 @@ import numpy as np
 from sparsing.errors import InputError
 from sparsing.results import Result
 
-
 BILLION = 1e9
 
 

@@ -10,12 +10,11 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.stats import f as f_distribution
 
 from sparsing.laws.form import Form
 from sparsing.laws.noise import Noise, jacobian
-from sparsing.laws.solve import Problem, Solution, solve
+from sparsing.laws.solve import Problem, Solution, root, solve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,9 @@ def deviance_through(fitted: Fitted, x: float) -> Callable[[float], float]:
     return _deviance(fitted, direction, lambda value: {"through": (x, value)}, here)
 
 
-def _deviance(fitted: Fitted, direction: np.ndarray, hold: Callable, at_best: float) -> Callable[[float], float]:
+def _deviance(
+    fitted: Fitted, direction: np.ndarray, hold: Callable, at_best: float
+) -> Callable[[float], float]:
     q = len(fitted.form.nonlinear)
     scale = fitted.noise.sd**2 * fitted.noise.inflation(direction)
     seen: dict[float, np.ndarray] = {float(at_best): fitted.best.theta[:q]}
@@ -91,10 +92,11 @@ def _end(deviance, best: float, step: float, bound: float, cutoff: float) -> tup
         if outer == inner:
             return outer, False
         if deviance(outer) > cutoff:
-            found = brentq(
-                lambda value: min(deviance(value), 1e6) - cutoff, inner, outer, xtol=1e-4 * abs(outer - inner)
-            )
-            return float(found), True
+
+            def excess(value: float) -> float:
+                return min(deviance(value), 1e6) - cutoff
+
+            return root(excess, inner, outer, 1e-4 * abs(outer - inner)), True
         if beyond:
             return float(bound), False
         inner, step = outer, step * 1.6

@@ -71,7 +71,9 @@ def _raw(path: Path, document: dict[str, Any]) -> Points:
         )
     x = [_number(path, "token_passed", value) for value in document["token_passed"]]
     return make_points(
-        x, [_number(path, "activation_ratio", value) for value in document["activation_ratio"]], name=path.stem
+        x,
+        [_number(path, "activation_ratio", value) for value in document["activation_ratio"]],
+        name=path.stem,
     )
 
 

@@ -7,13 +7,12 @@ profile of a prediction (the curve made to pass through a given point).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.optimize import least_squares, minimize_scalar
+from scipy.optimize import OptimizeResult, brentq, least_squares, minimize_scalar
 
 from sparsing.laws.form import Form
-
 
 _TINY = 1e-280
 _STARTS = 2
@@ -171,10 +170,7 @@ def solve(problem: Problem, start: np.ndarray | None = None) -> Solution:
     free = [i for i in range(q) if i not in problem.held]
     if not free:
         return problem.solution(np.array([problem.held[i] for i in range(q)], dtype=float))
-    if start is not None:
-        nodes = np.array(start, dtype=float)[None]
-    else:
-        nodes = form.grid(problem.x)
+    nodes = form.grid(problem.x) if start is None else np.array(start, dtype=float)[None]
     for i in range(q):
         if i in problem.held:
             nodes[:, i] = problem.held[i]
@@ -200,7 +196,7 @@ def _line_search(problem: Problem, nodes: np.ndarray, rss: np.ndarray, index: in
             z[index] = value
             return float(problem.project(z)[1])
 
-        z[index] = minimize_scalar(objective, bounds=(low, high), method="bounded", options={"xatol": 1e-9}).x
+        z[index] = minimum(objective, low, high, 1e-9).x
         found = min(found, problem.solution(z), key=lambda solution: solution.rss)
     return found
 
@@ -220,3 +216,16 @@ def _refine(problem: Problem, node: np.ndarray, free: list[int]) -> Solution:
         residual, inside, bounds=(low, high), x_scale=0.1, xtol=1e-10, ftol=1e-12, gtol=1e-14, max_nfev=60
     ).x
     return min(problem.solution(z.copy()), problem.solution(node), key=lambda solution: solution.rss)
+
+
+def minimum(
+    function: Callable[[float], float], low: float, high: float, xatol: float = 1e-5
+) -> OptimizeResult:
+    """Brent's minimum between `low` and `high`."""
+    options = {"xatol": xatol}
+    return minimize_scalar(function, bounds=(low, high), method="bounded", options=options)  # pyright: ignore
+
+
+def root(function: Callable[[float], float], low: float, high: float, xtol: float) -> float:
+    """Brent's root between two ends of opposite sign."""
+    return float(brentq(function, low, high, xtol=xtol))  # pyright: ignore

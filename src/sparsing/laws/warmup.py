@@ -14,7 +14,6 @@ from sparsing.laws.form import Form
 from sparsing.laws.noise import log_likelihood
 from sparsing.laws.solve import Problem, solve
 
-
 MIN_GAIN = 6.0
 MAX_SHARE = 1 / 3
 

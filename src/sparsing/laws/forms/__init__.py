@@ -7,7 +7,6 @@ import pkgutil
 
 from sparsing.laws.form import FORMS
 
-
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 

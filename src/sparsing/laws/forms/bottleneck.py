@@ -37,3 +37,6 @@ class Bottleneck(Form):
     def basis(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         rising = np.minimum(x, z[..., 0, None])
         return np.stack([np.ones_like(rising), rising], axis=-1)
+
+    def linearised(self, x, y, values):
+        return np.minimum(x, values["r0"]), y, "min(d_model / n_layers, r0)", "activation ratio A"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws.form import Coefficient, Form, register_form
+from sparsing.laws.form import Coefficient, Form, log_or_nan, register_form
 
 
 @register_form
@@ -23,3 +23,6 @@ class PowerLaw(Form):
 
     def basis(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         return np.exp(-z[..., 0, None] * np.log(x))[..., None]
+
+    def linearised(self, x, y, values):
+        return np.log(x), log_or_nan(y), "ln D  (D in billion tokens)", "ln A"

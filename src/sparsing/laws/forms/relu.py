@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws.form import Coefficient, Form, mesh, register_form, safe_exp, safe_log
+from sparsing.laws.form import Coefficient, Form, log_or_nan, mesh, register_form, safe_exp, safe_log
 
 
 @register_form
@@ -39,3 +39,12 @@ class ReluLaw(Form):
         exponent = z[..., 1, None] + z[..., 0, None] * np.log(x)
         falling = np.exp(-np.exp(np.clip(exponent, -700.0, 6.5)))
         return np.stack([falling, np.ones_like(falling)], axis=-1)
+
+    def linearised(self, x, y, values):
+        u = x ** values["alpha"]
+        return (
+            u,
+            log_or_nan(y - values["A0"]),
+            f"D^{values['alpha']:.3g}  (D in billion tokens)",
+            "ln(A - A0)",
+        )

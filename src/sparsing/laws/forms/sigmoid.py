@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws.form import Coefficient, Form, mesh, register_form, safe_exp, safe_log
+from sparsing.laws.form import Coefficient, Form, log_or_nan, mesh, register_form, safe_exp, safe_log
 
 
 @register_form
@@ -31,3 +31,8 @@ class Sigmoid(Form):
         exponent = z[..., 0, None] * (np.log(x) - z[..., 1, None])
         falling = 1.0 / (1.0 + np.exp(np.clip(exponent, -700.0, 700.0)))
         return np.stack([falling, np.ones_like(falling)], axis=-1)
+
+    def linearised(self, x, y, values):
+        share = (y - values["A0"]) / values["c"]
+        odds = log_or_nan(share / np.where(share < 1, 1 - share, np.nan))
+        return np.log(x), odds, "ln D  (D in billion tokens)", "ln((A - A0) / (A0 + c - A))"

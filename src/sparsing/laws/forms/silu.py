@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws.form import Coefficient, Form, register_form
+from sparsing.laws.form import Coefficient, Form, log_or_nan, register_form
 
 
 @register_form
@@ -29,3 +29,7 @@ class SiluLaw(Form):
     def basis(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         power = self.sign * np.exp(-z[..., 0, None] * np.log(x))
         return np.stack([power, np.ones_like(power)], axis=-1)
+
+    def linearised(self, x, y, values):
+        gap = f"ln({'A0 - A' if self.sign < 0 else 'A - A0'})"
+        return np.log(x), log_or_nan(self.sign * (y - values["A0"])), "ln D  (D in billion tokens)", gap

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ DEAD_BELOW = 1e-3
 """A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""
 
 
-class Bench:
+class Subject:
     """A model on a corpus with its dense pass done, on which rules are tried.
 
     Holds what every rule shares (curves, dense loss, journal), so that measuring a second rule does not
@@ -66,6 +66,11 @@ class Bench:
         self.meter.add(corpus)
         self.meter.shared()
         self._part = part_windows(corpus.n_windows, corpus.width)
+
+    @property
+    def has_part(self) -> bool:
+        """Whether the corpus is long enough for a search to bracket on a part of it first."""
+        return self._part is not None
 
     def thresholds(self, rule: Rule, level: float, target: float | None = None) -> Thresholds:
         """The rule at this level on this model."""
@@ -102,8 +107,20 @@ class Bench:
             lambda level, on_all: self.ppl_ratio(rule, level, on_all),
             ppl_ratio=ppl_ratio,
             reach=rule.reach(self.curves),
-            part_first=self._part is not None,
+            part_first=self.has_part,
         )
+
+    def outcome(self, thresholds: Thresholds) -> dict[str, Any]:
+        """Activation and perplexity ratio with their intervals, by the field names of `Measurement`."""
+        totals = self.sparse_pass(thresholds)
+        labels, dense = totals["labels"], self.curves.window_nll
+        per_window = (totals["active"] / _widths(self.loaded)).mean(1)
+        return {
+            "activation_ratio": float(_ratios(totals, self.loaded).mean()),
+            "activation_ratio_interval": ratio_interval(per_window, totals["tokens"]),
+            "ppl_ratio": _ppl_ratio(totals["nll"], dense, labels),
+            "ppl_ratio_interval": _exp_interval(totals["nll"] - dense, labels),
+        }
 
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each layer on dense inputs, exact, shape `(n_layers,)`."""
@@ -140,7 +157,7 @@ class Bench:
 
 
 def measure(
-    bench: Bench,
+    subject: Subject,
     rule: str | Rule = "cett",
     *,
     level: float | None = None,
@@ -157,78 +174,79 @@ def measure(
     given = [name for name, value in asked.items() if value is not None]
     if len(given) != 1:
         raise InputError(f"give exactly one of level, ppl_ratio, thresholds; got {given or 'none'}")
-    bench.meter.restart()
+    subject.meter.restart()
     found = None
     if thresholds is None:
         rule = make_rule(rule)
         if ppl_ratio is not None:
-            found = bench.search(rule, ppl_ratio)
+            found = subject.search(rule, ppl_ratio)
             level = found.level
         assert level is not None
-        thresholds = bench.thresholds(rule, level, ppl_ratio)
-    result = _verified(bench, thresholds, found)
+        thresholds = subject.thresholds(rule, level, ppl_ratio)
+    result = _verified(subject, thresholds, found)
     _warn(result)
     return result
 
 
-def _verified(bench: Bench, thresholds: Thresholds, found: SearchResult | None) -> Measurement:
-    totals = bench.sparse_pass(thresholds)
-    labels, dense_nll = totals["labels"], bench.curves.window_nll
-    ratios = _ratios(totals, bench.loaded)  # (n_layers,)
+def _verified(subject: Subject, thresholds: Thresholds, found: SearchResult | None) -> Measurement:
+    totals = subject.sparse_pass(thresholds)
+    labels, dense_nll = totals["labels"], subject.curves.window_nll
+    ratios = _ratios(totals, subject.loaded)  # (n_layers,)
     tokens = totals["tokens"]
-    d_ff = np.array([site.d_ff for site in bench.loaded.sites])
+    d_ff = _widths(subject.loaded)
     per_layer = totals["active"] / d_ff  # (n_windows, n_layers), token-ratios summed
     frequency = (totals["neuron"] / tokens.sum()).astype(np.float32)
     intervals = [ratio_interval(column, tokens) for column in per_layer.T]
     with np.errstate(invalid="ignore"):
         by_position = totals["position"] / totals["position_tokens"]
-    shown, text = _shown(bench, totals["shown"])
+    shown, text = _shown(subject, totals["shown"])
     return Measurement(
         rule=thresholds.rule,
         level=thresholds.level,
         level_name=_level_name(thresholds),
         target_ppl_ratio=thresholds.target_ppl_ratio,
-        activation_ratio=float(ratios.mean()),
-        activation_ratio_interval=ratio_interval(per_layer.mean(1), tokens),
         layer_activation_ratio=tuple(ratios.tolist()),
         layer_activation_ratio_interval=tuple(i for i in intervals if i is not None) or None,
         ppl_dense=_ppl(dense_nll, labels),
         ppl_sparse=_ppl(totals["nll"], labels),
-        ppl_ratio=_ppl_ratio(totals["nll"], dense_nll, labels),
-        ppl_ratio_interval=_exp_interval(totals["nll"] - dense_nll, labels),
-        cett_dense_inputs=tuple(bench.dense_error(thresholds).tolist()),
+        **subject.outcome(thresholds),
+        cett_dense_inputs=tuple(subject.dense_error(thresholds).tolist()),
         cett_sparse_inputs=tuple((totals["cett"] / tokens.sum()).tolist()),
         dead_neuron_ratio=tuple(
             float((row[:width] < DEAD_BELOW).mean()) for row, width in zip(frequency, d_ff, strict=True)
         ),
         num_tokens=int(tokens.sum()),
-        n_windows=bench.corpus.n_windows,
+        n_windows=subject.corpus.n_windows,
         converged=found.converged if found else True,
         monotone=found.monotone if found else True,
         tries=found.tries if found else (),
         thresholds=thresholds,
-        heldout=bench.held_out(thresholds),
+        heldout=subject.held_out(thresholds),
         neuron_frequency=frequency,
         position_activation_ratio=by_position.astype(np.float32),
         token_activation_ratio=shown,
         token_text=text,
-        cost=bench.meter.cost(),
-        provenance=bench.provenance,
+        cost=subject.meter.cost(),
+        provenance=subject.provenance,
     )
 
 
-def _shown(bench: Bench, ratios: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def _shown(subject: Subject, ratios: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Ratios and text of the first window's first counted tokens."""
-    batch = next(bench.corpus.batches(1))
+    batch = next(subject.corpus.batches(1))
     counted = batch.counted[0][: len(ratios)].numpy()
     ids = batch.ids[0][: len(ratios)].numpy()[counted]
-    text = tuple(bench.loaded.tokenizer.decode([token]) for token in ids.tolist())
+    text = tuple(subject.loaded.tokenizer.decode([token]) for token in ids.tolist())
     return ratios[counted].astype(np.float32), text
 
 
 def _ratios(totals: dict[str, np.ndarray], loaded: LoadedModel) -> np.ndarray:
-    d_ff = np.array([site.d_ff for site in loaded.sites])
-    return totals["active"].sum(0) / totals["tokens"].sum() / d_ff
+    return totals["active"].sum(0) / totals["tokens"].sum() / _widths(loaded)
+
+
+def _widths(loaded: LoadedModel) -> np.ndarray:
+    """Neurons of each layer, shape `(n_layers,)`."""
+    return np.array([site.d_ff for site in loaded.sites])
 
 
 def _ppl(nll: np.ndarray, labels: np.ndarray) -> float:

@@ -1,0 +1,82 @@
+"""Text of any origin made fit for a figure or a page: tokens may hold newlines, control characters, any script.
+
+Nothing is dropped silently: what cannot be shown stands there as a backslash escape.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from matplotlib import font_manager
+
+if TYPE_CHECKING:
+    from sparsing.provenance import Provenance
+
+BASE_FONT = "DejaVu Sans"
+"""Comes with matplotlib, so it is on every machine."""
+CJK_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "SimHei",
+)
+"""Fonts for Chinese, in order of preference; the first one installed helps the base font out."""
+ELLIPSIS = "\u2026"
+_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+@functools.cache
+def font_families() -> list[str]:
+    """The base font, and one for Chinese where the machine has one."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return [BASE_FONT, *[name for name in CJK_FONTS if name in installed][:1]]
+
+
+def escape_unprintable(text: str, *, keep: str = "") -> str:
+    """Replace control characters, lone surrogates and invisible marks by escapes, except those in `keep`."""
+    return "".join(char if char in keep or char.isprintable() else _escape(char) for char in text)
+
+
+def token_label(text: str, *, length: int = 14) -> str:
+    """A token as a tick label: one line, at most `length` characters, only glyphs that the fonts have.
+
+    One leading space is dropped when something follows it; other space is shown as U+2423 (open box).
+    """
+    if len(text) > 1 and text[0] == " " and text[1] != " ":
+        text = text[1:]
+    text = drawable(text.replace(" ", "\u2423") if not text.strip(" ") else text)
+    return text if len(text) <= length else text[: length - 1] + ELLIPSIS
+
+
+def drawable(text: str) -> str:
+    """The text with an escape for every character that is not printable or has no glyph in the fonts."""
+    return "".join(
+        char if char.isprintable() and (char.isascii() or _has_glyph(char)) else _escape(char) for char in text
+    )
+
+
+def model_label(provenance: Provenance, *, length: int = 48) -> str:
+    """Short name of the model: the last part of its path, and the one before it for a training checkpoint."""
+    parts = PurePath(provenance.model).parts
+    label = drawable("/".join(parts[-1 if provenance.train_step is None else -2 :])) or "model"
+    return label if len(label) <= length else label[: length - 1] + ELLIPSIS
+
+
+def _escape(char: str) -> str:
+    return _ESCAPES.get(char) or char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _has_glyph(char: str) -> bool:
+    return any(ord(char) in _glyphs(family) for family in font_families())
+
+
+@functools.cache
+def _glyphs(family: str) -> frozenset[int]:
+    return frozenset(font_manager.get_font(font_manager.findfont(family)).get_charmap())

@@ -63,6 +63,7 @@ def fit(
         ratio=points.ratio,
         num_dropped=chosen.count,
         drop_reason=chosen.reason,
+        key_by_drop=chosen.key_by_count,
         level=level,
         coefficients=estimates,
         rmse=math.sqrt(fitted.best.rss / len(fitted.x)),
@@ -126,7 +127,7 @@ def _check(points: Points, law: Form, drop: int | None, level: float, num_resamp
 
 
 def _forced(count: int) -> Drop:
-    return Drop(count=count, bic=math.nan, reason=f"{count} by request")
+    return Drop(count=count, bic=math.nan, reason=f"{count} by request", key_by_count=())
 
 
 def _estimates(fitted: Fitted, level: float, num_resamples: int, seed: int) -> tuple[Estimate, ...]:

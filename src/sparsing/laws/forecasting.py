@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.laws.form import FORMS, Form
+from sparsing.laws.form import Form
+from sparsing.laws.forms import FORMS
 from sparsing.laws.intervals import curve_interval, prediction_interval
 from sparsing.laws.lawfit import LawFit
 from sparsing.laws.points import BILLION

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.stats import t as t_distribution
 
@@ -61,7 +63,8 @@ def prediction_interval(fitted: Fitted, x: float, level: float) -> tuple[float, 
     best = float(fitted.form.evaluate(np.array([x]), fitted.best.theta)[0])
     low, high = curve_interval(fitted, x, level)
     scatter = float(t_distribution.ppf(0.5 + level / 2, fitted.noise.df)) * fitted.noise.sd
-    return max(best - np.hypot(best - low, scatter), 0.0), min(best + np.hypot(high - best, scatter), 1.0)
+    low, high = best - math.hypot(best - low, scatter), best + math.hypot(high - best, scatter)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _step(guess: float, best: float) -> float:

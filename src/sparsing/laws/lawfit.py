@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from sparsing.laws.form import FORMS, Form
+from sparsing.laws.form import Form
+from sparsing.laws.forms import FORMS
 from sparsing.laws.noise import estimate_noise
 from sparsing.laws.points import BILLION
 from sparsing.laws.profile import Fitted
@@ -89,6 +90,8 @@ class LawFit(Result):
     num_dropped: int
     """First points that the fit does not use."""
     drop_reason: str
+    key_by_drop: tuple[float, ...]
+    """The key coefficient when 0, 1, 2, ... first points are left out; empty for a forced count."""
     level: float
     """Confidence level of every interval."""
     coefficients: tuple[Estimate, ...]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sparsing.laws.form import FORMS, Form
+from sparsing.laws.form import Form
+from sparsing.laws.forms import FORMS
 from sparsing.laws.lawfit import Estimate, Rival
 
 MAX_WIDTH = 0.2

@@ -26,6 +26,8 @@ class Drop:
     bic: float
     """BIC on all points, with `count` as the number of extra coefficients."""
     reason: str
+    key_by_count: tuple[float, ...]
+    """The limit (or bottleneck) when 0, 1, 2, ... first points are left out; empty where there is none."""
 
 
 def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> Drop:
@@ -35,29 +37,31 @@ def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> Drop:
         x: billion tokens, shape `(num_points,)`.
         y: activation ratios, shape `(num_points,)`.
     """
-    if form.variable == "width_depth":
-        return Drop(count=0, bic=dropped_bic(form, x, y, 0), reason="model shapes have no warm-up")
-    spare = len(x) - len(form.parameters) - 4
-    most = max(min(int(len(x) * MAX_SHARE), spare), 0)
-    scores = [dropped_bic(form, x, y, count) for count in range(most + 1)]
+    trials = [_trial(form, x, y, count) for count in range(_most(form, len(x)) + 1)]
+    scores = [bic for bic, _ in trials]
+    keys = tuple(key for _, key in trials if key is not None)
     best = int(np.argmin(scores))
     gain = scores[0] - scores[best]
     if best == 0 or gain <= MIN_GAIN:
-        return Drop(
-            count=0,
-            bic=scores[0],
-            reason=f"leaving out up to {most} early points gains {gain:.1f} in BIC (needed: {MIN_GAIN:g})",
-        )
-    return Drop(
-        count=best,
-        bic=scores[best],
-        reason=f"without the first {best} points BIC is lower by {gain:.1f} (needed: {MIN_GAIN:g})",
-    )
+        most = len(trials) - 1
+        reason = f"leaving out up to {most} early points gains {gain:.1f} in BIC (needed: {MIN_GAIN:g})"
+        return Drop(count=0, bic=scores[0], reason=reason, key_by_count=keys)
+    what = "point" if best == 1 else f"{best} points"
+    reason = f"without the first {what} BIC is lower by {gain:.1f} (needed: {MIN_GAIN:g})"
+    return Drop(count=best, bic=scores[best], reason=reason, key_by_count=keys)
 
 
-def dropped_bic(form: Form, x: np.ndarray, y: np.ndarray, count: int) -> float:
-    """BIC of all points when the first `count` have coefficients of their own."""
+def _most(form: Form, num_points: int) -> int:
+    """The largest count tried: model shapes have no warm-up, and a fit needs points to spare."""
+    if form.variable == "width_depth":
+        return 0
+    return max(min(int(num_points * MAX_SHARE), num_points - len(form.parameters) - 4), 0)
+
+
+def _trial(form: Form, x: np.ndarray, y: np.ndarray, count: int) -> tuple[float, float | None]:
+    """BIC of all points when the first `count` have coefficients of their own, and the key coefficient then."""
     x, y = x[count:], y[count:]
-    residual = y - form.evaluate(x, solve(Problem(form=form, x=x, y=y)).theta)
-    likelihood = log_likelihood(residual, count, form.variable == "tokens")
-    return -2 * likelihood + (len(form.parameters) + 2 + count) * float(np.log(len(x) + count))
+    theta = solve(Problem(form=form, x=x, y=y)).theta
+    likelihood = log_likelihood(y - form.evaluate(x, theta), count, form.variable == "tokens")
+    bic = -2 * likelihood + (len(form.parameters) + 2 + count) * float(np.log(len(x) + count))
+    return bic, float(theta[form.names.index(form.key)]) if form.key else None

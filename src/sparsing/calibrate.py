@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 GRID_CETT = (0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.22, 0.27, 0.33, 0.4, 0.5, 0.65, 0.8, 0.95)
 """CETT values the grid aims at, by the pilot; a last point drops everything."""
+FINER = 4
+"""Points put between two of them on a short text, whose curves are rough and cheap."""
 PILOT_TOKENS = 256
 SAMPLE_TOKENS = 4096
 """Tokens on which the curves are exact at least ..."""
@@ -106,7 +108,7 @@ def calibrate(
         SCORES[score]
     journal = journal or Journal()
     few = _pilot_part(corpus)
-    pilot = _Pilot(loaded.sites, scores, few.n_windows)
+    pilot = _Pilot(loaded.sites, scores, few.n_windows, _grid_targets(corpus))
     # windows one by one: the grid must not depend on how they are batched
     run_pass(loaded, few, pilot, key="pilot", journal=Journal(), batch_size=1, head=False)
     watcher = _CurveWatcher(loaded.sites, pilot.grids(), corpus)
@@ -143,10 +145,11 @@ def calibrate(
 class _Pilot(Watcher):
     """Keeps `h` and `gate` of a few tokens and places the grid on them."""
 
-    def __init__(self, sites: Sequence[FFNSite], scores: Sequence[str], n_windows: int):
+    def __init__(self, sites: Sequence[FFNSite], scores: Sequence[str], n_windows: int, targets: np.ndarray):
         super().__init__()
         self.needs_gate = any(SCORES[score].value == "gate" for score in scores)
         self._sites, self._scores = sites, scores
+        self._targets = targets
         self._per_window = -(-PILOT_TOKENS // n_windows)
         self._kept: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in sites]
 
@@ -174,13 +177,13 @@ class _Pilot(Watcher):
         size = sizes(gate if score.value == "gate" else h, _to(score.scale(site), h))
         positive = size[size > 0].double()
         if positive.numel() == 0:  # a layer of dead neurons: any threshold drops nothing of size
-            return torch.logspace(-6, 0, len(GRID_CETT) + 1, dtype=torch.float64)
+            return torch.logspace(-6, 0, len(self._targets) + 1, dtype=torch.float64)
         top = positive.max()
         ladder = torch.logspace(-4, 0, 40, dtype=torch.float64, device=top.device) * top
         weight = site.weight.detach()
         full = output_norm(h, weight)
         values = [cett(h, size > t, weight, full).mean().double() for t in ladder.tolist()]
-        points = _threshold(ladder.cpu().numpy(), torch.stack(values).cpu().numpy(), np.array(GRID_CETT))
+        points = _threshold(ladder.cpu().numpy(), torch.stack(values).cpu().numpy(), self._targets)
         points = np.maximum.accumulate(points * (1 + 1e-9 * np.arange(len(points))))
         return torch.tensor([*points, 4 * max(float(top), points[-1])], dtype=torch.float64)
 
@@ -230,6 +233,15 @@ def in_sample(place: torch.Tensor, share: float) -> torch.Tensor:
     mixed = (place * 2654435761) & 0xFFFFFFFF
     mixed = ((mixed ^ (mixed >> 15)) * 2246822519) & 0xFFFFFFFF
     return mixed < share * 2**32
+
+
+def _grid_targets(corpus: Corpus) -> np.ndarray:
+    """CETT values for the grid."""
+    if corpus.num_tokens > SAMPLE_TOKENS:
+        return np.array(GRID_CETT)
+    at = np.arange(len(GRID_CETT))
+    between = np.linspace(0, at[-1], FINER * at[-1] + 1)
+    return np.exp(np.interp(between, at, np.log(GRID_CETT)))
 
 
 def _pilot_part(corpus: Corpus) -> Corpus:

@@ -236,7 +236,8 @@ def _shown(subject: Subject, ratios: np.ndarray) -> tuple[np.ndarray, tuple[str,
     batch = next(subject.corpus.batches(1))
     counted = batch.counted[0][: len(ratios)].numpy()
     ids = batch.ids[0][: len(ratios)].numpy()[counted]
-    text = tuple(subject.loaded.tokenizer.decode([token]) for token in ids.tolist())
+    decode = subject.loaded.tokenizer.decode
+    text = tuple(decode([token], clean_up_tokenization_spaces=False) for token in ids.tolist())
     return ratios[counted].astype(np.float32), text
 
 

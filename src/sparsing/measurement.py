@@ -99,3 +99,10 @@ class Measurement(Result):
             return f"{self.rule} {self.level:.4g}"
         percent = f"PPL-{round((self.target_ppl_ratio - 1) * 100, 4):g}%"
         return percent if self.rule == "cett" else f"{self.rule} {percent}"
+
+    @property
+    def slug(self) -> str:
+        """`name` as a folder name, e.g. `cett-ppl-1` or `fat-0.05`."""
+        if self.target_ppl_ratio is None:
+            return f"{self.rule}-{self.level:.4g}"
+        return f"{self.rule}-ppl-{round((self.target_ppl_ratio - 1) * 100, 4):g}"

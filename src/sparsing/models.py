@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -57,6 +58,37 @@ class LoadedModel:
     train_tokens: int | None
     """Tokens trained on, where the checkpoint says so."""
 
+    @classmethod
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str = "model in memory",
+        revision: str | None = None,
+        model_type: str | None = None,
+        train_step: int | None = None,
+        train_tokens: int | None = None,
+    ) -> LoadedModel:
+        """A model object of the caller's own; it is put in eval mode.
+
+        Raises:
+            UnsupportedModelError: no family knows the model.
+        """
+        return cls(
+            model=model.eval(),
+            tokenizer=tokenizer,
+            sites=find_sites(model),
+            name=name,
+            revision=revision,
+            model_type=model_type or model.config.model_type,
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=",".join(sorted({str(parameter.device) for parameter in model.parameters()})),
+            train_step=train_step,
+            train_tokens=train_tokens,
+        )
+
     def provenance(self) -> dict[str, Any]:
         """The fields of `Provenance` that the model decides."""
         names = ("revision", "model_type", "num_parameters", "dtype", "device", "train_step", "train_tokens")
@@ -70,6 +102,7 @@ def load_model(
     device: str | torch.device | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    from_env: bool = False,
 ) -> LoadedModel:
     """Load any causal LM of a registered model type, from a local folder or from the hub.
 
@@ -81,6 +114,8 @@ def load_model(
             accelerate); None takes `cuda` where there is one, else `cpu`.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the checkpoint's own code for model types that transformers does not know.
+        from_env: With `mode=sparse` in the environment, apply its `thresholds=t_0,t_1,...` for keeps, as the
+            reference's evaluation does.
 
     Raises:
         InputError: no such model, an incomplete or broken checkpoint, weights that are not finite, an unknown
@@ -109,19 +144,31 @@ def load_model(
     _check_finite(model)
     if device_name != "auto":
         model.to(device_name)  # pyright: ignore[reportArgumentType]
-    return LoadedModel(
-        model=model.eval(),
-        tokenizer=tokenizer,
-        sites=find_sites(model),
+    loaded = LoadedModel.of(
+        model,
+        tokenizer,
         name=name,
         revision=commit,
         model_type=raw["model_type"],
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=",".join(sorted({str(parameter.device) for parameter in model.parameters()})),
         train_step=step,
         train_tokens=tokens,
     )
+    if from_env:
+        _apply_environment(loaded)
+    return loaded
+
+
+def _apply_environment(loaded: LoadedModel) -> None:
+    """What `mode` and `thresholds` of the environment ask for."""
+    from sparsing.sparsify import apply
+    from sparsing.thresholds import Thresholds
+
+    if os.environ.get("mode") != "sparse":
+        return
+    line = os.environ.get("thresholds")
+    if not line:
+        raise InputError("mode=sparse but no thresholds in the environment; export thresholds=t_0,t_1,...")
+    apply(loaded.model, Thresholds.from_line(line))
 
 
 def _dtype(dtype: str | torch.dtype | None) -> str:

@@ -1,0 +1,46 @@
+# Two commands do all the set-up: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo-report
+
+.PHONY: help demo test test-slow check bench clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparsing needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# the constraints pin torch to a CPU build: a bare torch is gigabytes of CUDA
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.runtime
+
+demo: $(VENV)/.runtime ## measure the built-in models, end with a report to open
+	$(BIN)/sparsing demo -o $(DEMO)
+
+test: $(VENV)/.dev ## the default test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev ## the tests that take longer
+	$(BIN)/python -m pytest -m 'slow and not gpu and not network'
+
+check: $(VENV)/.dev ## what CI checks beside the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev ## the benchmarks; results go to benchmarks/results
+	$(BIN)/python benchmarks/search_cost.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/laws.py
+
+clean: ## remove the virtual environment and what was built
+	rm -rf $(VENV) dist build $(DEMO) outputs

@@ -1,0 +1,197 @@
+"""Arguments and set-up that several commands share: which model, which text, where to."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsing.corpus import Corpus
+    from sparsing.measure import Subject
+    from sparsing.models import LoadedModel
+    from sparsing.progress import Progress
+
+DEFAULT_WINDOW = 2048
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--dtype", help="float32, bfloat16, float16 or float64 (default: the checkpoint's own)"
+    )
+    group.add_argument(
+        "--device", help="cpu, cuda, cuda:1, mps, or auto to spread over all (default: cuda or cpu)"
+    )
+    group.add_argument("--revision", help="branch, tag or commit on the hub (default: main)")
+    group.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run code that comes with the checkpoint (default: off)",
+    )
+
+
+def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--text",
+        required=True,
+        metavar="SOURCE",
+        help="text file, folder of text, .jsonl, .parquet, or a dataset on the hub as name or name:config",
+    )
+    group.add_argument("--split", default="train", help="split of a dataset (default: train)")
+    group.add_argument("--column", default="text", help="column of jsonl, parquet, datasets (default: text)")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens (default: all)")
+    group.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help=f"tokens per window (default: the model's length, at most {DEFAULT_WINDOW})",
+    )
+    group.add_argument(
+        "--stride", type=int, metavar="N", help="tokens between window starts (default: no overlap)"
+    )
+    group.add_argument(
+        "--documents", action="store_true", help="one document per window in place of packing them"
+    )
+    group.add_argument(
+        "--bos",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="put BOS before each window (default: auto, as the tokenizer does)",
+    )
+    group.add_argument("--count-bos", action="store_true", help="count BOS as a token (default: off)")
+    group.add_argument(
+        "--holdout",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the text, from its end, on which the thresholds are only checked (default: 0.1)",
+    )
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder for the results (default: outputs/<model>)"
+    )
+    group.add_argument("--batch-size", type=int, metavar="N", help="windows per batch (default: by memory)")
+    group.add_argument("--json", action="store_true", help="one JSON document on stdout in place of tables")
+    group.add_argument("--no-figures", action="store_true", help="write no pictures (default: PNG and SVG)")
+    group.add_argument("--quiet", action="store_true", help="no progress bars (default: on a terminal)")
+
+
+def make_progress(args: argparse.Namespace) -> Progress:
+    from sparsing.progress import Progress
+
+    return Progress(False if args.quiet else None)
+
+
+def load(args: argparse.Namespace, name: str) -> LoadedModel:
+    """The model `name` with the arguments of `add_model_arguments`."""
+    from sparsing.models import load_model
+
+    return load_model(
+        name,
+        dtype=args.dtype,
+        device=args.device,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Corpus | None]:
+    """Calibration and held-out corpus with the arguments of `add_corpus_arguments`."""
+    from sparsing.corpus import load_corpus, split_holdout
+
+    corpus = load_corpus(
+        args.text,
+        loaded.tokenizer,
+        window=window_of(loaded, args.window),
+        stride=args.stride,
+        documents=args.documents,
+        max_tokens=args.max_tokens,
+        bos=args.bos,
+        count_bos=args.count_bos,
+        split=args.split,
+        column=args.column,
+    )
+    return split_holdout(corpus, args.holdout)
+
+
+def window_of(loaded: LoadedModel, wanted: int | None) -> int:
+    """Tokens per window: as wanted, else the model's length up to a cap.
+
+    Raises:
+        InputError: more than the model has positions for.
+    """
+    from sparsing.errors import InputError
+
+    length = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    if wanted is not None and length is not None and wanted > length:
+        raise InputError(
+            f"--window {wanted} is longer than the model's {length} positions; use --window {length} or less"
+        )
+    return wanted or min(length or DEFAULT_WINDOW, DEFAULT_WINDOW)
+
+
+def open_subject(args: argparse.Namespace, loaded: LoadedModel, folder: Path, scores: set[str]) -> Subject:
+    """The model on its text, calibrated, with a journal in `folder`."""
+    from sparsing.measure import Subject
+    from sparsing.runs import open_journal
+
+    corpus, heldout = read_text(args, loaded)
+    return Subject(
+        loaded,
+        corpus,
+        scores=sorted(scores),
+        heldout=heldout,
+        journal=open_journal(folder, loaded, corpus, batch_size=args.batch_size),
+        batch_size=args.batch_size,
+        progress=make_progress(args),
+    )
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; results become their `to_dict`."""
+    print(json.dumps(_jsonable(value), indent=1))
+
+
+def _jsonable(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return value.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """An aligned table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # as it is: a path may look like markup
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A fraction as a percentage; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}%"
+
+
+def interval(low_high: tuple[float, float] | None, scale: float = 100, digits: int = 2) -> str:
+    """`low-high`; a dash where there is none."""
+    if low_high is None:
+        return "-"
+    return f"{scale * low_high[0]:.{digits}f}-{scale * low_high[1]:.{digits}f}"

@@ -1,0 +1,82 @@
+"""`sparsing compare`: perplexity against activation ratio, one curve per rule, on the same tokens."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.compare import Comparison
+
+EPILOG = """examples:
+  sparsing compare ./my-checkpoint --text book.txt
+  sparsing compare Qwen/Qwen3-0.6B --text wikitext:wikitext-2-raw-v1 --split test --rule cett top_k --ppl 5
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "compare",
+        help="rules against each other: perplexity against activation ratio",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    group = parser.add_argument_group("what to compare")
+    group.add_argument(
+        "--rule", nargs="+", default=["cett", "fat", "top_k"], help="rules (default: cett fat top_k)"
+    )
+    group.add_argument(
+        "--ppl",
+        type=float,
+        default=10.0,
+        metavar="P",
+        help="highest cost in perplexity, percent (default: 10)",
+    )
+    group.add_argument("--steps", type=int, default=6, metavar="N", help="levels per rule (default: 6)")
+    common.add_corpus_arguments(parser)
+    common.add_model_arguments(parser)
+    common.add_run_arguments(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.compare import compare
+    from sparsing.errors import InputError
+    from sparsing.rules import make_rule
+    from sparsing.runs import check_writable, default_folder
+
+    rules = [make_rule(name) for name in args.rule]
+    if not 0 < args.ppl < 1e6 or args.steps < 2:
+        raise InputError(f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps}")
+    folder = check_writable(args.output or default_folder(args.model))
+    loaded = common.load(args, args.model)
+    subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules})
+    comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
+    comparison.save(folder / "comparison.json")
+    if not args.no_figures:
+        from sparsing.report.figures import ppl_against_ratio, save
+
+        save(ppl_against_ratio(comparison.points), folder, "ppl_against_ratio")
+    subject.journal.clear()
+    if args.json:
+        common.print_json(comparison)
+    else:
+        _print(comparison, args.ppl)
+        print(f"results and picture: {folder}")
+    return 0
+
+
+def _print(comparison: Comparison, most: float) -> None:
+    costs = [p for p in (0.5, 1, 2, 5, 10, 20, 50) if p <= most]
+    common.print_table(
+        f"{comparison.provenance.model}: activation ratio at a cost in perplexity (lower is sparser)",
+        ["rule", *(f"PPL-{p:g}%" for p in costs)],
+        [
+            [rule, *(common.percent(comparison.ratio_at(rule, 1 + p / 100)) for p in costs)]
+            for rule in comparison.rules()
+        ],
+    )

@@ -1,0 +1,216 @@
+"""`sparsing measure`: how sparse a model is, per rule, level and layer, with thresholds to use again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.measure import Subject
+    from sparsing.measurement import Measurement
+    from sparsing.rules import Rule
+    from sparsing.thresholds import Thresholds
+
+EPILOG = """examples:
+  sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test
+  sparsing measure ./my-checkpoint --text book.txt --rule cett --ppl 1 5 10 -o results/
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "measure",
+        help="sparsity of a model under Top-k, FAT, CETT and PPL-p%%",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    group = parser.add_argument_group("what to measure")
+    group.add_argument(
+        "--rule",
+        nargs="+",
+        metavar="RULE",
+        help="rules (default: cett fat top_k; cett with --ppl is PPL-p%%)",
+    )
+    group.add_argument(
+        "--ppl", nargs="+", type=float, metavar="P", help="cost in perplexity, percent (default: 1)"
+    )
+    group.add_argument(
+        "--level", nargs="+", type=float, metavar="X", help="levels in place of --ppl: eps, CETT or share k"
+    )
+    group.add_argument("--thresholds", metavar="FILE", help="measure these thresholds in place of a rule")
+    group.add_argument(
+        "--scope",
+        choices=("token", "sequence"),
+        default="token",
+        help="what top_k ranks over; sequence as the reference code does (default: token)",
+    )
+    group.add_argument(
+        "--cett-from",
+        nargs="+",
+        metavar="CKPT",
+        help="find one CETT on these checkpoints jointly (their mean ppl_ratio) and use it for MODEL",
+    )
+    common.add_corpus_arguments(parser)
+    common.add_model_arguments(parser)
+    common.add_run_arguments(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.runs import check_writable, default_folder
+
+    jobs = _jobs(args)
+    folder = check_writable(args.output or default_folder(args.model))
+    level = _joint_level(args, jobs, folder) if args.cett_from else None
+    scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
+    subject = common.open_subject(args, common.load(args, args.model), folder, scores)
+    results = [
+        _measure_one(subject, rule, asked if level is None else {"level": level}, folder)
+        for rule, asked in jobs
+    ]
+    if not args.no_figures:
+        _draw(results, subject, folder)
+    subject.journal.clear()
+    if args.json:
+        common.print_json(results)
+    else:
+        _print(results, folder)
+    return 0
+
+
+def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
+    """What to measure, one by one; every bad name and number is refused here, before a model is loaded."""
+    from sparsing.errors import InputError
+    from sparsing.rules import make_rule
+
+    chosen = [name for name in ("ppl", "level", "thresholds") if getattr(args, name) is not None]
+    if len(chosen) > 1:
+        raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other; give one of them")
+    if args.cett_from and (chosen not in ([], ["ppl"]) or args.rule not in (None, ["cett"])):
+        raise InputError("--cett-from goes with --ppl and the rule cett alone")
+    if args.thresholds:
+        return [(None, {"thresholds": read_thresholds(args.thresholds)})]
+    names = args.rule or (["cett"] if args.cett_from else ["cett", "fat", "top_k"])
+    rules = [make_rule(name, **({"scope": args.scope} if name == "top_k" else {})) for name in names]
+    if args.level is not None:
+        for rule in rules:
+            for level in args.level:
+                rule.check(level)
+        return [(rule, {"level": level}) for rule in rules for level in args.level]
+    asked = args.ppl or [1.0]
+    if bad := [p for p in asked if not 0 < p < 1e6]:
+        raise InputError(f"--ppl is a rise in percent above 0, got {bad[0]:g}; --ppl 1 means ppl_ratio 1.01")
+    if args.cett_from and len(asked) > 1:
+        raise InputError(f"--cett-from finds one level, got --ppl {asked}; give one percentage")
+    jobs = [(rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked]
+    if not (args.rule or args.cett_from):  # the whole picture: exact zeros, and the usual fixed CETT
+        jobs += [(make_rule("fat"), {"level": 0.0}), (make_rule("cett"), {"level": 0.2})]
+    return jobs
+
+
+def read_thresholds(path: str) -> Thresholds:
+    """Thresholds from the JSON that a run wrote, or from a file with the reference's line."""
+    from sparsing.errors import InputError
+    from sparsing.thresholds import Thresholds
+
+    if path.endswith(".json"):
+        return Thresholds.load(path)
+    try:
+        return Thresholds.from_line(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read thresholds from {path!r}: {error}") from error
+
+
+def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
+    """The level that the checkpoints of --cett-from have in common."""
+    from sparsing.joint import search_jointly
+
+    (rule, asked) = jobs[0]
+    subjects = [
+        common.open_subject(args, common.load(args, name), folder, {rule.score}) for name in args.cett_from
+    ]
+    found = search_jointly(subjects, rule, asked["ppl_ratio"])
+    found.save(folder / "joint-search.json")
+    return found.level
+
+
+def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path) -> Measurement:
+    from sparsing.measure import measure
+
+    result = measure(subject, rule or "cett", **asked)
+    result.save(folder / result.slug / "measurement.json")
+    result.thresholds.save(folder / result.slug / "thresholds.json")
+    return result
+
+
+def _draw(results: list[Measurement], subject: Subject, folder: Path) -> None:
+    from sparsing.report.figures import save_all
+
+    for result in results:
+        save_all(result, folder / result.slug, subject.curves)
+
+
+def _print(results: list[Measurement], folder: Path) -> None:
+    first = results[0]
+    where = first.provenance
+    common.print_table(
+        f"{where.model}: {first.num_tokens:,} tokens of {where.corpus}, dense perplexity {first.ppl_dense:.4f}",
+        [
+            "measure",
+            "level",
+            "activation ratio",
+            "95%",
+            "sparsity",
+            "ppl ratio",
+            "95%",
+            "held-out ppl ratio",
+            "dead",
+        ],
+        [_row(result) for result in results],
+    )
+    layers = first.layer_activation_ratio
+    common.print_table(
+        f"{first.name}, layer by layer",
+        [
+            "layer",
+            "activation ratio",
+            "threshold",
+            "CETT, dense inputs",
+            "CETT, sparse inputs",
+            "dead neurons",
+        ],
+        [
+            [
+                str(i),
+                common.percent(layers[i]),
+                f"{first.thresholds.values[i]:.4e}",
+                f"{first.cett_dense_inputs[i]:.4f}",
+                f"{first.cett_sparse_inputs[i]:.4f}",
+                common.percent(first.dead_neuron_ratio[i]),
+            ]
+            for i in range(len(layers))
+        ],
+    )
+    cost = first.cost
+    print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
+    print(f"results, thresholds and pictures: {folder}")
+
+
+def _row(result: Measurement) -> list[str]:
+    held = result.heldout
+    return [
+        result.name,
+        f"{result.level:.5g} ({result.level_name})",
+        common.percent(result.activation_ratio),
+        common.interval(result.activation_ratio_interval),
+        common.percent(result.sparsity),
+        f"{result.ppl_ratio:.5f}",
+        common.interval(result.ppl_ratio_interval, scale=1, digits=4),
+        f"{held.ppl_ratio:.5f}" if held else "-",
+        common.percent(sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio)),
+    ]

@@ -7,6 +7,7 @@ depend on the length of a document.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ def pieces(
             yield from _cut(document)
         return
     path = Path(source).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises on a name that is too long)
         yield from _folder(path, column)
-    elif path.is_file():
+    elif os.path.isfile(path):  # noqa: PTH113
         yield from _file(path, column)
     else:
         yield from _dataset(str(source), split, column)
@@ -50,26 +51,26 @@ def _folder(path: Path, column: str) -> Iterator[tuple[str, bool]]:
 def _file(path: Path, column: str) -> Iterator[tuple[str, bool]]:
     if path.stat().st_size == 0:
         raise InputError(f"file {str(path)!r} is empty; give a text to measure on")
-    if path.suffix == ".jsonl":
-        yield from _rows(_jsonl(path), column, str(path))
-    elif path.suffix == ".parquet":
-        yield from _rows(_parquet(path, column), column, str(path))
-    else:
-        yield from _plain(path)
-
-
-def _plain(path: Path) -> Iterator[tuple[str, bool]]:
     try:
-        with path.open(encoding="utf-8") as handle:
-            held = handle.read(PIECE) + handle.readline(PIECE)
-            while block := handle.read(PIECE):
-                yield held, False
-                held = block + handle.readline(PIECE)
-        yield held, True
+        if path.suffix == ".jsonl":
+            yield from _rows(_jsonl(path), column, str(path))
+        elif path.suffix == ".parquet":
+            yield from _rows(_parquet(path, column), column, str(path))
+        else:
+            yield from _plain(path)
     except UnicodeDecodeError as error:
         raise InputError(
             f"file {str(path)!r} is not UTF-8 text ({error}); convert it, e.g. with iconv"
         ) from None
+
+
+def _plain(path: Path) -> Iterator[tuple[str, bool]]:
+    with path.open(encoding="utf-8") as handle:
+        held = handle.read(PIECE) + handle.readline(PIECE)
+        while block := handle.read(PIECE):
+            yield held, False
+            held = block + handle.readline(PIECE)
+    yield held, True
 
 
 def _cut(document: str) -> Iterator[tuple[str, bool]]:
@@ -94,9 +95,13 @@ def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parquet(path: Path, column: str) -> Iterator[dict[str, Any]]:
+    import pyarrow
     import pyarrow.parquet
 
-    file = pyarrow.parquet.ParquetFile(path)
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"{str(path)!r} is not a parquet file: {error}") from None
     names = file.schema_arrow.names
     if column not in names:
         raise InputError(f"{str(path)!r} has no column {column!r}, it has {names}; name one with --column")
@@ -122,7 +127,7 @@ def _dataset(name: str, split: str, column: str) -> Iterator[tuple[str, bool]]:
         rows = datasets.load_dataset(repo, config or None, split=split, streaming=True)
     except Exception as error:
         raise InputError(
-            f"{name!r} is no file or folder here, and no dataset of that name could be opened"
+            f"{name[:200]!r} is no file or folder here, and no dataset of that name could be opened"
             f" ({type(error).__name__}: {str(error)[:200]}); check the path, or give name:config and --split"
         ) from error
     yield from _rows(rows, column, name)  # pyright: ignore[reportArgumentType]

@@ -58,7 +58,8 @@ def token_label(text: str, *, length: int = 14) -> str:
 def drawable(text: str) -> str:
     """The text with an escape for every character that is not printable or has no glyph in the fonts."""
     return "".join(
-        char if char.isprintable() and (char.isascii() or _has_glyph(char)) else _escape(char) for char in text
+        char if char.isprintable() and (char.isascii() or _has_glyph(char)) else _escape(char)
+        for char in text
     )
 
 

@@ -102,10 +102,17 @@ def save_image(figure: Figure, path: str | Path) -> Path:
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
-    known = {"png": {}, "jpg": {"pil_kwargs": {"quality": 92}}, "svg": {"metadata": {"Date": None}}, "pdf": {}}
+    known = {
+        "png": {},
+        "jpg": {"pil_kwargs": {"quality": 92}},
+        "svg": {"metadata": {"Date": None}},
+        "pdf": {},
+    }
     known["jpeg"] = known["jpg"]
     if kind not in known:
-        raise InputError(f"cannot write a picture as {path.name!r}; end it in one of {', '.join(sorted(known))}")
+        raise InputError(
+            f"cannot write a picture as {path.name!r}; end it in one of {', '.join(sorted(known))}"
+        )
     with styled():  # ticks are made when drawn, and take their style then
         write_atomic(path, lambda temporary: figure.savefig(temporary, format=kind, **known[kind]))
     return path
@@ -118,9 +125,9 @@ def depth_colours(n_layers: int) -> Colormap:
     return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.87, n_layers)))
 
 
-def plain_numbers(axis: Axis, pattern: str = "{:g}") -> None:
-    """Write ticks as numbers also on a log axis, whose own labels need mathtext."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: pattern.format(value)))
+def plain_numbers(axis: Axis, *, unit: float = 1) -> None:
+    """Write ticks as numbers of this unit, also on a log axis, whose own labels need mathtext."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -134,7 +141,8 @@ def whiskers(
     width: float = 1.2,
 ) -> None:
     """A bar from low to high at each place; what has no interval, or not a finite one, gets none."""
-    known = [(x, *bounds) for x, bounds in zip(at, intervals or (), strict=False) if is_interval(bounds)]
+    pairs = zip(at, intervals or (), strict=False)
+    known = [(place, *bounds) for place, bounds in pairs if bounds is not None and is_interval(bounds)]
     if known:
         draw = axes.hlines if horizontal else axes.vlines
         draw(*zip(*known, strict=True), colors=colour, linewidth=width, zorder=2)

@@ -59,6 +59,12 @@ class ScoreCurve(Result):
         """
         return np.array([_threshold(t, c, target) for t, c in zip(self.thresholds, self.cett, strict=True)])
 
+    def ratio_at(self, thresholds: np.ndarray) -> np.ndarray:
+        """Activation ratio of each layer at its threshold, linear in `log t`, shape `(n_layers,)`."""
+        rows = zip(thresholds, self.thresholds, self.ratio, strict=True)
+        with np.errstate(divide="ignore"):
+            return np.array([np.interp(np.log(t), np.log(grid), ratio) for t, grid, ratio in rows])
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Curves(Result):

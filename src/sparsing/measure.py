@@ -10,6 +10,7 @@ held-out tokens.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsing.bootstrap import ratio_interval
+from sparsing.bootstrap import percentiles, ratio_interval, resampled
 from sparsing.calibrate import Curves, calibrate
 from sparsing.corpus import Corpus
 from sparsing.cost import Meter
@@ -122,6 +123,32 @@ class Subject:
             "ppl_ratio_interval": _exp_interval(totals["nll"] - dense, labels),
         }
 
+    def ratio_interval(
+        self, rule: Rule, found: SearchResult, thresholds: Thresholds
+    ) -> tuple[float, float] | None:
+        """95% interval of the activation ratio at the target perplexity, over windows.
+
+        On other text the target would be met at another level: each resample moves the level to where its
+        own perplexity ratio meets the target, along the slopes of the search and of the calibration curves.
+        """
+        if self.corpus.n_windows < 2:
+            return None
+        totals = self.sparse_pass(thresholds)
+        active = (totals["active"] / _widths(self.loaded)).mean(1)
+        rise = totals["nll"] - self.curves.window_nll
+        columns = np.stack([active, totals["tokens"], rise, totals["labels"]], axis=1)
+        active, tokens, rise, labels = resampled(columns).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shift = (math.log(math.log(found.target_ppl_ratio)) - np.log(rise / labels)) / found.slope
+        ratios = active / tokens + self._ratio_slope(rule, found.level) * shift
+        return percentiles(np.clip(np.where(np.isfinite(shift), ratios, np.nan), 0, 1))
+
+    def _ratio_slope(self, rule: Rule, level: float) -> float:
+        """d activation ratio / d log(strength) by the calibration curves, over a tenth to either side."""
+        strength = rule.strength(level)
+        low, high = (rule.expected_ratio(rule.level(strength * f), self.curves) for f in (1 / 1.1, 1.1))
+        return (high - low) / (2 * math.log(1.1))
+
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each layer on dense inputs, exact, shape `(n_layers,)`."""
         watcher = DenseErrorWatcher(self.loaded.sites, thresholds)
@@ -184,6 +211,9 @@ def measure(
         assert level is not None
         thresholds = subject.thresholds(rule, level, ppl_ratio)
     result = _verified(subject, thresholds, found)
+    if found is not None:
+        spread = subject.ratio_interval(make_rule(rule), found, thresholds)
+        result = dataclasses.replace(result, activation_ratio_interval=spread)
     _warn(result)
     return result
 

@@ -51,6 +51,7 @@ class Measurement(Result):
     activation_ratio: float
     """Mean over tokens, then over layers, in the sparse run."""
     activation_ratio_interval: Interval | None
+    """After a search it holds the doubt about the level too: on other text the target is met elsewhere."""
     layer_activation_ratio: tuple[float, ...]
     """Mean over tokens, `n_layers` numbers."""
     layer_activation_ratio_interval: tuple[Interval, ...] | None

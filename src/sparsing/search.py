@@ -52,6 +52,8 @@ class SearchResult(Result):
     """False when no level comes within the tolerance, as on very short texts, where the ratio jumps."""
     monotone: bool
     """False when a sparser level was seen to have the lower perplexity."""
+    slope: float
+    """d log(log ppl_ratio) / d log(strength) near the level."""
     tries: tuple[Try, ...]
 
 
@@ -93,7 +95,7 @@ def search(
         start, slope = _solve(lambda s: rise(s, False), target, reach, near)
         _check_reached(rule, tries, target, reach)
         reach = dataclasses.replace(reach, start=start)
-    _solve(lambda s: rise(s, True), target, reach, math.log1p(tolerance / ppl_ratio), slope)
+    _, slope = _solve(lambda s: rise(s, True), target, reach, math.log1p(tolerance / ppl_ratio), slope)
     _check_reached(rule, tries, target, reach)
     final = min((t for t in tries if t.on_all), key=lambda t: abs(t.ppl_ratio - ppl_ratio))
     return SearchResult(
@@ -102,6 +104,7 @@ def search(
         target_ppl_ratio=ppl_ratio,
         converged=abs(final.ppl_ratio - ppl_ratio) <= tolerance,
         monotone=_monotone(rule, tries),
+        slope=slope,
         tries=tuple(tries),
     )
 

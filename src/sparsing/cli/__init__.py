@@ -11,6 +11,7 @@ import importlib
 import logging
 import pkgutil
 import sys
+import warnings
 from collections.abc import Sequence
 
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(levelname)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.captureWarnings(True)
+    # a warning is said in one line, without the place in the code
+    warnings.showwarning = lambda message, *_, **__: logging.getLogger("sparsing").warning("%s", message)
     try:
         return args.run(args)
     except SparsityError as error:

@@ -173,11 +173,12 @@ def _jsonable(value: Any) -> Any:
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     """An aligned table on stdout."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
         table.add_column(name, justify="right" if i else "left")
     for row in rows:

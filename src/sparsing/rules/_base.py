@@ -68,6 +68,11 @@ class Rule(abc.ABC):
         """Inverse of `strength`."""
         return strength
 
+    def expected_ratio(self, level: float, curves: Curves) -> float:
+        """Activation ratio that the calibration curves promise at this level."""
+        curve = curves[self.score]
+        return float(curve.ratio_at(self.values(level, curves, len(curve.thresholds))).mean())
+
     @abc.abstractmethod
     def reach(self, curves: Curves) -> Reach:
         """Where to search."""

@@ -45,6 +45,9 @@ class TopK(Rule):
     def level(self, strength: float) -> float:
         return 1 - strength
 
+    def expected_ratio(self, level: float, curves: Curves) -> float:
+        return level
+
     def reach(self, curves: Curves) -> Reach:
         return Reach(start=0.5, most=1 - 1 / curves.d_ff, step=1 / curves.d_ff)
 

@@ -21,6 +21,9 @@ from sparsing.text import pieces
 if TYPE_CHECKING:
     import torch
 
+AROUND = 200
+"""Characters on either side that a tokenizer may look at before it splits a text."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Corpus:
@@ -232,26 +235,35 @@ def _tokenised(
     """Ids of each piece and whether a document ends there; joined documents have the end-of-text token between."""
     left = max_tokens if max_tokens is not None else np.iinfo(np.int64).max
     between = [tokenizer.eos_token_id] if joined and tokenizer.eos_token_id is not None else []
-    context, before = "", []
+    before: list[int] = []
+    held, done = "", 0  # the end of the text so far, and how many of its characters are tokenised
     for text, ends in texts:
-        ids = np.asarray([*before, *_encode(tokenizer, context, text)], dtype=np.int32)[:left]
+        held += text
+        new, done = _encode(tokenizer, held, done, ends)
+        ids = np.asarray([*before, *new], dtype=np.int32)[:left]
         yield ids, ends
         left -= len(ids)
         if left <= 0:
             return
-        # the line before keeps a tokenizer from treating the border as the start of a text
-        context = "" if ends else text[-100:]
+        begin = max(0, done - AROUND)
+        held, done = ("", 0) if ends else (held[begin:], done - begin)
         before = between if ends else []
 
 
-def _encode(tokenizer: Any, context: str, text: str) -> list[int]:
-    """Ids of `text` as they are after `context`."""
+def _encode(tokenizer: Any, text: str, done: int, ends: bool) -> tuple[list[int], int]:
+    """Ids of the tokens that begin at `done` or later, and where in `text` the next one begins.
+
+    Unless the text `ends`, tokens near its end wait: what follows decides how they are split.
+    """
     plain = {"add_special_tokens": False, "verbose": False}
-    if not context or not tokenizer.is_fast:  # without offsets a piece stands alone: it begins a line
-        return tokenizer(text, **plain)["input_ids"]
-    encoded = tokenizer(context + text, return_offsets_mapping=True, **plain)
-    pairs = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return [token for token, (begin, _) in pairs if begin >= len(context)]
+    if not tokenizer.is_fast:  # without offsets a piece stands alone
+        return tokenizer(text[done:], **plain)["input_ids"], len(text)
+    encoded = tokenizer(text, return_offsets_mapping=True, **plain)
+    begins = [begin for begin, _ in encoded["offset_mapping"]]
+    sure = [begin for begin in begins if done <= begin <= len(text) - AROUND]
+    reached = len(text) + 1 if ends else max(sure, default=done)
+    pairs = zip(encoded["input_ids"], begins, strict=True)
+    return [token for token, begin in pairs if done <= begin < reached], reached
 
 
 def _spans(begin: int, end: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:

@@ -1,0 +1,99 @@
+"""What the benchmarks share: a briefly trained model of about ten million parameters, text, a dated result."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import itertools
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent
+CACHE = ROOT / ".cache"
+STEPS = 200
+
+
+def trained_model() -> Path:
+    """A ReLU Granite of 10.6M parameters, trained for 200 steps of 2,048 tokens here and kept in a cache.
+
+    A random model does not do: its perplexity hardly reacts to pruning, so PPL-1% means nothing on it.
+    """
+    spec = importlib.util.spec_from_file_location("train_demo", ROOT.parent / "scripts/train_demo_models.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = script
+    spec.loader.exec_module(script)
+    recipe = script.Recipe(
+        d_model=384,
+        n_layers=6,
+        n_heads=6,
+        n_kv_heads=6,
+        steps=STEPS,
+        batch=4,
+        context=512,
+        checkpoints=(1.0,),
+    )
+    folder = CACHE / f"relu-{recipe.d_model}x{recipe.n_layers}-{recipe.steps}"
+    if not list(folder.glob("relu/*/model.safetensors")):
+        from sparsing.demo.text import documents
+
+        print(f"training {folder.name} once (some minutes) ...", flush=True)
+        texts = list(itertools.islice(documents("train"), 400))
+        tokenizer = script.train_tokenizer(iter(texts), recipe.vocab_size, recipe.context)
+        script.train(
+            "relu", recipe, folder, tokenizer, texts, list(itertools.islice(documents("heldout"), 10))
+        )
+    return next(folder.glob("relu/*/model.safetensors")).parent
+
+
+def text_file(characters: int) -> Path:
+    """A file with this much standard-library text, the part no model was trained on first."""
+    from sparsing.demo.text import documents
+
+    path = CACHE / f"text-{characters}.txt"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        text = "\n\n".join(itertools.chain(documents("heldout"), documents("train")))
+        if len(text) < characters:
+            sys.exit(f"the standard library has {len(text)} characters of text, {characters} are needed")
+        path.write_text(text[:characters], encoding="utf-8")
+    return path
+
+
+def save(name: str, result: dict[str, Any]) -> Path:
+    """Write `results/<name>-<date>.json` with the machine and the versions, and print it."""
+    import numpy
+    import torch
+    import transformers
+
+    import sparsing
+
+    result |= {
+        "command": f"python benchmarks/{name}.py",
+        "date": datetime.date.today().isoformat(),
+        "machine": {"processor": _processor(), "threads": torch.get_num_threads()},
+        "versions": {
+            "python": platform.python_version(),
+            "sparsing": sparsing.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "numpy": numpy.__version__,
+        },
+    }
+    path = ROOT / "results" / f"{name}-{result['date']}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1))
+    print(f"written to {path.relative_to(ROOT.parent)}")
+    return path
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -191,7 +191,7 @@ def split_holdout(corpus: Corpus, share: float) -> tuple[Corpus, Corpus | None]:
         return corpus, None
     ends = corpus.starts + corpus.lengths
     border = round(int(ends.max()) * (1 - share))
-    head, tail = corpus.starts < border, ends > border
+    head, tail = corpus.starts + corpus.fresh < border, ends > border
     held = dataclasses.replace(
         corpus,
         starts=np.maximum(corpus.starts[tail], border),
@@ -202,7 +202,7 @@ def split_holdout(corpus: Corpus, share: float) -> tuple[Corpus, Corpus | None]:
         corpus,
         starts=corpus.starts[head],
         lengths=np.minimum(ends[head], border) - corpus.starts[head],
-        fresh=np.minimum(corpus.fresh[head], np.minimum(ends[head], border) - corpus.starts[head]),
+        fresh=corpus.fresh[head],
     )
     for part, what in ((kept, "calibration"), (held, "held-out")):
         if part.n_windows == 0 or part.lengths.max() < 2:

@@ -168,7 +168,12 @@ def load_corpus(
     if documents:
         edges = _document_edges(arrays)
         spans = [span for a, b in itertools.pairwise(edges) for span in _spans(a, b, room, room)]
-        spans = [span for span in spans if span[1] > 1] or spans
+        spans = [span for span in spans if span[1] > 1 or lead is not None]
+        if not spans:
+            raise InputError(
+                f"{label!r} has no document of two tokens, and the first one is not predicted; leave out"
+                " --documents, or give --bos always"
+            )
     else:
         spans = list(_spans(0, len(ids), room, stride))
     starts, lengths, fresh = (np.array(column, dtype=np.int64) for column in zip(*spans, strict=True))

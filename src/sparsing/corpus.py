@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -119,7 +120,7 @@ class Batch:
 
 
 def load_corpus(
-    source: str | Iterable[str],
+    source: str | Path | Iterable[str],
     tokenizer: Any,
     *,
     window: int,
@@ -157,7 +158,7 @@ def load_corpus(
         )
     if max_tokens is not None and max_tokens < 2:
         raise InputError(f"--max-tokens must be at least 2, got {max_tokens}")
-    label = source if isinstance(source, str) else (name or "texts in memory")
+    label = str(source) if isinstance(source, (str, Path)) else (name or "texts in memory")
     texts = pieces(source, split=split, column=column)
     arrays = list(_tokenised(texts, tokenizer, max_tokens, joined=not documents))
     ids = np.concatenate([array for array, _ in arrays]) if arrays else np.zeros(0, np.int32)

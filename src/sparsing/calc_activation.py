@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sparsing.measurement import Measurement
@@ -74,14 +74,11 @@ def _measure(args: argparse.Namespace) -> Measurement:
     if args.output_json:
         result.save(args.output_json)
     if args.output_image:
-        _draw(result, f"{args.prune_strategy}, {args.prune_arg:.4f}")
+        from sparsing.report.figures import token_layer_heatmap
+        from sparsing.report.style import save_image
+
+        save_image(token_layer_heatmap(result), Path("outputs") / "activation.jpg")
     return result
-
-
-def _draw(result: Any, setting: str) -> None:
-    from sparsing.report.figures import save_heatmap_jpg
-
-    save_heatmap_jpg(result, Path("outputs") / "activation.jpg", setting)
 
 
 _WHOLE = 1 << 30

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,15 +183,3 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: a path may look like markup
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
-
-
-def percent(value: float, digits: int = 2) -> str:
-    """A fraction as a percentage; a dash for NaN."""
-    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}%"
-
-
-def interval(low_high: tuple[float, float] | None, scale: float = 100, digits: int = 2) -> str:
-    """`low-high`; a dash where there is none."""
-    if low_high is None:
-        return "-"
-    return f"{scale * low_high[0]:.{digits}f}-{scale * low_high[1]:.{digits}f}"

@@ -58,25 +58,21 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
     comparison.save(folder / "comparison.json")
     if not args.no_figures:
-        from sparsing.report.figures import ppl_against_ratio, save
+        from sparsing.report.compare_figures import ppl_against_ratio
+        from sparsing.report.style import save
 
         save(ppl_against_ratio(comparison.points), folder, "ppl_against_ratio")
     subject.journal.clear()
     if args.json:
         common.print_json(comparison)
     else:
-        _print(comparison, args.ppl)
+        _print(comparison)
         print(f"results and picture: {folder}")
     return 0
 
 
-def _print(comparison: Comparison, most: float) -> None:
-    costs = [p for p in (0.5, 1, 2, 5, 10, 20, 50) if p <= most]
-    common.print_table(
-        f"{comparison.provenance.model}: activation ratio at a cost in perplexity (lower is sparser)",
-        ["rule", *(f"PPL-{p:g}%" for p in costs)],
-        [
-            [rule, *(common.percent(comparison.ratio_at(rule, 1 + p / 100)) for p in costs)]
-            for rule in comparison.rules()
-        ],
-    )
+def _print(comparison: Comparison) -> None:
+    from sparsing.report import tables
+
+    title = f"{comparison.provenance.model}: activation ratio at a cost in perplexity (lower is sparser)"
+    common.print_table(title, *tables.frontier(comparison))

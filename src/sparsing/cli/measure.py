@@ -148,69 +148,27 @@ def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path)
     return result
 
 
-def _draw(results: list[Measurement], subject: Subject, folder: Path) -> None:
+def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:
+    """Pictures of what was searched for (of everything when nothing was), and the page."""
     from sparsing.report.figures import save_all
+    from sparsing.report.run_page import write_run_page
 
-    for result in results:
+    for result in [r for r in results if r.target_ppl_ratio] or results:
         save_all(result, folder / result.slug, subject.curves)
+    return write_run_page(folder, results)
 
 
 def _print(results: list[Measurement], folder: Path) -> None:
+    from sparsing.report import tables
+
     first = results[0]
     where = first.provenance
     common.print_table(
         f"{where.model}: {first.num_tokens:,} tokens of {where.corpus}, dense perplexity {first.ppl_dense:.4f}",
-        [
-            "measure",
-            "level",
-            "activation ratio",
-            "95%",
-            "sparsity",
-            "ppl ratio",
-            "95%",
-            "held-out ppl ratio",
-            "dead",
-        ],
-        [_row(result) for result in results],
+        *tables.summary(results),
     )
-    layers = first.layer_activation_ratio
-    common.print_table(
-        f"{first.name}, layer by layer",
-        [
-            "layer",
-            "activation ratio",
-            "threshold",
-            "CETT, dense inputs",
-            "CETT, sparse inputs",
-            "dead neurons",
-        ],
-        [
-            [
-                str(i),
-                common.percent(layers[i]),
-                f"{first.thresholds.values[i]:.4e}",
-                f"{first.cett_dense_inputs[i]:.4f}",
-                f"{first.cett_sparse_inputs[i]:.4f}",
-                common.percent(first.dead_neuron_ratio[i]),
-            ]
-            for i in range(len(layers))
-        ],
-    )
+    common.print_table(f"{first.name}, layer by layer", *tables.layers(first))
     cost = first.cost
     print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
-    print(f"results, thresholds and pictures: {folder}")
-
-
-def _row(result: Measurement) -> list[str]:
-    held = result.heldout
-    return [
-        result.name,
-        f"{result.level:.5g} ({result.level_name})",
-        common.percent(result.activation_ratio),
-        common.interval(result.activation_ratio_interval),
-        common.percent(result.sparsity),
-        f"{result.ppl_ratio:.5f}",
-        common.interval(result.ppl_ratio_interval, scale=1, digits=4),
-        f"{held.ppl_ratio:.5f}" if held else "-",
-        common.percent(sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio)),
-    ]
+    page = folder / "index.html"
+    print(f"results and thresholds: {folder}" + (f"; open {page}" if page.exists() else ""))

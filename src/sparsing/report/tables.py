@@ -1,0 +1,91 @@
+"""The tables of a measurement, the same on a terminal and on a page: a header and rows of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparsing.compare import Comparison
+    from sparsing.measurement import Measurement
+
+Rows = tuple[list[str], list[list[str]]]
+
+COSTS = (0.5, 1, 2, 5, 10, 20, 50)
+"""Rises of perplexity, in percent, at which rules are compared."""
+
+
+def summary(results: Sequence[Measurement]) -> Rows:
+    """One row per measurement."""
+    header = [
+        "measure",
+        "level",
+        "activation ratio",
+        "95% interval",
+        "ppl ratio",
+        "95% interval",
+        "held-out ppl ratio",
+        "dead neurons",
+    ]
+    return header, [_summary_row(result) for result in results]
+
+
+def layers(result: Measurement) -> Rows:
+    """One row per layer."""
+    header = [
+        "layer",
+        "activation ratio",
+        "threshold",
+        "CETT, dense inputs",
+        "CETT, sparse inputs",
+        "dead neurons",
+    ]
+    columns = zip(
+        result.layer_activation_ratio,
+        result.thresholds.values,
+        result.cett_dense_inputs,
+        result.cett_sparse_inputs,
+        result.dead_neuron_ratio,
+        strict=True,
+    )
+    return header, [
+        [str(i), percent(ratio), f"{threshold:.4e}", f"{dense:.4f}", f"{sparse:.4f}", percent(dead)]
+        for i, (ratio, threshold, dense, sparse, dead) in enumerate(columns)
+    ]
+
+
+def frontier(comparison: Comparison) -> Rows:
+    """Activation ratio of each rule at some costs in perplexity."""
+    most = max(point.ppl_ratio for point in comparison.points)
+    costs = [p for p in COSTS if 1 + p / 100 <= most + 1e-3]
+    return ["rule", *(f"PPL-{p:g}%" for p in costs)], [
+        [rule, *(percent(comparison.ratio_at(rule, 1 + p / 100)) for p in costs)]
+        for rule in comparison.rules()
+    ]
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A fraction as a percentage; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}%"
+
+
+def interval(low_high: tuple[float, float] | None, scale: float = 100, digits: int = 2) -> str:
+    """`low to high`; a dash where there is none."""
+    if low_high is None:
+        return "-"
+    return f"{scale * low_high[0]:.{digits}f} to {scale * low_high[1]:.{digits}f}"
+
+
+def _summary_row(result: Measurement) -> list[str]:
+    held = result.heldout
+    return [
+        result.name,
+        f"{result.level_name} = {result.level:.4g}",
+        percent(result.activation_ratio),
+        interval(result.activation_ratio_interval),
+        f"{result.ppl_ratio:.5f}",
+        interval(result.ppl_ratio_interval, scale=1, digits=4),
+        f"{held.ppl_ratio:.5f}" if held else "-",
+        percent(sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio)),
+    ]

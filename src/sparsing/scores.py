@@ -57,4 +57,6 @@ def cut(threshold: float, scale: torch.Tensor | None) -> torch.Tensor | float:
 
 def is_active(value: torch.Tensor, cut: torch.Tensor | float) -> torch.Tensor:
     """Active means strictly above, so a cut at 0 drops exact zeros only. Shape of `value`, bool."""
-    return value.abs() > cut
+    size = value.abs()
+    # beside a half float a cut that is a number would be rounded to its few digits
+    return (size.float() if size.dtype.itemsize < 4 else size) > cut

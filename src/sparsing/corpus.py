@@ -66,7 +66,7 @@ class Corpus:
         """Digest of ids, windows and what counts."""
         digest = hashlib.sha256(repr((self.bos, self.count_bos)).encode())
         for array in (self.ids, self.starts, self.lengths, self.fresh):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def part(self, windows: np.ndarray) -> Corpus:

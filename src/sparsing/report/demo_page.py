@@ -36,8 +36,7 @@ def training_table(series: Mapping[str, Sequence[Measurement]]) -> tables.Rows:
                 [
                     name,
                     f"{(result.provenance.train_tokens or 0) / 1e6:.2f}M tokens",
-                    tables.percent(result.activation_ratio),
-                    tables.interval(result.activation_ratio_interval),
+                    f"{tables.percent(result.activation_ratio)} {tables.interval(result.activation_ratio_interval)}",
                     f"{result.ppl_ratio:.5f}",
                     f"{held.ppl_ratio:.5f}" if held else "-",
                     f"{result.ppl_dense:.3f}",

@@ -43,7 +43,7 @@ def write_run_page(folder: Path, results: Sequence[Measurement]) -> Path:
 def headline(result: Measurement) -> str:
     """The one figure, in a sentence."""
     interval = result.activation_ratio_interval
-    doubt = f" (95% interval {tables.interval(interval)}%)" if interval else ""
+    doubt = f" (95% interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f}%)" if interval else ""
     cost = f"at {100 * (result.ppl_ratio - 1):.2f}% higher perplexity"
     return (
         f"{result.name}: {tables.percent(result.activation_ratio)} of the feed-forward neurons{doubt} are active"

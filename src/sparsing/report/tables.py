@@ -18,16 +18,7 @@ COSTS = (0.5, 1, 2, 5, 10, 20, 50)
 
 def summary(results: Sequence[Measurement]) -> Rows:
     """One row per measurement."""
-    header = [
-        "measure",
-        "level",
-        "activation ratio",
-        "95% interval",
-        "ppl ratio",
-        "95% interval",
-        "held-out ppl ratio",
-        "dead neurons",
-    ]
+    header = ["measure", "level", "activation ratio [95%]", "ppl ratio [95%]", "held out", "dead neurons"]
     return header, [_summary_row(result) for result in results]
 
 
@@ -71,21 +62,19 @@ def percent(value: float, digits: int = 2) -> str:
 
 
 def interval(low_high: tuple[float, float] | None, scale: float = 100, digits: int = 2) -> str:
-    """`low to high`; a dash where there is none."""
+    """`[low, high]`; nothing where there is none."""
     if low_high is None:
-        return "-"
-    return f"{scale * low_high[0]:.{digits}f} to {scale * low_high[1]:.{digits}f}"
+        return ""
+    return f"[{scale * low_high[0]:.{digits}f}, {scale * low_high[1]:.{digits}f}]"
 
 
 def _summary_row(result: Measurement) -> list[str]:
-    held = result.heldout
+    ppl_interval = interval(result.ppl_ratio_interval, scale=1, digits=4)
     return [
         result.name,
-        f"{result.level_name} = {result.level:.4g}",
-        percent(result.activation_ratio),
-        interval(result.activation_ratio_interval),
-        f"{result.ppl_ratio:.5f}",
-        interval(result.ppl_ratio_interval, scale=1, digits=4),
-        f"{held.ppl_ratio:.5f}" if held else "-",
+        f"{result.level_name.partition(',')[0]} {result.level:.4g}",
+        f"{percent(result.activation_ratio)} {interval(result.activation_ratio_interval)}".strip(),
+        f"{result.ppl_ratio:.4f} {ppl_interval}".strip(),
+        f"{result.heldout.ppl_ratio:.4f}" if result.heldout else "-",
         percent(sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio)),
     ]

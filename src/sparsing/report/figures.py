@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sparsing.measurement import Measurement
 
 __all__ = [
+    "all_figures",
     "calibration_curves",
     "layer_ratios",
     "layer_thresholds",
@@ -45,26 +46,34 @@ RARE_BELOW = 0.01
 
 
 def save_all(measurement: Measurement, folder: str | Path, curves: Curves | None = None) -> list[Path]:
-    """Write every picture of this measurement into `folder`, PNG and SVG; returns the files.
-
-    The log view of neuron frequency is left out where no neuron is rare, the calibration curves where `curves`
-    is not given or does not hold the score that was cut.
+    """Write `all_figures` into `folder`, PNG and SVG; returns the files.
 
     Raises:
         InputError: the folder cannot be written or the disk is full.
     """
+    figures = all_figures(measurement, curves)
+    return [path for name, figure in figures.items() for path in save(figure, folder, name)]
+
+
+def all_figures(measurement: Measurement, curves: Curves | None = None) -> dict[str, Figure]:
+    """Every picture that applies, by name.
+
+    The log view of neuron frequency is left out where no neuron is rare, the calibration curves where `curves`
+    is not given or does not hold the score that was cut.
+    """
     figures = {
-        "token_layer_heatmap": token_layer_heatmap(measurement),
         "layer_ratios": layer_ratios(measurement),
         "layer_thresholds": layer_thresholds(measurement),
         "neuron_frequency": neuron_frequency(measurement),
         "position_ratios": position_ratios(measurement),
     }
+    if measurement.token_text:
+        figures["token_layer_heatmap"] = token_layer_heatmap(measurement)
     if np.nanmin(measurement.neuron_frequency) < RARE_BELOW:
         figures["neuron_frequency_log"] = neuron_frequency(measurement, log=True)
     if curves is not None and measurement.thresholds.on in curves.scores:
         figures["calibration_curves"] = calibration_curves(curves, measurement)
-    return [path for name, figure in figures.items() for path in save(figure, folder, name)]
+    return figures
 
 
 @styled()

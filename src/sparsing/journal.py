@@ -57,9 +57,11 @@ class Journal:
         """Forget everything, on disk too: the results are written."""
         self._totals.clear()
         if self._folder is not None and self._folder.exists():
-            for path in self._folder.glob("*.safetensors"):
+            # a kill in the middle of a write leaves its `.<name>.safetensors.<random>.partial`
+            for path in [*self._folder.glob("*.safetensors"), *self._folder.glob(".*.partial")]:
                 path.unlink()
-            self._folder.rmdir()
+            if not any(self._folder.iterdir()):
+                self._folder.rmdir()
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None

@@ -101,6 +101,15 @@ def test_layer_ratios_with_bars_and_mean():
     assert bars == [list(interval) for interval in measurement.layer_activation_ratio_interval]
 
 
+def test_layer_ratios_say_what_the_intervals_hold():
+    def title(**changed):
+        return figures.layer_ratios(make_measurement(**changed)).axes[0].get_title(loc="left")
+
+    assert title().endswith("bars: 95% at these thresholds; band: 95% with the doubt about the level")
+    assert title(target_ppl_ratio=None).endswith("bars and band: 95% intervals")
+    assert title(intervals=False).endswith("one window has no interval")
+
+
 def test_thresholds_and_realised_cett():
     measurement = make_measurement(level=0.21)
     upper, lower = figures.layer_thresholds(measurement).axes

@@ -139,22 +139,12 @@ def _sorted(points: Sequence[Point], rule: str) -> list[Point]:
 
 
 def _draw_frontiers(axes: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
-    everything = [point for line in lines.values() for point in line]
-    highest = max(point.ppl_ratio for point in everything)
-    for cost in PPL_LINES:
-        if cost <= 1.3 * highest:
-            axes.axhline(cost, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
-            name = f"PPL-{(cost - 1) * 100:.0f}%"
-            axes.annotate(
-                name,
-                (1, cost),
-                (-2, 2),
-                ("axes fraction", "data"),
-                "offset points",
-                color=MUTED,
-                ha="right",
-                size=7.5,
-            )
+    wide = max(point.ppl_ratio for line in lines.values() for point in line) > 1.5
+    for cost in PPL_LINES[-1:] if wide else PPL_LINES:  # on a wide scale the three fall together
+        axes.axhline(cost, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        name = f"PPL-{(cost - 1) * 100:.0f}%"
+        look = {"color": MUTED, "ha": "right", "size": 7.5}
+        axes.annotate(name, (1, cost), (-2, 2), ("axes fraction", "data"), "offset points", **look)
     for index, line in enumerate(lines.values()):
         colour, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         x, y = [p.activation_ratio for p in line], [p.ppl_ratio for p in line]
@@ -164,7 +154,7 @@ def _draw_frontiers(axes: Axes, lines: Mapping[str, Sequence[Point]]) -> None:
         axes.plot(x, y, color=colour, marker=marker)
     axes.plot(1, 1, "*", color=INK, markersize=9, clip_on=False)
     axes.annotate("dense", (1, 1), (-7, -10), textcoords="offset points", ha="right")
-    if highest > 1.5:
+    if wide:
         axes.set_yscale("log")
         style.plain_numbers(axes.yaxis)
     axes.set_xlim(right=1.0)

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from sparsing.report import style
 from sparsing.report.labels import drawable, model_label, token_label
@@ -93,7 +93,7 @@ def token_layer_heatmap(measurement: Measurement, *, num_tokens: int = 48) -> Fi
     labels = [token_label(text) for text in measurement.token_text[:shown]]
     axes.set_xticks(range(shown), labels, rotation=90, fontsize=min(8.0, 330 / max(shown, 1)))
     axes.tick_params(length=2)
-    _layer_ticks(axes, n_layers, "y")
+    _whole_ticks(axes, n_layers, "y")
     axes.set(xlabel="token, in reading order", ylabel="layer")
     figure.colorbar(image, ax=axes, label="activation ratio", pad=0.015, aspect=max(8, 5 * (height - 2)))
     return figure
@@ -110,11 +110,11 @@ def layer_ratios(measurement: Measurement) -> Figure:
     axes.plot(layers, ratios, "o", color=BLUE)
     mean = measurement.activation_ratio
     interval = measurement.activation_ratio_interval
-    if interval is not None and style.is_interval(interval):
+    if interval and style.is_interval(interval):
         axes.axhspan(*interval, color=VERMILION, alpha=0.15, linewidth=0)
     axes.axhline(mean, color=VERMILION, linewidth=1, zorder=1)
-    axes.set_title(f"mean {mean:.3f}; bars and band: 95% intervals", color=VERMILION)
-    _layer_ticks(axes, len(ratios), "x")
+    axes.set_title(f"mean {mean:.3f}; {_doubt(measurement)}", color=VERMILION)
+    _whole_ticks(axes, len(ratios))
     axes.set(xlabel="layer", ylabel="activation ratio")
     _ratio_limits(axes)
     return figure
@@ -133,7 +133,7 @@ def layer_thresholds(measurement: Measurement) -> Figure:
     if cuts:
         _draw_thresholds(panels[0], measurement)
     _draw_cett(panels[-1], measurement)
-    _layer_ticks(panels[-1], len(measurement.cett_dense_inputs), "x")
+    _whole_ticks(panels[-1], len(measurement.cett_dense_inputs))
     panels[-1].set_xlabel("layer")
     return figure
 
@@ -155,8 +155,9 @@ def neuron_frequency(measurement: Measurement, *, log: bool = False) -> Figure:
         # a layer narrower than the widest one is padded with NaN
         values = np.sort(row[np.isfinite(row)])[::-1]
         rank = (np.arange(len(values)) + 0.5) / max(len(values), 1)
-        marker = "o" if len(values) == 1 else None
-        axes.plot(rank, np.maximum(values, floor) if log else values, color=colours(layer), marker=marker)
+        look = {"color": colours(layer), "linewidth": _line_width(len(rows))}
+        shown = np.maximum(values, floor) if log else values
+        axes.plot(rank, shown, marker="o" if len(values) == 1 else None, **look)
     dead = f"dead (below {DEAD_BELOW:.1%} of tokens): {np.mean(measurement.dead_neuron_ratio):.1%} of neurons"
     axes.axhline(DEAD_BELOW, color=VERMILION, linewidth=1, linestyle="--")
     axes.set_title(dead, color=VERMILION)
@@ -188,7 +189,7 @@ def position_ratios(measurement: Measurement) -> Figure:
         axes.plot(middle, np.convolve(ratios[at], np.ones(span) / span, mode="valid"), color=BLUE)
         axes.set_title(f"dots: mean over layers and windows; line: running mean of {span} positions")
     axes.set(xlabel="position in the window, tokens", ylabel="activation ratio")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, steps=[1, 2, 5, 10]))
+    _whole_ticks(axes, len(ratios))
     return figure
 
 
@@ -201,7 +202,9 @@ def calibration_curves(curves: Curves, measurement: Measurement) -> Figure:
     n_layers = len(curve.cett)
     colours = style.depth_colours(n_layers)
     for layer in range(n_layers):
-        axes.plot(curve.cett[layer], curve.ratio[layer], color=colours(layer), linewidth=1.2)
+        axes.plot(
+            curve.cett[layer], curve.ratio[layer], color=colours(layer), linewidth=_line_width(n_layers)
+        )
     chosen = [
         np.interp(found, cett, ratio)
         for found, cett, ratio in zip(measurement.cett_dense_inputs, curve.cett, curve.ratio, strict=True)
@@ -227,6 +230,15 @@ def subtitle(measurement: Measurement) -> str:
     corpus = drawable(Path(measurement.provenance.corpus).name)
     tokens = f"{measurement.num_tokens:,} tokens" + (f" of {corpus[:40]}" if corpus else "")
     return "  |  ".join([model_label(measurement.provenance), measurement.name, cost, tokens])
+
+
+def _doubt(measurement: Measurement) -> str:
+    """What the bars of the layers and the band of the mean stand for."""
+    if not style.is_interval(measurement.activation_ratio_interval):
+        return "one window has no interval"
+    if measurement.target_ppl_ratio is None:
+        return "bars and band: 95% intervals"
+    return "bars: 95% at these thresholds; band: 95% with the doubt about the level"
 
 
 def _draw_thresholds(axes: Axes, measurement: Measurement) -> None:
@@ -258,10 +270,17 @@ def _draw_cett(axes: Axes, measurement: Measurement) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, borderaxespad=0, columnspacing=1.2)
 
 
-def _layer_ticks(axes: Axes, n_layers: int, which: str) -> None:
+def _whole_ticks(axes: Axes, count: int, which: str = "x") -> None:
+    """Ticks at 0 to `count - 1`, or at round numbers among them when they are many."""
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
-    (axes.set_xlim if which == "x" else axes.set_ylim)(-0.5, n_layers - 0.5)
+    few = FixedLocator(range(count))
+    axis.set_major_locator(few if count <= 12 else MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
+    (axes.set_xlim if which == "x" else axes.set_ylim)(-0.5, count - 0.5)
+
+
+def _line_width(n_layers: int) -> float:
+    """Thinner where many lines lie over each other."""
+    return 1.4 if n_layers <= 12 else 0.7
 
 
 def _ratio_limits(axes: Axes) -> None:

@@ -185,7 +185,12 @@ class _Pilot(Watcher):
         if positive.numel() == 0:  # a layer of dead neurons: any threshold drops nothing of size
             return torch.logspace(-6, 0, len(self._targets) + 1, dtype=torch.float64)
         top = positive.max()
-        ladder = torch.logspace(-4, 0, 40, dtype=torch.float64, device=top.device) * top
+        tops = size.amax(-1).double()
+        # a massive activation of one token must not hide where the other tokens' neurons lie
+        decades = 4 + float((top / tops[tops > 0].median()).log10())
+        ladder = (
+            torch.logspace(-decades, 0, round(10 * decades), dtype=torch.float64, device=top.device) * top
+        )
         weight = site.weight.detach()
         full = output_norm(h, weight)
         values = [cett(h, size > t, weight, full).mean().double() for t in ladder.tolist()]

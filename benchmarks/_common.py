@@ -22,7 +22,8 @@ def trained_model() -> Path:
     A random model does not do: its perplexity hardly reacts to pruning, so PPL-1% means nothing on it.
     """
     spec = importlib.util.spec_from_file_location("train_demo", ROOT.parent / "scripts/train_demo_models.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = script
     spec.loader.exec_module(script)

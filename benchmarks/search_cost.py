@@ -20,7 +20,7 @@ import torch
 from _common import save, text_file, trained_model
 
 from sparsing.calibrate import calibrate
-from sparsing.corpus import Corpus, load_corpus, split_holdout
+from sparsing.corpus import Batch, Corpus, load_corpus, split_holdout
 from sparsing.journal import Journal
 from sparsing.measure import Subject, measure
 from sparsing.models import LoadedModel, load_model
@@ -96,17 +96,22 @@ def _reference(loaded: LoadedModel, corpus: Corpus, steps: int) -> float:
     with torch.inference_mode():
         for _ in range(steps):
             cett = (low + high) / 2
-            kept: list[torch.Tensor] = []
-            with tapped(loaded.sites, lambda layer, gate, h: kept.append(h), gate=False):
-                dense = _loss(loaded, batch)
-            cuts = [
-                _reference_threshold(h.flatten(0, 1), site.weight, cett) / site.column_norms()
-                for h, site in zip(kept, loaded.sites, strict=True)
-            ]
-            with tapped(loaded.sites, lambda layer, gate, h: h * (h.abs() >= cuts[layer]), gate=False):
-                ratio = math.exp(_loss(loaded, batch) - dense)
+            ratio = _reference_step(loaded, batch, cett)
             low, high = (cett, high) if ratio < 1.01 else (low, cett)
     return time.perf_counter() - began
+
+
+def _reference_step(loaded: LoadedModel, batch: Batch, cett: float) -> float:
+    """Perplexity ratio at one CETT: a dense pass, thresholds layer by layer, a sparse pass."""
+    kept: list[torch.Tensor] = []
+    with tapped(loaded.sites, lambda layer, gate, h: kept.append(h), gate=False):
+        dense = _loss(loaded, batch)
+    cuts = [
+        _reference_threshold(h.flatten(0, 1), site.weight, cett) / site.column_norms()
+        for h, site in zip(kept, loaded.sites, strict=True)
+    ]
+    with tapped(loaded.sites, lambda layer, gate, h: h * (h.abs() >= cuts[layer]), gate=False):
+        return math.exp(_loss(loaded, batch) - dense)
 
 
 def _loss(loaded: LoadedModel, batch) -> float:

@@ -1,6 +1,6 @@
 """The fair comparison of rules: perplexity against activation ratio, the same tokens for all (Sparsing Law, 4.1).
 
-The levels of a rule are spread between dense and its level at the highest perplexity ratio asked for.
+The levels of a rule are spread up to the one at the highest perplexity ratio asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from sparsing.rules import Rule, make_rule
 
 if TYPE_CHECKING:
     from sparsing.measure import Subject
+
+LEAST_SHARE = 0.05
+"""What the first level of a rule costs, as a share of the highest log(ppl_ratio)."""
+END_TOLERANCE = 2e-3
+"""The last level need not be exact: what is drawn is where it was measured to be."""
 
 Interval = tuple[float, float]
 
@@ -70,13 +75,12 @@ def compare(
 
 
 def _frontier(subject: Subject, rule: Rule, ppl_ratio: float, steps: int) -> list[FrontierPoint]:
-    found = subject.search(rule, ppl_ratio)
+    found = subject.search(rule, ppl_ratio, tolerance=END_TOLERANCE)
     most = rule.strength(found.level)
-    # loss rises like the square of the strength or faster: equal steps would crowd at the dense end
-    levels = {rule.level(most * share) for share in np.linspace(0, 1, steps + 1)[1:-1] ** 0.6}
-    levels |= {found.level}
-    points = [_point(subject, rule, level) for level in levels]
-    return sorted(points, key=lambda point: rule.strength(point.level))
+    # log(ppl_ratio) goes like strength ** slope, so these levels cost equal factors of it
+    shares = np.geomspace(LEAST_SHARE, 1, steps)[:-1] ** (1 / found.slope)
+    levels = [*(rule.level(most * share) for share in shares), found.level]
+    return [_point(subject, rule, level) for level in levels]
 
 
 def _point(subject: Subject, rule: Rule, level: float) -> FrontierPoint:

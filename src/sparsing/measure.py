@@ -29,7 +29,7 @@ from sparsing.passes import Watcher, run_pass
 from sparsing.progress import Progress
 from sparsing.provenance import describe
 from sparsing.rules import Rule, make_rule
-from sparsing.search import SearchResult, part_windows, search
+from sparsing.search import TOLERANCE, SearchResult, part_windows, search
 from sparsing.stats import DenseErrorWatcher, MaskWatcher, SparseWatcher
 from sparsing.thresholds import Thresholds, thresholds_at
 
@@ -101,7 +101,7 @@ class Subject:
         watcher = SparseWatcher(self.loaded.sites, thresholds, self.corpus)
         return self._run(self.corpus, watcher, _key("all", thresholds), f"{thresholds.rule}, all tokens")
 
-    def search(self, rule: Rule, ppl_ratio: float) -> SearchResult:
+    def search(self, rule: Rule, ppl_ratio: float, *, tolerance: float = TOLERANCE) -> SearchResult:
         """The level of `rule` at which perplexity rises by `ppl_ratio`."""
         return search(
             rule,
@@ -109,6 +109,7 @@ class Subject:
             ppl_ratio=ppl_ratio,
             reach=rule.reach(self.curves),
             part_first=self.has_part,
+            tolerance=tolerance,
         )
 
     def outcome(self, thresholds: Thresholds) -> dict[str, Any]:

@@ -22,10 +22,9 @@ def training_table(series: Mapping[str, Sequence[Measurement]]) -> tables.Rows:
     header = [
         "model",
         "trained on",
-        "PPL-1% activation ratio",
-        "95% interval",
+        "activation ratio at PPL-1% [95%]",
         "ppl ratio",
-        "held-out",
+        "held out",
         "perplexity",
     ]
     rows = []

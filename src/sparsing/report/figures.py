@@ -11,10 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from sparsing.report import style
 from sparsing.report.labels import drawable, model_label, token_label
@@ -93,7 +90,7 @@ def token_layer_heatmap(measurement: Measurement, *, num_tokens: int = 48) -> Fi
     labels = [token_label(text) for text in measurement.token_text[:shown]]
     axes.set_xticks(range(shown), labels, rotation=90, fontsize=min(8.0, 330 / max(shown, 1)))
     axes.tick_params(length=2)
-    _whole_ticks(axes, n_layers, "y")
+    style.whole_ticks(axes, n_layers, "y")
     axes.set(xlabel="token, in reading order", ylabel="layer")
     figure.colorbar(image, ax=axes, label="activation ratio", pad=0.015, aspect=max(8, 5 * (height - 2)))
     return figure
@@ -114,7 +111,7 @@ def layer_ratios(measurement: Measurement) -> Figure:
         axes.axhspan(*interval, color=VERMILION, alpha=0.15, linewidth=0)
     axes.axhline(mean, color=VERMILION, linewidth=1, zorder=1)
     axes.set_title(f"mean {mean:.3f}; {_doubt(measurement)}", color=VERMILION)
-    _whole_ticks(axes, len(ratios))
+    style.whole_ticks(axes, len(ratios))
     axes.set(xlabel="layer", ylabel="activation ratio")
     _ratio_limits(axes)
     return figure
@@ -133,7 +130,7 @@ def layer_thresholds(measurement: Measurement) -> Figure:
     if cuts:
         _draw_thresholds(panels[0], measurement)
     _draw_cett(panels[-1], measurement)
-    _whole_ticks(panels[-1], len(measurement.cett_dense_inputs))
+    style.whole_ticks(panels[-1], len(measurement.cett_dense_inputs))
     panels[-1].set_xlabel("layer")
     return figure
 
@@ -155,7 +152,7 @@ def neuron_frequency(measurement: Measurement, *, log: bool = False) -> Figure:
         # a layer narrower than the widest one is padded with NaN
         values = np.sort(row[np.isfinite(row)])[::-1]
         rank = (np.arange(len(values)) + 0.5) / max(len(values), 1)
-        look = {"color": colours(layer), "linewidth": _line_width(len(rows))}
+        look = {"color": colours(layer), "linewidth": style.line_width(len(rows))}
         shown = np.maximum(values, floor) if log else values
         axes.plot(rank, shown, marker="o" if len(values) == 1 else None, **look)
     dead = f"dead (below {DEAD_BELOW:.1%} of tokens): {np.mean(measurement.dead_neuron_ratio):.1%} of neurons"
@@ -168,7 +165,7 @@ def neuron_frequency(measurement: Measurement, *, log: bool = False) -> Figure:
         axes.set_ylim(floor, 1.3)
     else:
         axes.set_ylim(-0.02, 1.02)
-    _depth_bar(figure, axes, len(rows))
+    style.depth_bar(figure, axes, len(rows))
     return figure
 
 
@@ -189,7 +186,7 @@ def position_ratios(measurement: Measurement) -> Figure:
         axes.plot(middle, np.convolve(ratios[at], np.ones(span) / span, mode="valid"), color=BLUE)
         axes.set_title(f"dots: mean over layers and windows; line: running mean of {span} positions")
     axes.set(xlabel="position in the window, tokens", ylabel="activation ratio")
-    _whole_ticks(axes, len(ratios))
+    style.whole_ticks(axes, len(ratios))
     return figure
 
 
@@ -203,7 +200,7 @@ def calibration_curves(curves: Curves, measurement: Measurement) -> Figure:
     colours = style.depth_colours(n_layers)
     for layer in range(n_layers):
         axes.plot(
-            curve.cett[layer], curve.ratio[layer], color=colours(layer), linewidth=_line_width(n_layers)
+            curve.cett[layer], curve.ratio[layer], color=colours(layer), linewidth=style.line_width(n_layers)
         )
     chosen = [
         np.interp(found, cett, ratio)
@@ -220,7 +217,7 @@ def calibration_curves(curves: Curves, measurement: Measurement) -> Figure:
     )
     axes.set_title(f"lines: {curves.sampled_tokens:,} tokens of the dense pass; dots: the cut in use")
     axes.set(xlabel="CETT, dense inputs", ylabel="activation ratio", xlim=(0, 1.05), ylim=(0, None))
-    _depth_bar(figure, axes, n_layers)
+    style.depth_bar(figure, axes, n_layers)
     return figure
 
 
@@ -270,30 +267,7 @@ def _draw_cett(axes: Axes, measurement: Measurement) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3, borderaxespad=0, columnspacing=1.2)
 
 
-def _whole_ticks(axes: Axes, count: int, which: str = "x") -> None:
-    """Ticks at 0 to `count - 1`, or at round numbers among them when they are many."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    few = FixedLocator(range(count))
-    axis.set_major_locator(few if count <= 12 else MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
-    (axes.set_xlim if which == "x" else axes.set_ylim)(-0.5, count - 0.5)
-
-
-def _line_width(n_layers: int) -> float:
-    """Thinner where many lines lie over each other."""
-    return 1.4 if n_layers <= 12 else 0.7
-
-
 def _ratio_limits(axes: Axes) -> None:
     """From 0 where the data is near enough, so that heights can be compared by eye."""
     low, high = axes.get_ylim()
     axes.set_ylim(0 if low < 0.5 * high else low, min(high, 1.02))
-
-
-def _depth_bar(figure: Figure, axes: Axes, n_layers: int) -> None:
-    """The colours of the layers; nothing for a single layer."""
-    if n_layers > 1:
-        norm = BoundaryNorm(np.arange(n_layers + 1) - 0.5, n_layers)
-        colours = ScalarMappable(norm, style.depth_colours(n_layers))
-        bar = figure.colorbar(colours, ax=axes, label="layer", pad=0.015, aspect=25)
-        bar.set_ticks(sorted({round(at) for at in np.linspace(0, n_layers - 1, min(n_layers, 8))}))
-        bar.minorticks_off()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.style
 import numpy as np
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from sparsing.errors import InputError
 from sparsing.report.labels import font_families
@@ -123,6 +124,29 @@ def depth_colours(n_layers: int) -> Colormap:
     import matplotlib
 
     return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.87, n_layers)))
+
+
+def whole_ticks(axes: Axes, count: int, which: str = "x") -> None:
+    """Ticks at 0 to `count - 1`, or at round numbers among them when they are many."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    few = FixedLocator(range(count))
+    axis.set_major_locator(few if count <= 12 else MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
+    (axes.set_xlim if which == "x" else axes.set_ylim)(-0.5, count - 0.5)
+
+
+def line_width(n_layers: int) -> float:
+    """Thinner where many lines lie over each other."""
+    return 1.4 if n_layers <= 12 else 0.7
+
+
+def depth_bar(figure: Figure, axes: Axes, n_layers: int) -> None:
+    """The colours of the layers; nothing for a single layer."""
+    if n_layers > 1:
+        norm = BoundaryNorm(np.arange(n_layers + 1) - 0.5, n_layers)
+        colours = ScalarMappable(norm, depth_colours(n_layers))
+        bar = figure.colorbar(colours, ax=axes, label="layer", pad=0.015, aspect=25)
+        bar.set_ticks(sorted({round(at) for at in np.linspace(0, n_layers - 1, min(n_layers, 8))}))
+        bar.minorticks_off()
 
 
 def plain_numbers(axis: Axis, *, unit: float = 1) -> None:

@@ -28,6 +28,8 @@ TOLERANCE = 1e-4
 PART_TOLERANCE = 0.05
 """The same on the part, relative to log(target): the rest of the corpus differs by more."""
 _MAX_TRIES = 40
+_SLOPE = 2.0
+"""Assumed until two points tell."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def search(
         tries.append(Try(level=level, ppl_ratio=ratio, on_all=on_all))
         return math.log(ratio)
 
-    target, slope = math.log(ppl_ratio), 2.0
+    target, slope = math.log(ppl_ratio), None
     if part_first:
         near = target * PART_TOLERANCE
         start, slope = _solve(lambda s: rise(s, False), target, reach, near)
@@ -97,22 +99,25 @@ def search(
         reach = dataclasses.replace(reach, start=start)
     _, slope = _solve(lambda s: rise(s, True), target, reach, math.log1p(tolerance / ppl_ratio), slope)
     _check_reached(rule, tries, target, reach)
-    final = min((t for t in tries if t.on_all), key=lambda t: abs(t.ppl_ratio - ppl_ratio))
+    # of levels with the same ratio the sparsest
+    final = min(
+        (t for t in tries if t.on_all), key=lambda t: (abs(t.ppl_ratio - ppl_ratio), -rule.strength(t.level))
+    )
     return SearchResult(
         level=final.level,
         ppl_ratio=final.ppl_ratio,
         target_ppl_ratio=ppl_ratio,
         converged=abs(final.ppl_ratio - ppl_ratio) <= tolerance,
         monotone=_monotone(rule, tries),
-        slope=slope,
+        slope=slope or _SLOPE,
         tries=tuple(tries),
     )
 
 
 def _solve(
-    f: Callable[[float], float], target: float, reach: Reach, near: float, slope: float = 2.0
-) -> tuple[float, float]:
-    """Strength at which rising `f` meets `target`, and the slope of log f over log strength there."""
+    f: Callable[[float], float], target: float, reach: Reach, near: float, slope: float | None = None
+) -> tuple[float, float | None]:
+    """Strength at which rising `f` meets `target`, and the slope of log f over log strength there if known."""
     points: list[tuple[float, float]] = []
     s = min(reach.start, reach.most)
     while len(points) < _MAX_TRIES:
@@ -123,9 +128,9 @@ def _solve(
             return s, slope
         if below is not None and above is not None and above - below <= reach.step:
             break  # f jumps over the target: no level lies between
-        slope = _slope(points, target) or slope
-        s = _next(points, below, above, target, slope, reach.most)
-    return min(points, key=lambda point: abs(point[1] - target))[0], slope
+        slope = _slope(points, target, apart=0.05 if slope else 0.005) or slope
+        s = _next(points, below, above, target, slope or _SLOPE, reach.most)
+    return min(points, key=lambda point: (abs(point[1] - target), -point[0]))[0], slope
 
 
 def _next(
@@ -136,8 +141,9 @@ def _next(
     slope: float,
     most: float,
 ) -> float:
-    """The strength to try: along the power law through the nearest point, kept inside the bracket."""
-    nearest, value = min(points, key=lambda point: abs(point[1] - target))
+    """The strength to try: along the power law through the nearer end of the bracket, kept inside it."""
+    ends = [point for point in points if point[0] in (below, above)]
+    nearest, value = min(ends, key=lambda point: abs(point[1] - target))
     factor = (target / value) ** (1 / slope) if value > 0 else 2.0
     step = nearest * min(max(factor, 0.1), 3.0)
     if below is None or above is None:
@@ -148,15 +154,15 @@ def _next(
     return step
 
 
-def _slope(points: list[tuple[float, float]], target: float) -> float | None:
+def _slope(points: list[tuple[float, float]], target: float, *, apart: float) -> float | None:
     """d log f / d log s between the point nearest to the target and the next one that is well apart from it.
 
-    Near points are of no use: at that scale f is rough, as single neurons of single tokens switch.
+    Near points are of little use: at that scale f is rough, as single neurons of single tokens switch.
     """
     rising = sorted((p for p in points if min(p) > 0), key=lambda p: abs(math.log(p[1] / target)))
     for s, f in rising[1:]:
         run, rise = math.log(s / rising[0][0]), math.log(f / rising[0][1])
-        if abs(run) > 0.05:
+        if abs(run) > apart:
             return min(max(rise / run, 0.5), 10.0)
     return None
 

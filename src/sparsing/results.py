@@ -99,7 +99,8 @@ class Result:
         """Read what `save` wrote.
 
         Raises:
-            InputError: no such file, another kind of result, or a schema this version does not know.
+            InputError: no such file, another kind of result, a schema this version does not know, or a part
+                that is missing.
         """
         path = Path(path)
         try:
@@ -117,12 +118,28 @@ class Result:
                 f"{str(path)!r} has {cls.__name__} schema {version}, this version reads {cls.schema_version};"
                 " measure again, or use the version of sparsing that wrote it"
             )
-        arrays: dict[str, np.ndarray] = {}
-        if path.with_suffix(".safetensors").exists():
-            from safetensors.numpy import load_file
+        try:
+            return _build(cls, document, _read_arrays(path.with_suffix(".safetensors")))
+        except KeyError as error:
+            raise InputError(
+                f"{str(path)!r}: array {error} is not in {path.with_suffix('.safetensors').name!r} beside it;"
+                " copy both files together"
+            ) from None
+        except TypeError as error:
+            raise InputError(f"{str(path)!r} is not a whole {cls.__name__} ({error})") from None
 
-            arrays = load_file(path.with_suffix(".safetensors"))
-        return _build(cls, document, arrays)
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of this file; none where there is no file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if not path.exists():
+        return {}
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"the arrays in {str(path)!r} cannot be read: {error}") from error
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = "") -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sparsing.errors import InputError
@@ -76,6 +77,20 @@ class Thresholds(Result):
                 f"cannot read thresholds from {line.strip()[:80]!r}; write thresholds=1.5e-01,2.0e-01,..."
             ) from None
         return cls(rule="cett", level=math.nan, on="neuron_norm", values=values)
+
+
+def read_thresholds(path: str | Path) -> Thresholds:
+    """Thresholds from the JSON that a run wrote, or from a text file with the reference's line.
+
+    Raises:
+        InputError: no such file, or it holds something else.
+    """
+    if Path(path).suffix == ".json":
+        return Thresholds.load(path)
+    try:
+        return Thresholds.from_line(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read thresholds from {str(path)!r}: {error}") from error
 
 
 def thresholds_at(

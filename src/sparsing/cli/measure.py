@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from sparsing.measure import Subject
     from sparsing.measurement import Measurement
     from sparsing.rules import Rule
-    from sparsing.thresholds import Thresholds
 
 EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test
@@ -87,6 +86,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     """What to measure, one by one; every bad name and number is refused here, before a model is loaded."""
     from sparsing.errors import InputError
     from sparsing.rules import make_rule
+    from sparsing.thresholds import read_thresholds
 
     chosen = [name for name in ("ppl", "level", "thresholds") if getattr(args, name) is not None]
     if len(chosen) > 1:
@@ -111,19 +111,6 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     if not (args.rule or args.cett_from):  # the whole picture: exact zeros, and the usual fixed CETT
         jobs += [(make_rule("fat"), {"level": 0.0}), (make_rule("cett"), {"level": 0.2})]
     return jobs
-
-
-def read_thresholds(path: str) -> Thresholds:
-    """Thresholds from the JSON that a run wrote, or from a file with the reference's line."""
-    from sparsing.errors import InputError
-    from sparsing.thresholds import Thresholds
-
-    if path.endswith(".json"):
-        return Thresholds.load(path)
-    try:
-        return Thresholds.from_line(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read thresholds from {path!r}: {error}") from error
 
 
 def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:

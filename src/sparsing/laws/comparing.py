@@ -10,7 +10,7 @@ from sparsing.laws.fitting import fit
 from sparsing.laws.forms import FORMS
 from sparsing.laws.lawfit import LawFit
 from sparsing.laws.points import Points
-from sparsing.laws.warmup import choose_drop
+from sparsing.laws.warmup import MIN_GAIN, Drop, choose_drop
 from sparsing.results import Result
 
 
@@ -38,8 +38,8 @@ class Comparison(Result):
 def compare(points: Points, *, drop: int | None = None, level: float = 0.9) -> Comparison:
     """Fit all forms that have enough points and rank them.
 
-    Early points left out are the same for all: those of the pair of form and count with the lowest BIC on all
-    points. With too few points for any AICc, BIC ranks.
+    Early points left out are the same for all: those of the form with the lowest BIC on all points, if that
+    beats every form that leaves out none by more than `MIN_GAIN`. With too few points for any AICc, BIC ranks.
 
     Raises:
         InputError: too few points for every form.
@@ -56,9 +56,17 @@ def compare(points: Points, *, drop: int | None = None, level: float = 0.9) -> C
         )
     reason = f"{drop} by request"
     if drop is None:
-        drops = {name: choose_drop(FORMS[name], points.scaled, points.y) for name in forms}
-        chosen = min(drops, key=lambda name: drops[name].bic)
-        drop, reason = drops[chosen].count, f"{drops[chosen].reason} ({FORMS[chosen].title})"
+        drop, reason = _common_drop(
+            {name: choose_drop(FORMS[name], points.scaled, points.y) for name in forms}
+        )
     fits = [fit(points, name, drop=drop, level=level, num_resamples=0) for name in forms]
     fits.sort(key=lambda found: found.aicc if math.isfinite(found.aicc) else 1e12 + found.bic)
     return Comparison(name=points.name, num_dropped=drop, drop_reason=reason, fits=tuple(fits))
+
+
+def _common_drop(drops: dict[str, Drop]) -> tuple[int, str]:
+    best = min(drops, key=lambda name: drops[name].bic)
+    whole = min(drops, key=lambda name: drops[name].bic_all)
+    if drops[best].count and drops[best].bic < drops[whole].bic_all - MIN_GAIN:
+        return drops[best].count, f"{drops[best].reason} ({FORMS[best].title})"
+    return 0, f"on all points {FORMS[whole].title} is not beaten by more than {MIN_GAIN:g} in BIC on fewer"

@@ -127,7 +127,7 @@ def _check(points: Points, law: Form, drop: int | None, level: float, num_resamp
 
 
 def _forced(count: int) -> Drop:
-    return Drop(count=count, bic=math.nan, reason=f"{count} by request", key_by_count=())
+    return Drop(count=count, bic=math.nan, bic_all=math.nan, reason=f"{count} by request", key_by_count=())
 
 
 def _estimates(fitted: Fitted, level: float, num_resamples: int, seed: int) -> tuple[Estimate, ...]:

@@ -76,8 +76,8 @@ def forecast(fit: LawFit, *, tokens: float | None = None, ratio: float | None = 
 
 def _at_tokens(fit: LawFit, tokens: float) -> Forecast:
     fitted, x = fit.fitted(), tokens / BILLION
-    low, high = prediction_interval(fitted, x, fit.level)
     curve_low, curve_high = curve_interval(fitted, x, fit.level)
+    low, high = prediction_interval(fitted, x, fit.level, (curve_low, curve_high))
     beyond = tokens / fit.x[-1]
     rivals: dict[str, float | None] = {
         name: float(form.curve(np.array([x]), values)[0]) for name, form, values in _close(fit)

@@ -28,12 +28,12 @@ def coefficient_interval(fitted: Fitted, index: int, level: float) -> tuple[floa
 
 
 def profile(
-    fitted: Fitted, index: int, ends: tuple[float, float], num: int = 41
+    fitted: Fitted, index: int, ends: tuple[float, float], num: int = 61
 ) -> tuple[np.ndarray, np.ndarray]:
     """Values of parameter `index` around its interval and the deviance at each, both shape `(num,)`."""
     low, high = fitted.form.bounds(fitted.form.names[index], fitted.x)
     width = ends[1] - ends[0]
-    values = np.linspace(max(low, ends[0] - 0.35 * width), min(high, ends[1] + 0.35 * width), num)
+    values = np.linspace(max(low, ends[0] - 0.2 * width), min(high, ends[1] + 0.2 * width), num)
     deviance = deviance_of(fitted, index)
     # from the best value outwards, so that every search starts beside a solved one
     outwards = sorted(values, key=lambda value: abs(value - fitted.best.theta[index]))
@@ -58,10 +58,16 @@ def curve_interval(fitted: Fitted, x: float, level: float) -> tuple[float, float
     return (low if low_closed else min(0.0, best)), (high if high_closed else max(1.0, best))
 
 
-def prediction_interval(fitted: Fitted, x: float, level: float) -> tuple[float, float]:
-    """Where a new measurement at `x` falls: the curve's interval and the noise, added as variances."""
+def prediction_interval(
+    fitted: Fitted, x: float, level: float, curve: tuple[float, float] | None = None
+) -> tuple[float, float]:
+    """Where a new measurement at `x` falls: the curve's interval and the noise, added as variances.
+
+    Args:
+        curve: what `curve_interval` says at `x`, where that is known already.
+    """
     best = float(fitted.form.evaluate(np.array([x]), fitted.best.theta)[0])
-    low, high = curve_interval(fitted, x, level)
+    low, high = curve or curve_interval(fitted, x, level)
     scatter = float(t_distribution.ppf(0.5 + level / 2, fitted.noise.df)) * fitted.noise.sd
     low, high = best - math.hypot(best - low, scatter), best + math.hypot(high - best, scatter)
     return max(low, 0.0), min(high, 1.0)

@@ -53,15 +53,16 @@ def _deviance(
     fitted: Fitted, direction: np.ndarray, hold: Callable, at_best: float
 ) -> Callable[[float], float]:
     q = len(fitted.form.nonlinear)
-    scale = fitted.noise.sd**2 * fitted.noise.inflation(direction)
-    seen: dict[float, np.ndarray] = {float(at_best): fitted.best.theta[:q]}
+    scale = max(fitted.noise.sd**2 * fitted.noise.inflation(direction), 1e-24)  # above 0 for exact points
+    seen: dict[float, tuple[np.ndarray, float]] = {float(at_best): (fitted.best.theta[:q], 0.0)}
 
     def deviance(value: float) -> float:
-        near = seen[min(seen, key=lambda other: abs(other - value))]
-        problem = Problem(form=fitted.form, x=fitted.x, y=fitted.y, **hold(float(value)))
-        found = solve(problem, near)
-        seen[float(value)] = found.theta[:q]
-        return max((found.rss - fitted.best.rss) / scale, 0.0)
+        value = float(value)
+        if value not in seen:
+            near, _ = seen[min(seen, key=lambda other: abs(other - value))]
+            found = solve(Problem(form=fitted.form, x=fitted.x, y=fitted.y, **hold(value)), near)
+            seen[value] = found.theta[:q], max((found.rss - fitted.best.rss) / scale, 0.0)
+        return seen[value][1]
 
     return deviance
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.optimize import OptimizeResult, brentq, least_squares, minimize_scalar
+from scipy.optimize import OptimizeResult, brentq, leastsq, minimize_scalar
 
 from sparsing.laws.form import Form
 
@@ -202,20 +202,21 @@ def _line_search(problem: Problem, nodes: np.ndarray, rss: np.ndarray, index: in
 
 
 def _refine(problem: Problem, node: np.ndarray, free: list[int]) -> Solution:
-    """Trust-region least squares on the projected residual, inside the form's box."""
+    """Levenberg-Marquardt (MINPACK) on the projected residual; steps out of the form's box stop at its wall."""
     low = np.array([problem.form.nonlinear[i].low for i in free])
     high = np.array([problem.form.nonlinear[i].high for i in free])
     z = node.copy()
+    z[free] = np.clip(node[free], low, high)
+    begin = problem.solution(z.copy())
 
     def residual(values: np.ndarray) -> np.ndarray:
-        z[free] = values
+        z[free] = np.clip(values, low, high)
         return problem.residual(z)
 
-    inside = np.clip(node[free], low + 1e-9 * (high - low), high - 1e-9 * (high - low))
-    z[free] = least_squares(
-        residual, inside, bounds=(low, high), x_scale=0.1, xtol=1e-10, ftol=1e-12, gtol=1e-14, max_nfev=60
-    ).x
-    return min(problem.solution(z.copy()), problem.solution(node), key=lambda solution: solution.rss)
+    # full output, so that a search that stops at a wall does not warn
+    found = leastsq(residual, z[free].copy(), ftol=1e-12, xtol=1e-10, maxfev=150, full_output=True)[0]
+    z[free] = np.clip(found, low, high)
+    return min(problem.solution(z.copy()), begin, key=lambda solution: solution.rss)
 
 
 def minimum(

@@ -1,7 +1,7 @@
 """How many early points to leave out: those of the warm-up do not follow the law.
 
 Each point left out counts as a coefficient of its own, so the count is chosen as any model is, by BIC on all
-points; points go only where that gains more than 6 (strong evidence; Kass and Raftery 1995).
+points; points go only where that gains more than 10 (very strong evidence; Kass and Raftery 1995).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sparsing.laws.form import Form
 from sparsing.laws.noise import log_likelihood
 from sparsing.laws.solve import Problem, solve
 
-MIN_GAIN = 6.0
+MIN_GAIN = 10.0
 MAX_SHARE = 1 / 3
 
 
@@ -25,6 +25,8 @@ class Drop:
     count: int
     bic: float
     """BIC on all points, with `count` as the number of extra coefficients."""
+    bic_all: float
+    """BIC with no point left out."""
     reason: str
     key_by_count: tuple[float, ...]
     """The limit (or bottleneck) when 0, 1, 2, ... first points are left out; empty where there is none."""
@@ -45,10 +47,10 @@ def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> Drop:
     if best == 0 or gain <= MIN_GAIN:
         most = len(trials) - 1
         reason = f"leaving out up to {most} early points gains {gain:.1f} in BIC (needed: {MIN_GAIN:g})"
-        return Drop(count=0, bic=scores[0], reason=reason, key_by_count=keys)
+        return Drop(count=0, bic=scores[0], bic_all=scores[0], reason=reason, key_by_count=keys)
     what = "point" if best == 1 else f"{best} points"
     reason = f"without the first {what} BIC is lower by {gain:.1f} (needed: {MIN_GAIN:g})"
-    return Drop(count=best, bic=scores[best], reason=reason, key_by_count=keys)
+    return Drop(count=best, bic=scores[best], bic_all=scores[0], reason=reason, key_by_count=keys)
 
 
 def _most(form: Form, num_points: int) -> int:

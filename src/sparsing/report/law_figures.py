@@ -28,7 +28,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#666666",
 )
 CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
-MARKERS = ("o", "s", "^", "D", "v", "P")
+MARKERS = ("o", "s", "^", "D", "v", "p")
 AHEAD = 3.0
 """The curve is drawn to this many times the last tokens."""
 
@@ -50,10 +50,13 @@ def draw_curve(axes: Axes, fit: LawFit) -> None:
     tokens = fit.variable == "tokens"
     x, y = _all(fit)
     ahead = AHEAD if tokens else 1.0
-    grid = np.geomspace(fit.kept_x[0], fit.kept_x[-1] * ahead, 30)
+    grid = np.geomspace(fit.kept_x[0], fit.kept_x[-1] * ahead, 24)
     fitted = fit.fitted()
-    law = np.array([curve_interval(fitted, at, fit.level) for at in grid])
-    new = np.array([prediction_interval(fitted, at, fit.level) for at in grid])
+    ends = [curve_interval(fitted, at, fit.level) for at in grid]
+    law = np.array(ends)
+    new = np.array(
+        [prediction_interval(fitted, at, fit.level, end) for at, end in zip(grid, ends, strict=True)]
+    )
     fine = np.geomspace(x[0], grid[-1], 400)
     axes.fill_between(grid, *new.T, color=SKY, alpha=0.25, lw=0, label=f"{fit.level:.0%} of new measurements")
     axes.fill_between(
@@ -62,21 +65,12 @@ def draw_curve(axes: Axes, fit: LawFit) -> None:
     axes.plot(fine, fit.curve(fine), color=BLUE, lw=1.6, label=fit.law.title)
     _draw_points(axes, fit, x, y)
     if tokens:
-        axes.axvline(x[-1], color=GREY, lw=0.8, ls=":")
-        axes.annotate(
-            "last point",
-            (x[-1], 0.02),
-            xycoords=("data", "axes fraction"),
-            fontsize=8,
-            color=GREY,
-            rotation=90,
-            ha="right",
-            va="bottom",
-        )
+        axes.axvline(x[-1], color=GREY, lw=1.0, ls=":", label="last point")
     if fit.law.limit and fit.key:
         axes.axhline(fit.key.value, color=GREEN, lw=1.2, ls="--", label=f"limit {100 * fit.key.value:.2f}%")
-    shown = np.concatenate([y, fit.curve(grid), law[grid <= x[-1]].ravel()])
-    _limits(axes, shown)
+    shown = np.concatenate([y, fit.curve(grid)])
+    room = 0.35 * np.ptp(shown)  # an open band would squeeze the points
+    _limits(axes, np.append(shown, np.clip(law, shown.min() - room, shown.max() + room)))
     axes.set_title("law and points", loc="left", fontsize=10)
     axes.set_xlabel(_abscissa(fit))
     axes.set_ylabel("activation ratio (%)")

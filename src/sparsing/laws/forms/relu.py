@@ -13,17 +13,20 @@ from sparsing.laws.form import Coefficient, Form, log_or_nan, mesh, register_for
 
 @register_form
 class ReluLaw(Form):
-    """Decreases from `exp(b) + A0` to `A0`; `alpha` above 1 keeps it high at first."""
+    """Decreases from `exp(b) + A0` to `A0`; `alpha` above 1 keeps it high at first.
+
+    As `alpha` goes to 0 with `b` growing it turns into `decay`; the bound of `b` only ends that road.
+    """
 
     name = "relu"
     title = "ReLU law"
     equation = "A(D) = exp(-c * D**alpha + b) + A0"
     nonlinear = (
-        Coefficient(name="alpha", low=0.02, high=6.0),
+        Coefficient(name="alpha", low=0.01, high=6.0),
         Coefficient(name="c", low=-60.0, high=6.0, public=safe_exp, internal=safe_log),
     )
     linear = (
-        Coefficient(name="b", low=0.0, high=100.0, public=safe_log, internal=safe_exp),
+        Coefficient(name="b", low=0.0, high=1e4, public=safe_log, internal=safe_exp),
         Coefficient(name="A0", low=0.0, high=1.0),
     )
     limit = key = "A0"

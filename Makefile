@@ -35,7 +35,7 @@ test-slow: $(VENV)/.dev ## the tests that take longer
 check: $(VENV)/.dev ## what CI checks beside the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev ## the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/search_cost.py

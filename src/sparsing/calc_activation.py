@@ -24,7 +24,7 @@ _STRATEGIES = {"fat": ("fat", "level"), "topk": ("top_k", "level"), "cett": ("ce
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sparsing.calc_activation", description=__doc__.splitlines()[0]
+        prog="python -m sparsing.calc_activation", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--from-pretrained", required=True, help="checkpoint folder or hub name")
     parser.add_argument("--input-file", required=True, help="text, taken as one sequence")

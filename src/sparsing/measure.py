@@ -227,6 +227,8 @@ def _verified(subject: Subject, thresholds: Thresholds, found: SearchResult | No
     d_ff = _widths(subject.loaded)
     per_layer = totals["active"] / d_ff  # (n_windows, n_layers), token-ratios summed
     frequency = (totals["neuron"] / tokens.sum()).astype(np.float32)
+    frequency[np.arange(frequency.shape[1]) >= d_ff[:, None]] = np.nan  # layers may differ in width
+    dead = (frequency < DEAD_BELOW).sum(1) / d_ff
     intervals = [ratio_interval(column, tokens) for column in per_layer.T]
     with np.errstate(invalid="ignore"):
         by_position = totals["position"] / totals["position_tokens"]
@@ -243,9 +245,7 @@ def _verified(subject: Subject, thresholds: Thresholds, found: SearchResult | No
         **subject.outcome(thresholds),
         cett_dense_inputs=tuple(subject.dense_error(thresholds).tolist()),
         cett_sparse_inputs=tuple((totals["cett"] / tokens.sum()).tolist()),
-        dead_neuron_ratio=tuple(
-            float((row[:width] < DEAD_BELOW).mean()) for row, width in zip(frequency, d_ff, strict=True)
-        ),
+        dead_neuron_ratio=tuple(dead.tolist()),
         num_tokens=int(tokens.sum()),
         n_windows=subject.corpus.n_windows,
         converged=found.converged if found else True,
@@ -268,7 +268,7 @@ def _shown(subject: Subject, ratios: np.ndarray) -> tuple[np.ndarray, tuple[str,
     counted = batch.counted[0][: len(ratios)].numpy()
     ids = batch.ids[0][: len(ratios)].numpy()[counted]
     decode = subject.loaded.tokenizer.decode
-    text = tuple(decode([token], clean_up_tokenization_spaces=False) for token in ids.tolist())
+    text = tuple(str(decode([token], clean_up_tokenization_spaces=False)) for token in ids.tolist())
     return ratios[counted].astype(np.float32), text
 
 

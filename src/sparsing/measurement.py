@@ -78,7 +78,7 @@ class Measurement(Result):
     thresholds: Thresholds
     heldout: HeldOut | None
     neuron_frequency: np.ndarray
-    """Share of tokens on which each neuron is active, shape `(n_layers, d_ff)`, float32."""
+    """Share of tokens on which each neuron is active, `(n_layers, d_ff)`, float32; NaN beyond a narrower layer."""
     position_activation_ratio: np.ndarray
     """Mean over layers and windows by position in the window, shape `(width,)`; NaN where nothing counts."""
     token_activation_ratio: np.ndarray

@@ -94,10 +94,9 @@ def _run(
     advance: Callable[[int], None],
     head: bool,
 ) -> None:
-    sites = loaded.sites if watcher.on_ffn is not None else []
     device = loaded.model.get_input_embeddings().weight.device
     body = loaded.model if head else loaded.model.base_model
-    with tapped(sites, watcher.on_ffn, gate=watcher.needs_gate, on_output=watcher.on_output):
+    with tapped(loaded.sites, watcher.on_ffn, gate=watcher.needs_gate, on_output=watcher.on_output):
         for batch in corpus.batches(batch_size, begin=int(totals["next_window"]), device=device):
             watcher.begin(batch)
             output = body(input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False)

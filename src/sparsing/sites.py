@@ -39,6 +39,12 @@ class FFNSite:
         return weight.T if self.transposed else weight
 
     @property
+    def bias(self) -> torch.Tensor | None:
+        """Bias of `down_proj`, shape `(d_model,)`; no neuron's doing, so no measure counts it."""
+        bias: torch.Tensor | None = self.down_proj.bias  # pyright: ignore[reportAssignmentType]
+        return bias
+
+    @property
     def d_model(self) -> int:
         return self.weight.shape[0]
 

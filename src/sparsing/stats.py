@@ -60,7 +60,7 @@ class DenseErrorWatcher(Watcher):
         return h @ self._sites[layer].weight.detach().T  # (..., d_model)
 
     def _without_bias(self, layer: int, y: torch.Tensor) -> torch.Tensor:
-        bias = self._sites[layer].down_proj.bias
+        bias = self._sites[layer].bias
         return y if bias is None else y - bias
 
     def _add(self, layer: int, dropped: torch.Tensor | None, full: torch.Tensor) -> None:
@@ -79,13 +79,13 @@ class SparseWatcher(DenseErrorWatcher):
     def __init__(self, sites: Sequence[FFNSite], thresholds: Thresholds, corpus: Corpus):
         super().__init__(sites, thresholds)
         n_layers, d_ff = len(sites), max(site.d_ff for site in sites)
-        count = {"dtype": torch.int64}
+        count = torch.int64
         self.totals |= {
-            "active": torch.zeros(corpus.n_windows, n_layers, **count),
-            "tokens": torch.zeros(corpus.n_windows, **count),
-            "neuron": torch.zeros(n_layers, d_ff, **count),
+            "active": torch.zeros(corpus.n_windows, n_layers, dtype=count),
+            "tokens": torch.zeros(corpus.n_windows, dtype=count),
+            "neuron": torch.zeros(n_layers, d_ff, dtype=count),
             "position": torch.zeros(corpus.width, dtype=torch.float64),
-            "position_tokens": torch.zeros(corpus.width, **count),
+            "position_tokens": torch.zeros(corpus.width, dtype=count),
             "shown": torch.zeros(min(SHOWN_TOKENS, corpus.width), n_layers, dtype=torch.float64),
         }
 

@@ -58,10 +58,10 @@ def _seen(on_output: OnOutput, layer: int, module: Any, inputs: Any, output: tor
 
 @contextlib.contextmanager
 def tapped(
-    sites: Sequence[FFNSite], on_ffn: OnFFN, *, gate: bool, on_output: OnOutput | None = None
+    sites: Sequence[FFNSite], on_ffn: OnFFN | None, *, gate: bool, on_output: OnOutput | None = None
 ) -> Iterator[None]:
-    """`attach` for the length of a `with` block; the hooks are gone after it, also after an exception."""
-    handles = attach(sites, on_ffn, gate=gate, on_output=on_output)
+    """`attach` for the length of a `with` block (nothing for None); the hooks are gone after it, come what may."""
+    handles = [] if on_ffn is None else attach(sites, on_ffn, gate=gate, on_output=on_output)
     try:
         yield
     finally:

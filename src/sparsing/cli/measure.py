@@ -107,7 +107,9 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
         raise InputError(f"--ppl is a rise in percent above 0, got {bad[0]:g}; --ppl 1 means ppl_ratio 1.01")
     if args.cett_from and len(asked) > 1:
         raise InputError(f"--cett-from finds one level, got --ppl {asked}; give one percentage")
-    jobs = [(rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked]
+    jobs: list[tuple[Rule | None, dict]] = [
+        (rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked
+    ]
     if not (args.rule or args.cett_from):  # the whole picture: exact zeros, and the usual fixed CETT
         jobs += [(make_rule("fat"), {"level": 0.0}), (make_rule("cett"), {"level": 0.2})]
     return jobs

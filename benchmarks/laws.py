@@ -1,11 +1,13 @@
 """What the laws' fitter says of the published raw points, and whether its intervals hold what they promise.
 
-`published`: the eleven raw series against the paper's coefficients. `coverage`: 200 simulated series per form.
-`timing`: one fit with all intervals, and the eleven series with comparison. Each run merges its part into one
-dated JSON in `benchmarks/results/`. Run with OMP_NUM_THREADS=1:
+`published`: the eleven raw series against the paper's coefficients. `coverage`: simulated series, with the verdict.
+`intervals`: simulated series of every form, intervals alone. `timing`: one fit with all intervals, and the eleven
+series with comparison. Each run merges its part into one dated JSON in `benchmarks/results/`. Run with
+OMP_NUM_THREADS=1:
 
     python benchmarks/laws.py published --data ../shared/data/sparsing_law
-    python benchmarks/laws.py coverage --data ../shared/data/sparsing_law --num-series 200
+    python benchmarks/laws.py coverage --data ../shared/data/sparsing_law --num-series 600
+    python benchmarks/laws.py intervals --data ../shared/data/sparsing_law --num-series 200
     python benchmarks/laws.py timing --data ../shared/data/sparsing_law
 """
 
@@ -27,6 +29,7 @@ from scipy.stats import binomtest
 
 from sparsing.laws import FORMS, compare, fit, published, read_points, simulate
 from sparsing.laws.fitting import least_squares_fit
+from sparsing.laws.forecasting import crossing
 from sparsing.laws.intervals import coefficient_interval
 from sparsing.laws.joint import share_test
 from sparsing.results import write_text
@@ -62,7 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _environment(args: argparse.Namespace) -> dict[str, object]:
-    command = f"python benchmarks/laws.py {args.part} --num-series {args.num_series} --seed {args.seed}"
+    command = f"python benchmarks/laws.py {args.part} --data DATA --seed {args.seed}"
+    if args.part in ("coverage", "intervals"):
+        command += f" --num-series {args.num_series}"
     return {
         "command": command,
         "machine": platform.machine(),
@@ -119,9 +124,11 @@ def _row(points, form, coefficients, found) -> dict[str, object]:
         "num_points": len(points.x),
         "num_dropped": found.num_dropped,
         "drop_reason": found.drop_reason,
+        "key_by_drop": found.key_by_drop,
         "same_points": same,
         "A0": limit.to_dict(),
         "paper_A0": coefficients["A0"],
+        "near_limit_billion": _near_limit(found),
         "coefficients": [estimate.to_dict() for estimate in found.coefficients],
         "paper": coefficients,
         "r2": found.r2,
@@ -136,6 +143,12 @@ def _row(points, form, coefficients, found) -> dict[str, object]:
     }
 
 
+def _near_limit(found) -> float | None:
+    """Billion tokens at which the law is within 10% of its limit (1% for SiLU, whose ratios move less)."""
+    share = 1.1 if found.form == "relu" else 0.99
+    return crossing(found.law, found.values, share * found.estimate("A0").value, found.kept_x)
+
+
 def _half_forecast(form, x, y) -> float:
     half = len(x) // 2
     early = least_squares_fit(form, x[:half], y[:half])
@@ -143,28 +156,34 @@ def _half_forecast(form, x, y) -> float:
 
 
 def _print_rows(rows) -> None:
-    """The table of `docs/laws.md`."""
+    """The two tables of `docs/laws.md`; ratios in percent, errors in percentage points."""
     print(
-        "| series | points (dropped) | RMSE ours / paper, all points | RMSE ours / paper, kept | A0 ours (90%) |",
+        "| series | points, left out | RMSE, all points: ours, paper | RMSE, kept points: ours, paper |",
         end="",
     )
-    print(" A0 paper | line in ln D, AICc | last point from first half, error (90% covers) | verdict |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(" A0: ours (90%), paper | A0 if 0 to a third is left out | noise sd, rho | line in ln D, AICc |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
-        every, kept, a0, held = (
-            row["same_points"][0],
-            row["same_points"][row["num_dropped"]],
-            row["A0"],
-            row["holdout"],
-        )
+        every, kept, a0 = row["same_points"][0], row["same_points"][row["num_dropped"]], row["A0"]
         print(
-            f"| {row['name']} | {row['num_points']} ({row['num_dropped']})"
-            f" | {100 * every['ours_rmse']:.3f} / {100 * every['paper_rmse']:.3f}"
-            f" | {100 * kept['ours_rmse']:.3f} / {100 * kept['paper_rmse']:.3f}"
-            f" | {100 * a0['value']:.2f} ({_end(a0['low'], a0['low_closed'])}-{_end(a0['high'], a0['high_closed'])})"
-            f" | {100 * row['paper_A0']:.2f} | {row['delta_aicc_line']:+.1f}"
-            f" | {100 * (held['last_predicted'] - held['last_measured']):+.2f} ({'yes' if held['covered'] else 'no'})"
-            f" | {row['verdict']} |"
+            f"| {row['name']} | {row['num_points']}, {row['num_dropped']}"
+            f" | {100 * every['ours_rmse']:.4f}, {100 * every['paper_rmse']:.4f}"
+            f" | {100 * kept['ours_rmse']:.4f}, {100 * kept['paper_rmse']:.4f}"
+            f" | {100 * a0['value']:.2f} ({_end(a0['low'], a0['low_closed'])} to"
+            f" {_end(a0['high'], a0['high_closed'])}), {100 * row['paper_A0']:.2f}"
+            f" | {100 * min(row['key_by_drop']):.2f} to {100 * max(row['key_by_drop']):.2f}"
+            f" | {100 * row['noise_sd']:.3f}, {row['rho']:.2f} | {row['delta_aicc_line']:+.1f} |"
+        )
+    print(
+        "\n| series | last point from first half: error, inside 90% | near A0 at, billion tokens | verdict |"
+    )
+    print("|---|---|---|---|")
+    for row in rows:
+        held, near = row["holdout"], row["near_limit_billion"]
+        error = 100 * (held["last_predicted"] - held["last_measured"])
+        print(
+            f"| {row['name']} | {error:+.2f}, {'yes' if held['covered'] else 'no'}"
+            f" | {'never' if near is None else format(near, '.0f')} | {row['verdict']} |"
         )
 
 
@@ -176,11 +195,18 @@ def _end(value: float, closed: bool) -> str:
 
 
 def run_coverage(series, args) -> dict[str, object]:
-    """Show 2: the whole tool on the two published laws, then the intervals alone on the other forms."""
-    whole = {form: _whole(series, form, args) for form in ("relu", "silu")}
+    """Show 2: the whole tool, with its drop rule and verdict, on the two published laws."""
+    return {"level": LEVEL, **{form: _whole(series, form, args) for form in ("silu", "relu")}}
+
+
+def run_intervals(series, args) -> dict[str, object]:
+    """The intervals alone, for every coefficient of every form; and limits claimed where there is none."""
     false = {form: _without_limit(series, form, args) for form in ("log_line", "power")}
-    others = {name: _intervals(series, name, args) for name in FORMS}
-    return {"level": LEVEL, "whole_tool": whole, "no_limit_to_find": false, "intervals": others}
+    return {
+        "level": LEVEL,
+        "no_limit_to_find": false,
+        **{name: _intervals(series, name, args) for name in FORMS},
+    }
 
 
 def _truths(series, form_name):
@@ -301,7 +327,12 @@ def _timed(call) -> float:
     return time.perf_counter() - started
 
 
-PARTS = {"published": run_published, "coverage": run_coverage, "timing": run_timing}
+PARTS = {
+    "published": run_published,
+    "coverage": run_coverage,
+    "intervals": run_intervals,
+    "timing": run_timing,
+}
 
 if __name__ == "__main__":
     raise SystemExit(main())

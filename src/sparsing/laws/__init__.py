@@ -25,7 +25,7 @@ _HOME = {
     "simulate": "simulating",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [*sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

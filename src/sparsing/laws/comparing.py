@@ -55,6 +55,8 @@ def compare(points: Points, *, drop: int | None = None, level: float = 0.9) -> C
             f"{points.name}: {len(points.x)} points are too few for every form; measure at least 6 checkpoints"
         )
     reason = f"{drop} by request"
+    if drop is None and points.variable == "width_depth":
+        drop, reason = 0, "model shapes have no warm-up"
     if drop is None:
         drop, reason = _common_drop(
             {name: choose_drop(FORMS[name], points.scaled, points.y) for name in forms}

@@ -203,9 +203,7 @@ def _load(
 
     own = None if dtype == "auto" else dtype  # lm-eval's word for the checkpoint's own
     where = str(accelerator.device) if accelerator is not None else device
-    return load_model(
-        name, dtype=own, device=where, revision=revision, trust_remote_code=trust_remote_code
-    )
+    return load_model(name, dtype=own, device=where, revision=revision, trust_remote_code=trust_remote_code)
 
 
 def _accelerator() -> Any:

@@ -49,8 +49,8 @@ def draw_curve(axes: Axes, fit: LawFit) -> None:
     """Points, the law, the interval of the law and of new measurements, up to three times the last tokens."""
     tokens = fit.variable == "tokens"
     x, y = _all(fit)
-    ahead = AHEAD if tokens else 1.0
-    grid = np.geomspace(fit.kept_x[0], fit.kept_x[-1] * ahead, 24)
+    first, last = fit.kept_x[0], fit.kept_x[-1]
+    grid = np.geomspace(first, AHEAD * last, 24) if tokens else np.linspace(first, last, 80)
     fitted = fit.fitted()
     ends = [curve_interval(fitted, at, fit.level) for at in grid]
     law = np.array(ends)
@@ -102,7 +102,8 @@ def draw_residuals(axes: Axes, fit: LawFit) -> None:
         -200 * fit.noise_sd, 200 * fit.noise_sd, color=SKY, alpha=0.25, lw=0, label="2 sd of the noise"
     )
     axes.axhline(0, color=BLUE, lw=1.2)
-    axes.plot(fit.kept_x, residual[fit.num_dropped :], color=GREY, lw=0.7)
+    if fit.variable == "tokens":
+        axes.plot(fit.kept_x, residual[fit.num_dropped :], color=GREY, lw=0.7)
     _draw_points(axes, fit, x, residual)
     _limits(axes, np.append(residual[fit.num_dropped :], [-230 * fit.noise_sd, 230 * fit.noise_sd]))
     what = "" if fit.variable == "width_depth" else f", correlation of neighbours {fit.rho:.2f}"
@@ -142,20 +143,18 @@ def draw_profile(axes: Axes, fit: LawFit) -> None:
 
 
 def series_figure(fits: Sequence[LawFit]) -> Figure:
-    """All series with their laws, one panel per form, and the limits with their intervals beside them."""
+    """All series, one row per form: the points with their laws, and the limits with their intervals."""
     forms = list(dict.fromkeys(fit.form for fit in fits))
-    limited = [fit for fit in fits if fit.law.limit]
-    panels = len(forms) + bool(limited)
-    columns = min(panels, 3)
-    rows = -(-panels // columns)
-    figure = Figure(figsize=(5.2 * columns, 4.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, form in zip(grid, forms, strict=False):
-        _draw_group(axes, [fit for fit in fits if fit.form == form])
-    if limited:
-        _draw_limits(grid[len(forms)], limited)
-    for axes in grid[panels:]:
-        axes.set_axis_off()
+    figure = Figure(figsize=(10.4, 4.4 * len(forms)), layout="constrained")
+    grid = figure.subplots(len(forms), 2, squeeze=False)
+    for (left, right), form in zip(grid, forms, strict=True):
+        group = [fit for fit in fits if fit.form == form]
+        _draw_group(left, group)
+        if group[0].law.limit:
+            _draw_limits(right, group)
+        else:
+            right.set_axis_off()
+            right.text(0.5, 0.5, f"{group[0].law.title}: no limit", ha="center", va="center", color=GREY)
     return figure
 
 
@@ -196,16 +195,19 @@ def _draw_limits(axes: Axes, fits: Sequence[LawFit]) -> None:
         key = fit.key
         assert key is not None
         colour = BLUE if fit.identified else RED
+        fill = colour if fit.identified else "white"
         low = 100 * key.low if key.low_closed else left
         high = 100 * key.high if key.high_closed else right
-        axes.plot([low, high], [row, row], color=colour, lw=2.5, ls="-" if fit.identified else "--")
-        axes.plot([100 * key.value], [row], "o" if fit.identified else "s", color=colour, ms=6)
+        axes.plot([low, high], [row, row], color=colour, lw=2.5)
+        axes.plot(
+            [100 * key.value], [row], "o" if fit.identified else "s", color=colour, mfc=fill, mew=1.8, ms=7
+        )
         if not key.low_closed:
-            axes.plot([low], [row], "<", color=colour, ms=7)
+            axes.plot([low], [row], "<", color=colour, ms=8)
         if not key.high_closed:
-            axes.plot([high], [row], ">", color=colour, ms=7)
-    axes.plot([], [], "-o", color=BLUE, label="identified")
-    axes.plot([], [], "--s", color=RED, label="not identified")
+            axes.plot([high], [row], ">", color=colour, ms=8)
+    axes.plot([], [], "-o", color=BLUE, ms=7, label="identified")
+    axes.plot([], [], "-s", color=RED, mfc="white", mew=1.8, ms=7, label="not identified")
     axes.set_yticks(range(len(fits)), [fit.name for fit in fits])
     axes.set_ylim(len(fits) - 0.4, -0.6)
     axes.set_xlim(left - 0.02 * (right - left), right + 0.02 * (right - left))

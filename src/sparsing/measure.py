@@ -269,7 +269,7 @@ def _shown(subject: Subject, ratios: np.ndarray) -> tuple[np.ndarray, tuple[str,
     ids = batch.ids[0][: len(ratios)].numpy()[counted]
     decode = subject.loaded.tokenizer.decode
     text = tuple(str(decode([token], clean_up_tokenization_spaces=False)) for token in ids.tolist())
-    return ratios[counted].astype(np.float32), text
+    return ratios[: len(counted)][counted].astype(np.float32), text
 
 
 def _ratios(totals: dict[str, np.ndarray], loaded: LoadedModel) -> np.ndarray:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sparsing.calibrate import calibrate
 from sparsing.errors import InputError
 from sparsing.rules import SELECTIONS, make_rule
+from sparsing.search import search
+
+from ..measuring import text_corpus, tiny_loaded
 
 token, sequence = SELECTIONS["top_k"], SELECTIONS["top_k_sequence"]
 
@@ -80,3 +86,12 @@ def test_scopes():
     assert make_rule("top_k", scope="sequence").selection == "top_k_sequence"
     with pytest.raises(InputError, match="scope of top_k must be 'token' or 'sequence', got 'batch'"):
         make_rule("top_k", scope="batch")
+
+
+def test_over_a_sequence_a_search_goes_below_one_neuron():
+    curves = calibrate(tiny_loaded(), text_corpus(100), scores=("gate",))
+    rule = make_rule("top_k", scope="sequence")
+    steep = {"ppl_ratio": 1.05, "reach": rule.reach(curves), "part_first": False}
+    found = search(rule, lambda level, on_all: math.exp(min(5.0, 0.04 * ((1 - level) / 0.6) ** 90)), **steep)
+    assert found.converged
+    assert make_rule("top_k").reach(curves).step == 1 / 96

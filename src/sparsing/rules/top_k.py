@@ -49,7 +49,9 @@ class TopK(Rule):
         return level
 
     def reach(self, curves: Curves) -> Reach:
-        return Reach(start=0.5, most=1 - 1 / curves.d_ff, step=1 / curves.d_ff)
+        # per token k is a number of neurons; over a sequence of some length it is finer than any of them
+        step = 1 / curves.d_ff if self.selection == "top_k" else 1e-6
+        return Reach(start=0.5, most=1 - 1 / curves.d_ff, step=step)
 
 
 @register_selection("top_k")

@@ -18,7 +18,6 @@ import datetime
 import json
 import os
 import platform
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -117,7 +116,6 @@ def _row(points, form, coefficients, found) -> dict[str, object]:
             "last_measured": float(y[-1]),
         }
     limit = found.estimate("A0")
-    best = min(found.rivals, key=lambda rival: rival.aicc)
     line = next(rival for rival in found.rivals if rival.form == "log_line")
     return {
         "name": points.name,
@@ -138,8 +136,7 @@ def _row(points, form, coefficients, found) -> dict[str, object]:
         "identified": found.identified,
         "verdict": found.verdict,
         "delta_aicc_line": line.delta_aicc,
-        "best_rival": best.form,
-        "delta_aicc_best_rival": best.delta_aicc,
+        "delta_aicc_rivals": {rival.form: rival.delta_aicc for rival in found.rivals},
     }
 
 
@@ -309,22 +306,23 @@ def _share(values) -> dict[str, float | int | list[float] | None]:
 
 
 def run_timing(series, args) -> dict[str, object]:
-    """Show 3: seconds, median and range of three."""
+    """Show 3: wall and CPU seconds of one fit (the middle of three by wall time) and of all comparisons."""
     fits = {}
     for name, points in series.items():
         form, _ = published(name) or (FORMS["relu"], {})
         times = [_timed(lambda p=points, f=form.name: fit(p, f, level=LEVEL)) for _ in range(3)]
-        fits[name] = {"median_sec": statistics.median(times), "min_sec": min(times), "max_sec": max(times)}
-        print(f"fit {name}: {fits[name]['median_sec']:.2f} s")
+        fits[name] = sorted(times, key=lambda timing: timing["wall_sec"])[1]
+        fits[name]["max_wall_sec"] = max(timing["wall_sec"] for timing in times)
+        print(f"fit {name}: {fits[name]}")
     every = _timed(lambda: [compare(points, level=LEVEL) for points in series.values()])
-    print(f"compare, {len(series)} series: {every:.1f} s")
-    return {"fit": fits, "compare_all_sec": every, "num_series": len(series)}
+    print(f"compare, {len(series)} series: {every}")
+    return {"fit": fits, "compare_all": every, "num_series": len(series), "load_average": os.getloadavg()[0]}
 
 
-def _timed(call) -> float:
-    started = time.perf_counter()
+def _timed(call) -> dict[str, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - started
+    return {"wall_sec": time.perf_counter() - wall, "cpu_sec": time.process_time() - cpu}
 
 
 PARTS = {

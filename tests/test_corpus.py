@@ -12,10 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import sparsing.text
 from sparsing.corpus import Corpus, bos_id, load_corpus, split_holdout
+from sparsing.demo import MODELS, heldout_text
 from sparsing.errors import InputError
 from sparsing.models import load_model
 
@@ -275,6 +276,17 @@ def test_pieces_of_packed_documents_tokenise_as_the_whole(byte_level, monkeypatc
 def test_pieces_of_a_llama_tokenizer_tokenise_as_the_whole(shared, monkeypatch):
     tokenizer = load_model(shared / "models" / "stories260K", device="cpu").tokenizer
     text = (shared / "text" / "tinystories_maxme1.txt").read_text(encoding="utf-8")[:20000]
+    monkeypatch.setattr(sparsing.text, "PIECE", 1500)
+    whole = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    assert load_corpus([text], tokenizer, window=64).ids.tolist() == whole
+
+
+@pytest.mark.skipif(
+    not list(MODELS.glob("*/*/tokenizer.json")), reason="needs the demo models in the package"
+)
+def test_pieces_of_the_demo_tokenizer_tokenise_as_the_whole(monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(min(MODELS.glob("*/*/tokenizer.json")).parent)
+    text = heldout_text()[:40000]
     monkeypatch.setattr(sparsing.text, "PIECE", 1500)
     whole = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     assert load_corpus([text], tokenizer, window=64).ids.tolist() == whole

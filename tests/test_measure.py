@@ -232,7 +232,7 @@ class PowerCut(Exception):
 
 
 @ROUGH
-@pytest.mark.parametrize("after", [3, 17, 40, 75])
+@pytest.mark.parametrize("after", [3, 40])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(after, tmp_path, monkeypatch):
     monkeypatch.setattr(sparsing.journal, "SAVE_EVERY_SEC", 0.0)
     corpus = load_corpus([source_text()[:2000]], tiny_tokenizer(), window=32)

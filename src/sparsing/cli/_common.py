@@ -34,11 +34,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
+def add_corpus_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     group = parser.add_argument_group("text")
     group.add_argument(
         "--text",
-        required=True,
+        required=required,
         metavar="SOURCE",
         help="text file, folder of text, .jsonl, .parquet, or a dataset on the hub as name or name:config",
     )

@@ -106,7 +106,7 @@ def main() -> None:
     try:
         _limit(limits)
         _prctl(38, 1)  # PR_SET_NO_NEW_PRIVS: without it neither Landlock nor seccomp is allowed
-        _confine_files(os.getcwd())
+        _confine_files()
         _confine_calls()
     except OSError as error:
         os.write(writer, f"unconfined: {error}".encode()[:300])
@@ -137,8 +137,8 @@ def _limit(limits: dict) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def _confine_files(folder: str) -> None:
-    """Landlock: `folder` to read and write, the Python library and the system's libraries to read."""
+def _confine_files() -> None:
+    """Landlock: the working folder to read and write, the Python library and the system's libraries to read."""
     abi = _syscall(444, 0, 0, 1)  # landlock_create_ruleset asks for the version
     everything = (1 << (13, 14, 15)[min(abi, 3) - 1]) - 1
     ruleset = _syscall(444, ctypes.byref(ctypes.c_uint64(everything)), 8, 0)
@@ -151,7 +151,7 @@ def _confine_files(folder: str) -> None:
         _allow(ruleset, path, read)
     for path in ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"):
         _allow(ruleset, path, 1 << 2)
-    _allow(ruleset, folder, own)
+    _allow(ruleset, ".", own)
     _syscall(446, ruleset, 0)
     os.close(ruleset)
 
@@ -170,9 +170,10 @@ def _library_folders() -> set[str]:
 
 
 def _allow(ruleset: int, path: str, access: int) -> None:
-    if not os.path.exists(path):
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except FileNotFoundError:
         return
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     rule = ctypes.create_string_buffer(struct.pack("=Qi", access, fd))
     _syscall(445, ruleset, 1, rule, 0)
     os.close(fd)

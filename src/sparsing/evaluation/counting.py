@@ -55,17 +55,15 @@ class CountingMask:
 
     def take(self, shape: tuple[int, int]) -> torch.Tensor:
         """Active neurons in the last forward, shape `(n_layers, sequences, tokens)`, int64; forgotten here."""
-        missing = [layer for layer, count in enumerate(self._counts) if count is None]
-        assert not missing, f"the feed-forward blocks of layers {missing} did not run in this forward"
-        device = self._counts[0].device  # pyright: ignore[reportOptionalMemberAccess]
-        counts = torch.stack([count.to(device) for count in self._counts])  # pyright: ignore
+        counts = [count for count in self._counts if count is not None]
+        assert len(counts) == len(self._counts), "a feed-forward block did not run in this forward"
         self._counts = [None] * len(self._counts)
-        return counts.view(-1, *shape)
+        return torch.stack([count.to(counts[0].device) for count in counts]).view(-1, *shape)
 
     def _cut(self, layer: int, device: torch.device) -> torch.Tensor | float:
         assert self._cuts is not None
         limit = self._cuts[layer]
-        if isinstance(limit, torch.Tensor) and limit.device != device:
+        if not isinstance(limit, (int, float)) and limit.device != device:
             limit = self._cuts[layer] = limit.to(device)
         return limit
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import bisect
 import functools
 import importlib.util
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import InputError
 from sparsing.evaluation.activity import Activity, Tally, activity
+from sparsing.evaluation.launching import world_size
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +44,7 @@ class SparseForwards:
         dtype: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        show_progress: bool = True,
         **options: Any,
     ):
         """`pretrained` to `trust_remote_code` as in `load_model`; `options` go to `HFLM` (`max_length`, ...)."""
@@ -59,6 +60,7 @@ class SparseForwards:
         if accelerator is not None:  # lm-eval splits the items over ranks by these
             self.accelerator = accelerator
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
+        self._show_progress = show_progress
         self._handles: list[Any] = []
         self.apply(_thresholds(thresholds))
 
@@ -80,16 +82,36 @@ class SparseForwards:
         self._prefill, self._decode = Tally(len(sites)), Tally(len(sites))
         self._pending: torch.Tensor | None = None
         self._lengths: list[int] = []
+        self._states: list[tuple[list[int], list[int]]] = []
 
     def activities(self) -> tuple[Activity, Activity] | None:
         """Prefill and decode since `apply`, over all processes; None for a dense model."""
         if self._mask is None:
             return None
-        self._count_pending()
-        states = (self._prefill.state(), self._decode.state())
-        gathered = _gathered(states) if self.world_size > 1 else [states]  # pyright: ignore
-        prefill, decode = zip(*gathered, strict=True)
+        prefill, decode = zip(*(self._states or [self._state()]), strict=True)
         return activity(prefill, self._mask.d_ff), activity(decode, self._mask.d_ff)
+
+    def loglikelihood(self, requests: list, disable_tqdm: bool = False):
+        hidden = disable_tqdm or not self._show_progress
+        return super().loglikelihood(requests, disable_tqdm=hidden)  # pyright: ignore
+
+    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False):
+        hidden = disable_tqdm or not self._show_progress
+        return super().loglikelihood_rolling(requests, disable_tqdm=hidden)  # pyright: ignore
+
+    def generate_until(self, requests: list, disable_tqdm: bool = False):
+        hidden = disable_tqdm or not self._show_progress
+        return super().generate_until(requests, disable_tqdm=hidden)  # pyright: ignore
+
+    def barrier(self) -> None:
+        """Called by lm-eval in every process when requests of a kind are done: the place to add up counts."""
+        super().barrier()  # pyright: ignore[reportAttributeAccessIssue]
+        if self.world_size > 1:  # pyright: ignore[reportAttributeAccessIssue]
+            self._states = _gathered(self._state())
+
+    def _state(self) -> tuple[list[int], list[int]]:
+        self._count_pending()
+        return self._prefill.state(), self._decode.state()
 
     def get_model_info(self) -> dict:
         """What lm-eval writes of the model in its results, with the activation ratios of the run."""
@@ -208,18 +230,18 @@ def _load(
 
 def _accelerator() -> Any:
     """The process group of `torchrun` or `accelerate launch`; None for a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+    if world_size() == 1:
         return None
     from accelerate import Accelerator
 
     return Accelerator()
 
 
-def _gathered(states: Any) -> list:
+def _gathered(state: Any) -> list:
     import torch.distributed as dist
 
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, states)
+    dist.all_gather_object(gathered, state)
     return gathered
 
 

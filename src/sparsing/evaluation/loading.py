@@ -17,9 +17,11 @@ from sparsing.evaluation.tasks import PAPER_TASKS, PaperTask, harness_task
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task  # pyright: ignore[reportMissingImports]
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
 logger = logging.getLogger(__name__)
+
+_HARNESS_GEN_TOKS = 256
+"""What `HFLM` generates where a task says nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,15 +64,12 @@ class TaskLoader:
         for folder in (task_data, include_path):
             if folder is not None and not Path(folder).is_dir():
                 raise InputError(f"no folder {str(folder)!r}; give the one that holds the tasks' files")
-        from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
-
-        self._manager: TaskManager = TaskManager(include_path=str(include_path) if include_path else None)
-        self._data = task_data
-        self._allow_code = allow_code_execution
+        self._include, self._data = include_path, task_data
+        self.allow_code_execution = allow_code_execution
         self._max_gen_toks = max_gen_toks
 
     def check(self, names: Iterable[str]) -> list[PaperTask]:
-        """The tasks of these names, without loading them.
+        """The tasks of these names, without loading them; only these can be loaded afterwards.
 
         Raises:
             InputError: an unknown name, a name given twice, a task that runs code without leave.
@@ -78,6 +77,7 @@ class TaskLoader:
         names = list(names)
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"task {twice[0]} is given twice; give each once")
+        self._index = _task_index(names, self._include)
         return [self._named(name) for name in names]
 
     def load(self, paper: PaperTask, max_length: int) -> LoadedTask:
@@ -86,33 +86,41 @@ class TaskLoader:
         Raises:
             InputError: no local items, or a task that cannot run here.
         """
-        with sandboxed_code_eval(self._allow_code):
+        with sandboxed_code_eval(self.allow_code_execution):
             parts, absent = self._parts(paper.parts)
             if not parts and paper.else_parts:
                 parts, more = self._parts(paper.else_parts)
                 absent += more
                 taken = ", ".join(part.task_name for part in parts) or "nothing"
-                logger.warning("%s: no local items of %s, taken: %s", paper.name, ", ".join(paper.parts), taken)
+                logger.warning(
+                    "%s: no local items of %s, taken: %s", paper.name, ", ".join(paper.parts), taken
+                )
             elif parts and absent:
                 logger.warning("%s: no local items of %s", paper.name, ", ".join(absent))
         if not parts:
             split = self._split(absent[0])
             where = local_data.looked_for(self._data or Path(), absent[0], split)
             raise InputError(f"task {paper.name}: no items for {absent[0]} in {where}")
-        for part in parts:
-            self._prepare(part, paper, max_length)
+        cut = [self._prepare(part, paper, max_length) for part in parts]
+        if any(cut):
+            logger.warning(
+                "%s: generates at most %d tokens an item, the model has %d positions",
+                paper.name,
+                max(cut),
+                max_length,
+            )
         return LoadedTask(paper=paper, parts=tuple(parts), absent=tuple(absent))
 
     def _named(self, name: str) -> PaperTask:
         paper = PAPER_TASKS.get(name) or harness_task(name)
-        if name not in PAPER_TASKS and name not in self._manager.task_index:
-            close = difflib.get_close_matches(name, [*PAPER_TASKS, *self._manager.task_index], n=1)
+        if name not in PAPER_TASKS and name not in self._index:
+            close = difflib.get_close_matches(name, [*PAPER_TASKS, *self._index], n=1)
             hint = f" Did you mean: {close[0]}?" if close else ""
             raise InputError(
                 f"Unknown task {name!r}.{hint} The paper's: {', '.join(PAPER_TASKS)}; any task of lm-eval by"
                 " its own name (`lm_eval ls tasks` lists them)."
             )
-        if paper.runs_code and not self._allow_code:
+        if paper.runs_code and not self.allow_code_execution:
             raise _code_refused(name)
         return paper
 
@@ -120,7 +128,7 @@ class TaskLoader:
         """Task objects, and the names of those without local items."""
         parts, absent = [], []
         for name in self._leaves(names):
-            task = self._manager.load(name)["tasks"][name] if self._data is None else self._local(name)
+            task = self._task(name)
             if task is None or not len(task.eval_docs):
                 absent.append(name)
             else:
@@ -131,7 +139,7 @@ class TaskLoader:
         """The single tasks that groups and tags stand for, in the harness's order, each once."""
         leaves: list[str] = []
         for name in names:
-            entry = self._manager.task_index[name]
+            entry = self._index[name]
             if entry.kind.name == "GROUP":
                 members = entry.cfg["task"]
                 leaves += self._leaves(one if isinstance(one, str) else one["task"] for one in members)
@@ -146,52 +154,60 @@ class TaskLoader:
     def _config(self, name: str, resolve: bool) -> dict[str, Any]:
         from lm_eval.tasks._yaml_loader import load_yaml  # pyright: ignore[reportMissingImports]
 
-        return load_yaml(self._manager.task_index[name].yaml_path, resolve_func=resolve)
+        return load_yaml(self._index[name].yaml_path, resolve_func=resolve)
 
-    def _local(self, name: str) -> Task | None:
-        """The harness's task on local items; None where there are none."""
+    def _task(self, name: str) -> Task | None:
+        """The harness's task; None where local items are asked for and there are none."""
+        from lm_eval.tasks._factory import TaskFactory  # pyright: ignore[reportMissingImports]
+
+        if self._data is not None:
+            return self._local(name, self._data)
+        return TaskFactory().build(self._index[name], registry=self._index)  # pyright: ignore[reportReturnType]
+
+    def _local(self, name: str, folder: Path) -> Task | None:
         from lm_eval.api.task import ConfigurableTask  # pyright: ignore[reportMissingImports]
 
-        assert self._data is not None
         cfg = self._config(name, resolve=True)
         keys = ("training_split", "validation_split", "test_split")
         wanted = {cfg[key] for key in (*keys, "fewshot_split") if cfg.get(key)}
-        found = local_data.items(self._data, name, sorted(wanted))
+        found = local_data.items(folder, name, sorted(wanted))
         if not found.get(self._split(name)):
             return None
-        for key in keys:
+        for key in (*keys, "fewshot_split"):
             if cfg.get(key) not in found:
-                cfg[key] = None
-        if cfg.get("fewshot_split") not in found:
-            cfg.pop("fewshot_split", None)
+                cfg.pop(key, None)
         for key in ("tag", "group", "task_list"):
             cfg.pop(key, None)
-        cfg |= {"custom_dataset": _dataset(found), "dataset_kwargs": None}
-        return ConfigurableTask(config=cfg)
+        return ConfigurableTask(config=cfg | {"custom_dataset": _dataset(found), "dataset_kwargs": None})
 
-    def _prepare(self, part: Task, paper: PaperTask, max_length: int) -> None:
-        """Check that it may run; set shots and the number of tokens to generate."""
+    def _prepare(self, part: Task, paper: PaperTask, max_length: int) -> int:
+        """Check that it may run; set shots and tokens to generate, returned where the model is too short."""
         if getattr(part, "UNSAFE_CODE", False):
-            if not self._allow_code:
+            if not self.allow_code_execution:
                 raise _code_refused(paper.name)
             check_sandboxed(part)
         if paper.shots is not None:
             part.set_config(key="num_fewshot", value=paper.shots)
         if part.get_config("output_type") != "generate_until":
-            return
-        asked = (part.get_config("generation_kwargs") or {}).get("max_gen_toks", 256)
-        most = min(asked, self._max_gen_toks or asked)
-        if most >= max_length:  # lm-eval stops there: no room would be left for the prompt
-            most = max_length // 2
-            logger.warning(
-                "%s: generates %d tokens in place of %d, the model has %d positions",
-                part.task_name,
-                most,
-                asked,
-                max_length,
-            )
+            return 0
+        asked = (part.get_config("generation_kwargs") or {}).get("max_gen_toks", _HARNESS_GEN_TOKS)
+        wanted = min(asked, self._max_gen_toks or asked)
+        most = wanted if wanted < max_length else max_length // 2  # lm-eval stops where no prompt would fit
         if most != asked:
             part.set_config(key="generation_kwargs", value={"max_gen_toks": most}, update=True)
+        return most if most != wanted else 0
+
+
+def _task_index(names: Iterable[str], include_path: Path | None) -> dict[str, Any]:
+    """The harness's index of task definitions, of the folders that the paper's tasks need or of all."""
+    from lm_eval import tasks  # pyright: ignore[reportMissingImports]
+    from lm_eval.tasks._index import TaskIndex  # pyright: ignore[reportMissingImports]
+
+    root = Path(tasks.__file__).parent
+    named = [PAPER_TASKS.get(name) for name in names]
+    folders = {root / task.folder for task in named if task is not None}
+    paths = [root] if None in named else sorted(folders)
+    return TaskIndex.build([*paths, *([include_path] if include_path else [])])
 
 
 def _dataset(found: dict[str, list[local_data.Row]]) -> Any:

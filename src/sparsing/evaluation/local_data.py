@@ -79,6 +79,12 @@ def _squad(articles: Iterable[Row]) -> Iterator[Row]:
                 }
 
 
+_CHOICE_EN = "Q: {} Answer Choices: {}\nA: Among A through {}, the answer is"
+_CHOICE_ZH = "问题\uff1a{} 选项\uff1a{}\n答案\uff1a从A到{}, 我们应选择"
+_CLOZE_EN = "Q: {}\nA: The answer is"
+_CLOZE_ZH = "问题\uff1a{}\n答案\uff1a"
+
+
 def _agieval(rows: Iterable[Row], part: str) -> Iterator[Row]:
     """The zero-shot prompts of AGIEval's own `dataset_loader.py`, which the hub's copies hold ready-made."""
     chinese = part != "gaokao-english" and part.startswith(("gaokao", "jec", "logiqa-zh"))
@@ -91,14 +97,14 @@ def _agieval(rows: Iterable[Row], part: str) -> Iterator[Row]:
 
 def _choice(row: Row, chinese: bool) -> Row:
     letters, options = "ABCDEFG"[: len(row["options"])], " ".join(row["options"])
-    ask = "问题：{} 选项：{}\n答案：从A到{}, 我们应选择" if chinese else "Q: {} Answer Choices: {}\nA: Among A through {}, the answer is"  # noqa: E501, RUF001
+    ask = _CHOICE_ZH if chinese else _CHOICE_EN
     query = (row["passage"] or "") + ask.format(row["question"], options, letters[-1])
     gold = [letters.index(letter) for letter in "".join(row["label"]) if letter in letters]
     return {"query": query, "choices": row["options"], "gold": gold}
 
 
 def _cloze(row: Row, chinese: bool) -> Row:
-    ask = "问题：{}\n答案：" if chinese else "Q: {}\nA: The answer is"  # noqa: RUF001
+    ask = _CLOZE_ZH if chinese else _CLOZE_EN
     return {"query": (row["passage"] or "") + ask.format(row["question"]), "answer": str(row["answer"])}
 
 

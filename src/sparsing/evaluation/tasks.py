@@ -28,6 +28,8 @@ class PaperTask:
     """One of `GROUPS`; empty for a task that is not the paper's."""
     parts: tuple[str, ...]
     """Names in the harness: tasks, groups or tags."""
+    folder: str = ""
+    """Where in the harness's task folder they are defined; reading all of it takes ten seconds."""
     columns: tuple[tuple[str, str], ...] = ()
     """Heading in the paper's tables and `metric,filter` of the harness; empty takes the first one reported."""
     shots: int | None = None
@@ -38,40 +40,39 @@ class PaperTask:
     """True when generated programs are executed."""
 
 
-def _task(name: str, title: str, group: str, metric: str, *parts: str, **fields: object) -> PaperTask:
-    columns = ((title, metric),)
-    return PaperTask(
-        **{"name": name, "group": group, "columns": columns, "parts": parts or (name,), "shots": 0, **fields}  # pyright: ignore
-    )
+def _task(name: str, title: str, group: str, metric: str, **fields: object) -> PaperTask:
+    usual = {"parts": (name,), "folder": name, "columns": ((title, metric),), "shots": 0}
+    return PaperTask(name=name, group=group, **usual | fields)  # pyright: ignore[reportArgumentType]
 
 
 _COMMONSENSE = (
     _task("piqa", "PIQA", "commonsense", "acc,none"),
-    _task("siqa", "SIQA", "commonsense", "acc,none", "social_iqa"),
+    _task("siqa", "SIQA", "commonsense", "acc,none", parts=("social_iqa",)),
     _task("hellaswag", "HellaSwag", "commonsense", "acc_norm,none"),
     _task("winogrande", "WinoGrande", "commonsense", "acc,none"),
-    _task("copa", "COPA", "commonsense", "acc,none"),
+    _task("copa", "COPA", "commonsense", "acc,none", folder="super_glue"),
 )
 _READING = (
-    _task("boolq", "BoolQ", "reading", "acc,none"),
-    _task("lambada", "LAMBADA", "reading", "acc,none", "lambada_openai"),
+    _task("boolq", "BoolQ", "reading", "acc,none", folder="super_glue"),
+    _task("lambada", "LAMBADA", "reading", "acc,none", parts=("lambada_openai",)),
     # the reference takes the English questions only; the others stand in where there are none
     PaperTask(
         name="tydiqa",
         group="reading",
         parts=("tydiqa_goldp_en",),
+        folder="tydiqa",
         columns=(("TyDiQA_F1", "f1,none"), ("TyDiQA_acc", "exact_match,none")),
         shots=0,
         else_parts=tuple(f"tydiqa_goldp_{code}" for code in ("ar", "bn", "fi", "id", "ko", "ru", "sw", "te")),
     ),
 )
 _OTHER = (
-    _task("agieval", "AGIEval", "other", "acc,none", *(f"agieval_{one}" for one in _AGIEVAL)),
+    _task("agieval", "AGIEval", "other", "acc,none", parts=tuple(f"agieval_{one}" for one in _AGIEVAL)),
     _task("humaneval", "HumanEval", "other", "pass@1,create_test", runs_code=True),
     _task("mbpp", "MBPP", "other", "pass_at_1,none", runs_code=True, shots=3),
     _task("gsm8k", "GSM8K", "other", "exact_match,strict-match", shots=8),
-    _task("mmlu", "MMLU", "other", "acc,none", shots=5),
-    _task("bbh", "BBH", "other", "exact_match,get-answer", "bbh_cot_fewshot", shots=3),
+    _task("mmlu", "MMLU", "other", "acc,none", folder="mmlu/default", shots=5),
+    _task("bbh", "BBH", "other", "exact_match,get-answer", parts=("bbh_cot_fewshot",), shots=3),
 )
 
 PAPER_TASKS: dict[str, PaperTask] = {task.name: task for task in (*_COMMONSENSE, *_READING, *_OTHER)}

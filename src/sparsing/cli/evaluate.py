@@ -1,0 +1,208 @@
+"""`sparsing evaluate`: scores of a model dense and at sparsity levels, on lm-eval's own tasks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.evaluation.outcome import Evaluation, Level, TaskOutcome
+    from sparsing.models import LoadedModel
+
+EPILOG = """examples:
+  sparsing evaluate ./model --thresholds run/cett-ppl-1/thresholds.json --tasks piqa boolq lambada
+  sparsing evaluate ./model --ppl 1 5 10 --text book.txt --suite paper --task-data bench/ --allow-code-execution
+  torchrun --nproc-per-node 8 -m sparsing evaluate ./model --thresholds t.json --suite paper
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="scores on benchmarks (lm-eval), dense and under sparsity",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    _add_what(parser)
+    _add_how(parser)
+    common.add_corpus_arguments(parser, required=False)
+    common.add_model_arguments(parser)
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder (default: outputs/<model>/evaluate)"
+    )
+    group.add_argument("--json", action="store_true", help="one JSON document on stdout in place of tables")
+    group.add_argument("--quiet", action="store_true", help="no progress bars (default: on a terminal)")
+    return parser
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to run")
+    group.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="the paper's or lm-eval's names, by spaces or commas"
+    )
+    group.add_argument("--suite", choices=("paper",), help="the fourteen tasks of the paper, as its tables")
+    group.add_argument(
+        "--thresholds", nargs="+", metavar="FILE", default=[], help="levels beside dense: files of a run"
+    )
+    group.add_argument(
+        "--ppl",
+        nargs="+",
+        type=float,
+        metavar="P",
+        help="measure PPL-P%% on --text first, and take these levels",
+    )
+    group.add_argument(
+        "--task-data", type=Path, metavar="DIR", help="items from local files (default: lm-eval fetches them)"
+    )
+    group.add_argument(
+        "--include-path", type=Path, metavar="DIR", help="more task definitions, as for lm_eval"
+    )
+    group.add_argument(
+        "--allow-code-execution",
+        action="store_true",
+        help="run the programs that the model writes for humaneval and mbpp, in a sandbox (default: refuse)",
+    )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how")
+    group.add_argument("--limit", type=int, metavar="N", help="first N items of each part (default: all)")
+    group.add_argument(
+        "--batch-size",
+        metavar="N",
+        help="sequences at a time, or auto (default: auto on a GPU, by memory on a CPU)",
+    )
+    group.add_argument(
+        "--max-length", type=int, metavar="N", help="tokens of prompt and answer (default: the model's)"
+    )
+    group.add_argument(
+        "--max-gen-toks", type=int, metavar="N", help="most tokens to generate (default: the task's own)"
+    )
+    group.add_argument(
+        "--log-items", action="store_true", help="also write prompts and answers of each item (default: off)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.evaluation.launching import hush
+    from sparsing.evaluation.loading import TaskLoader
+    from sparsing.evaluation.suite import Suite
+    from sparsing.runs import check_writable, default_folder
+
+    names = _task_names(args)
+    _check_levels(args)
+    shown = hush(show=not args.quiet)
+    levels = _given_levels(args)
+    folder = check_writable(args.output or default_folder(args.model) / "evaluate")
+    loader = TaskLoader(
+        task_data=args.task_data,
+        include_path=args.include_path,
+        allow_code_execution=args.allow_code_execution,
+        max_gen_toks=args.max_gen_toks,
+    )
+    tasks = loader.check(names)
+    loaded = _load(args)
+    suite = Suite(
+        loaded,
+        loader,
+        folder=folder,
+        limit=args.limit,
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        log_items=args.log_items,
+        show_progress=shown,
+    )
+    evaluation = suite.run(tasks, [*levels, *_measured_levels(args, loaded, folder)], on_done=_say)
+    if suite.is_main:
+        _write(evaluation, folder)
+        _print(args, evaluation, folder)
+    return 0
+
+
+def _task_names(args: argparse.Namespace) -> list[str]:
+    from sparsing.errors import InputError
+    from sparsing.evaluation.tasks import PAPER_TASKS
+
+    names = [name for one in args.tasks or [] for name in one.split(",") if name]
+    if args.suite:
+        names += [name for name in PAPER_TASKS if name not in names]
+    if not names:
+        raise InputError(f"no tasks; give --tasks (the paper's: {', '.join(PAPER_TASKS)}) or --suite paper")
+    return names
+
+
+def _check_levels(args: argparse.Namespace) -> None:
+    from sparsing.errors import InputError
+    from sparsing.evaluation.launching import world_size
+
+    if args.ppl is None:
+        return
+    if args.text is None:
+        raise InputError("--ppl measures first and needs a text for it; give --text SOURCE")
+    if bad := [p for p in args.ppl if not 0 < p < 1e6]:
+        raise InputError(f"--ppl is a rise in percent above 0, got {bad[0]:g}; --ppl 1 means ppl_ratio 1.01")
+    if world_size() > 1:
+        raise InputError(
+            "--ppl measures in one process; run `sparsing measure` first and give its files with --thresholds"
+        )
+
+
+def _given_levels(args: argparse.Namespace) -> list[Level]:
+    from sparsing.evaluation.outcome import DENSE, Level, level_of
+    from sparsing.thresholds import read_thresholds
+
+    files = [(read_thresholds(path), Path(path).stem) for path in args.thresholds]
+    return [Level(name=DENSE), *(level_of(thresholds, stem) for thresholds, stem in files)]
+
+
+def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path) -> list[Level]:
+    from sparsing.evaluation.outcome import level_of
+    from sparsing.evaluation.ppl_levels import measured
+
+    if args.ppl is None:
+        return []
+    corpus, heldout = common.read_text(args, loaded)
+    progress = common.make_progress(args)
+    found = measured(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
+    return [level_of(thresholds, "") for thresholds in found]
+
+
+def _load(args: argparse.Namespace) -> LoadedModel:
+    from sparsing.evaluation.launching import process_device
+
+    args.device = process_device(args.device)
+    return common.load(args, args.model)
+
+
+def _say(outcome: TaskOutcome) -> None:
+    import logging
+
+    logging.getLogger("sparsing").info("%s %s: %.1f s", outcome.task, outcome.level, outcome.wall_sec)
+
+
+def _write(evaluation: Evaluation, folder: Path) -> None:
+    from sparsing.evaluation.tables import as_csv, overview, paper_tables
+    from sparsing.results import write_text
+
+    evaluation.save(folder / "evaluation.json")
+    tables = [overview(evaluation), *paper_tables(evaluation)]
+    write_text(folder / "evaluation.md", "\n".join(table.markdown() for table in tables))
+    write_text(folder / "evaluation.csv", as_csv(evaluation))
+
+
+def _print(args: argparse.Namespace, evaluation: Evaluation, folder: Path) -> None:
+    from sparsing.evaluation.tables import overview, paper_tables
+
+    if args.json:
+        common.print_json(evaluation)
+        return
+    tables = [overview(evaluation), *(paper_tables(evaluation) if args.suite else [])]
+    for table in tables:
+        common.print_table(table.title, table.header, table.rows)
+    print(f"results and tables (JSON, Markdown, CSV): {folder}")

@@ -91,7 +91,6 @@ def test_pictures_and_page(checkpoint, text, tmp_path):
     for name in ("token_layer_heatmap", "layer_ratios", "layer_thresholds", "neuron_frequency"):
         assert (out / "cett-ppl-1" / f"{name}.png").stat().st_size > 1000
         assert (out / "cett-ppl-1" / f"{name}.svg").exists()
-        assert f"cett-ppl-1/{name}.png" in page
 
 
 def test_one_cett_for_several_checkpoints(checkpoint, text, tmp_path):

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.compare import Comparison
+    from sparsing.measure import Subject
+    from sparsing.measurement import Measurement
 
 EPILOG = """examples:
   sparsing demo
@@ -34,8 +40,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     from sparsing.demo.run import run_demo
     from sparsing.report import tables
-    from sparsing.report.demo_page import training_table, write_demo_page
-    from sparsing.report.figures import save_all
     from sparsing.runs import check_writable
 
     folder = check_writable(args.output)
@@ -46,13 +50,41 @@ def run(args: argparse.Namespace) -> int:
             continue
         series.setdefault(stage.activation, []).append(stage.measurement)
         subjects[stage.activation] = stage.subject
-    for activation, measurements in series.items():
-        save_all(measurements[-1], folder / activation / "last", subjects[activation].curves)
-    page = write_demo_page(folder, series, comparisons)
-    common.print_table("The built-in models along training", *training_table(series))
+    _draw(folder, series, comparisons, subjects)
+    page = _write_page(folder, series, comparisons)
+    common.print_table("The built-in models along training", *tables.training(series))
     for activation, comparison in comparisons.items():
         common.print_table(
             f"{activation}: activation ratio at a cost in perplexity", *tables.frontier(comparison)
         )
     print(f"open {page}")
     return 0
+
+
+def _draw(
+    folder: Path,
+    series: dict[str, list[Measurement]],
+    comparisons: dict[str, Comparison],
+    subjects: dict[str, Subject],
+) -> None:
+    """The pictures, as files for papers and slides."""
+    from sparsing.report.compare_figures import along_training, ppl_against_ratio
+    from sparsing.report.figures import save, save_all
+
+    save(along_training(series), folder, "along_training")
+    for activation, measurements in series.items():
+        save_all(measurements[-1], folder / activation / "last", subjects[activation].curves)
+        save(ppl_against_ratio(comparisons[activation].points), folder / activation, "ppl_against_ratio")
+
+
+def _write_page(
+    folder: Path, series: dict[str, list[Measurement]], comparisons: dict[str, Comparison]
+) -> Path:
+    from sparsing.report.document import build_document
+    from sparsing.report.page import write_report
+    from sparsing.report.runs import Runs
+
+    results = [result for measurements in series.values() for result in measurements]
+    runs = Runs(measurements=results, comparisons=list(comparisons.values()))
+    title = "Activation sparsity: the built-in demo"
+    return write_report(build_document(runs, title=title), folder / "index.html")

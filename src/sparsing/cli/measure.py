@@ -139,12 +139,14 @@ def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path)
 
 def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:
     """Pictures of what was searched for (of everything when nothing was), and the page."""
+    from sparsing.report.document import build_document
     from sparsing.report.figures import save_all
-    from sparsing.report.run_page import write_run_page
+    from sparsing.report.page import write_report
+    from sparsing.report.runs import Runs
 
     for result in [r for r in results if r.target_ppl_ratio] or results:
         save_all(result, folder / result.slug, subject.curves)
-    return write_run_page(folder, results)
+    return write_report(build_document(Runs(measurements=results)), folder / "index.html")
 
 
 def _print(results: list[Measurement], folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,6 +56,33 @@ def frontier(comparison: Comparison) -> Rows:
     ]
 
 
+def training(series: Mapping[str, Sequence[Measurement]]) -> Rows:
+    """One row per checkpoint of every model."""
+    header = [
+        "model",
+        "trained on",
+        "activation ratio at PPL-1% [95%]",
+        "ppl ratio",
+        "held out",
+        "perplexity",
+    ]
+    rows = []
+    for name, measurements in series.items():
+        for result in measurements:
+            held = result.heldout
+            rows.append(
+                [
+                    name,
+                    f"{(result.provenance.train_tokens or 0) / 1e6:.2f}M tokens",
+                    f"{percent(result.activation_ratio)} {interval(result.activation_ratio_interval)}",
+                    f"{result.ppl_ratio:.5f}",
+                    f"{held.ppl_ratio:.5f}" if held else "-",
+                    f"{result.ppl_dense:.3f}",
+                ]
+            )
+    return header, rows
+
+
 def percent(value: float, digits: int = 2) -> str:
     """A fraction as a percentage; a dash for NaN."""
     return "-" if math.isnan(value) else f"{100 * value:.{digits}f}%"
@@ -78,3 +105,11 @@ def _summary_row(result: Measurement) -> list[str]:
         f"{result.heldout.ppl_ratio:.4f}" if result.heldout else "-",
         percent(sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio)),
     ]
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in decimal units, three digits: `4.23 GB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.3g} {name}"
+    return f"{num_bytes:.0f} B"

@@ -1,0 +1,42 @@
+"""`sparsing report`: one self-contained HTML file out of what earlier runs have saved."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EPILOG = """examples:
+  sparsing report outputs/my-checkpoint
+  sparsing report outputs/relu outputs/silu law/ -o report.html --title "ReLU against SiLU"
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "report",
+        help="one interactive HTML file of runs, to open from disk or to send",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder (or .json) that measure, compare, demo, fit or neurons has written",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"
+    )
+    parser.add_argument("--title", help="heading of the page (default: the model's name)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.report.document import build_document
+    from sparsing.report.page import write_report
+    from sparsing.report.runs import read_runs
+
+    path = write_report(build_document(read_runs(args.runs), title=args.title), args.output)
+    print(f"open {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0

@@ -1,0 +1,173 @@
+"""Charts of several results: rules against each other, measures and models, checkpoints along training, laws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from sparsing.report.charts import Chart, Mark, Series, columns
+from sparsing.report.labels import model_label
+
+if TYPE_CHECKING:
+    from sparsing.compare import Comparison
+    from sparsing.laws.lawfit import LawFit
+    from sparsing.measurement import Measurement
+
+COSTS = (1.01, 1.05, 1.10)
+"""Perplexity ratios of PPL-1%, 5% and 10%."""
+LAW_POINTS = 120
+AHEAD = 3.0
+"""A law is drawn to this many times the last tokens."""
+
+
+def frontier_chart(comparison: Comparison) -> Chart:
+    """Perplexity against activation ratio, a line per rule; up is worse, left is sparser."""
+    most = max(point.ppl_ratio for point in comparison.points)
+    return Chart(
+        title=f"Perplexity against activation ratio: {model_label(comparison.provenance)}",
+        note="Every point is a pass over all tokens. Lower and further left is better; bars are 95% intervals.",
+        x="activation ratio",
+        y="perplexity ratio, sparse / dense",
+        series=[_frontier(comparison, rule) for rule in comparison.rules()],
+        marks=[Mark(at=c, label=f"PPL-{(c - 1) * 100:.0f}%") for c in COSTS if c <= most * 1.001],
+    )
+
+
+def _frontier(comparison: Comparison, rule: str) -> Series:
+    points = comparison.of(rule)
+    x_low, x_high = columns([point.activation_ratio_interval for point in points])
+    y_low, y_high = columns([point.ppl_ratio_interval for point in points])
+    return Series(
+        name=rule,
+        x=[point.activation_ratio for point in points],
+        y=[point.ppl_ratio for point in points],
+        x_low=x_low,
+        x_high=x_high,
+        y_low=y_low,
+        y_high=y_high,
+        text=[f"level {point.level:.4g}" for point in points],
+    )
+
+
+def measures_chart(results: Sequence[Measurement]) -> Chart:
+    """What each model keeps under each measure, one line per measure where models are several."""
+    models = list(dict.fromkeys(model_label(result.provenance) for result in results))
+    names = list(dict.fromkeys(result.name for result in results))
+    series = []
+    for name in names:
+        chosen = [result for result in results if result.name == name]
+        low, high = columns([result.activation_ratio_interval for result in chosen])
+        series.append(
+            Series(
+                name=name,
+                x=[models.index(model_label(result.provenance)) for result in chosen],
+                y=[result.activation_ratio for result in chosen],
+                y_low=low,
+                y_high=high,
+                text=[f"perplexity x {result.ppl_ratio:.4f}" for result in chosen],
+                mode="points",
+            )
+        )
+    return Chart(
+        title="Models and measures",
+        note="Activation ratio of each model under each measure, with 95% intervals.",
+        x="model",
+        y="activation ratio",
+        series=series,
+        x_names=models,
+    )
+
+
+def training_series(results: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """Checkpoints of one model under one measure, by training tokens; only where there are at least two."""
+    groups: dict[tuple[str, str], dict[int, Measurement]] = {}
+    for result in results:
+        if tokens := result.provenance.train_tokens:
+            folder = str(PurePath(result.provenance.model).parent)
+            groups.setdefault((folder, result.name), {})[tokens] = result
+    return {
+        f"{PurePath(folder).name}, {name}": [found[tokens] for tokens in sorted(found)]
+        for (folder, name), found in groups.items()
+        if len(found) > 1
+    }
+
+
+def training_charts(series: Mapping[str, Sequence[Measurement]]) -> list[Chart]:
+    """Activation ratio, and dense loss, along training."""
+    if not series:
+        return []
+    tokens = {name: [r.provenance.train_tokens or 0 for r in run] for name, run in series.items()}
+    shared = {"x": "training tokens", "x_scales": _scales(count for run in tokens.values() for count in run)}
+    ratio, loss = [], []
+    for name, run in series.items():
+        low, high = columns([result.activation_ratio_interval for result in run])
+        ratios = [result.activation_ratio for result in run]
+        ratio.append(Series(name=name, x=tokens[name], y=ratios, y_low=low, y_high=high))
+        loss.append(Series(name=name, x=tokens[name], y=np.log([result.ppl_dense for result in run])))
+    return [
+        Chart(
+            title="Activation ratio along training",
+            note="One point per checkpoint, with its 95% interval over windows.",
+            y="activation ratio",
+            series=ratio,
+            **shared,
+        ),
+        Chart(title="Dense loss along training", y="loss, nats per token", series=loss, **shared),
+    ]
+
+
+def law_charts(laws: Sequence[LawFit]) -> list[Chart]:
+    """Points and fitted curves, one chart per kind of law's variable."""
+    charts = []
+    for variable in dict.fromkeys(law.variable for law in laws):
+        chosen = [law for law in laws if law.variable == variable]
+        tokens = variable == "tokens"
+        charts.append(
+            Chart(
+                title="Laws along training" if tokens else "Laws over width and depth",
+                note="Points are measured, hollow ones were left out of the fit; lines are the fitted laws"
+                + (f", drawn to {AHEAD:g} times the last tokens. " if tokens else ". ")
+                + " ".join(f"{law.name}: {law.verdict}." for law in chosen if law.verdict),
+                x="training tokens" if tokens else "d_model / n_layers",
+                y="activation ratio",
+                series=[part for index, law in enumerate(chosen) for part in _law(law, index, tokens)],
+                x_scales=_scales(x for law in chosen for x in law.x),
+            )
+        )
+    return charts
+
+
+def _scales(values: Iterable[float]) -> tuple[Literal["linear", "log"], ...]:
+    """Log first where the values span more than 30 to 1."""
+    found = list(values)
+    return ("log", "linear") if max(found) > 30 * min(found) else ("linear", "log")
+
+
+def _law(law: LawFit, colour: int, tokens: bool) -> list[Series]:
+    unit = law.x[-1] / law.kept_x[-1]
+    grid = np.geomspace(law.kept_x[0], law.kept_x[-1] * (AHEAD if tokens else 1), LAW_POINTS)
+    k = law.num_dropped
+    parts = [
+        Series(
+            name=f"{law.name}: {law.law.title}",
+            x=(grid * unit).tolist(),
+            y=law.curve(grid),
+            mode="lines",
+            colour=colour,
+        ),
+        Series(name=law.name, x=law.x[k:], y=law.ratio[k:], mode="points", colour=colour),
+    ]
+    if k:
+        left_out = Series(
+            name=f"{law.name}, left out",
+            x=law.x[:k],
+            y=law.ratio[:k],
+            mode="open",
+            colour=colour,
+            listed=False,
+        )
+        parts.append(left_out)
+    return parts

@@ -1,0 +1,91 @@
+// What the parts of the page share: the data, the colours, downloads, and which panel is shown.
+"use strict";
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const THEMES = ["system", "light", "dark"];
+const redraws = new Set(); // called when the colours have changed
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children); // strings become text, never HTML
+  return element;
+}
+
+const probe = document.body.appendChild(make("span", { hidden: true }));
+
+function colour(name) {
+  probe.style.color = `var(--${name})`;
+  return getComputedStyle(probe).color;
+}
+
+function percent(value) {
+  return value === null || Number.isNaN(value) ? "-" : `${(100 * value).toPrecision(3)}%`;
+}
+
+function short(value) {
+  return value === null ? "-" : String(Number(value.toPrecision(4)));
+}
+
+// A spreadsheet would run a text cell that begins like a formula, so such a cell gets a leading quote.
+function csvCell(value) {
+  if (value === null || value === undefined) return "";
+  if (typeof value === "number") return String(value);
+  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+function csv(rows) {
+  return rows.map((row) => row.map(csvCell).join(",")).join("\n") + "\n";
+}
+
+function slug(text) {
+  return text.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60) || "data";
+}
+
+function download(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
+  const link = make("a", { href: url, download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+// Numbers that were packed as base64 of little-endian values, with their shape.
+function unpack(packed) {
+  const bytes = Uint8Array.from(atob(packed.data), (char) => char.charCodeAt(0));
+  const kinds = { uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, float32: Float32Array };
+  return { shape: packed.shape, values: new kinds[packed.dtype](bytes.buffer) };
+}
+
+function redrawAll() {
+  for (const redraw of redraws) redraw();
+}
+
+document.getElementById("theme").addEventListener("click", (event) => {
+  const root = document.documentElement;
+  const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "system") + 1) % THEMES.length];
+  root.dataset.theme = next;
+  event.target.textContent = `colours: ${next}`;
+  redrawAll();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
+
+document.getElementById("panel")?.addEventListener("change", (event) => {
+  for (const panel of document.querySelectorAll(".panel")) panel.hidden = panel.dataset.panel !== event.target.value;
+});
+
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", async () => {
+    const code = button.parentElement.querySelector("code");
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      button.textContent = "copied";
+    } catch {
+      getSelection().selectAllChildren(code); // a page from disk may not write to the clipboard
+      button.textContent = "selected";
+    }
+  });
+}

@@ -1,0 +1,249 @@
+"""The contents of a report page: what stands on the first screen, the tables, the charts, where it comes from.
+
+Built from saved results alone. `page.py` writes it as one HTML file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from sparsing.report import tables
+from sparsing.report.across_charts import (
+    frontier_chart,
+    law_charts,
+    measures_chart,
+    training_charts,
+    training_series,
+)
+from sparsing.report.cautions import cautions
+from sparsing.report.charts import Chart
+from sparsing.report.labels import model_label
+from sparsing.report.run_charts import run_charts
+from sparsing.report.runs import Runs
+from sparsing.report.style import is_interval
+
+if TYPE_CHECKING:
+    from sparsing.measurement import Measurement
+    from sparsing.provenance import Provenance
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text under a header."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """The first screen of one model: the one figure, and what it would buy."""
+
+    model: str
+    name: str
+    """What was measured, e.g. `PPL-1%`."""
+    figure: str
+    interval: str
+    sentence: str
+    gains: Sequence[tuple[str, str]]
+    """Pairs of a label and a value."""
+    cautions: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page: tables and charts that are always shown."""
+
+    title: str
+    note: str = ""
+    tables: Sequence[Table] = ()
+    charts: Sequence[Chart] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One measurement from inside; the page shows one panel at a time."""
+
+    label: str
+    table: Table
+    charts: Sequence[Chart]
+    text: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Document:
+    """Everything on the page."""
+
+    title: str
+    cards: Sequence[Card]
+    sections: Sequence[Section]
+    panels: Sequence[Panel]
+    origins: Sequence[tuple[str, Table, str]]
+    """Model, its provenance, the command that measures it again."""
+
+
+def build_document(runs: Runs, *, title: str | None = None) -> Document:
+    """Lay out these results."""
+    results = list(runs.measurements)
+    series = training_series(results)
+    return Document(
+        title=title or _title(runs),
+        cards=[_card(result) for result in _headliners(results, series)],
+        sections=[section for section in _sections(runs, series) if section.tables or section.charts],
+        panels=[_panel(result, several=len(_models(results)) > 1) for result in _inside(results)],
+        origins=_origins(runs),
+    )
+
+
+def _title(runs: Runs) -> str:
+    models = list(dict.fromkeys(model_label(origin) for origin in _provenances(runs)))
+    if len(models) == 1:
+        return f"Activation sparsity of {models[0]}"
+    return f"Activation sparsity of {len(models)} models" if models else "Laws of activation sparsity"
+
+
+def _models(results: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """Measurements by model."""
+    found: dict[str, list[Measurement]] = {}
+    for result in results:
+        found.setdefault(result.provenance.model, []).append(result)
+    return found
+
+
+def _headliners(results: Sequence[Measurement], series: dict[str, list[Measurement]]) -> list[Measurement]:
+    """One measurement per model; of checkpoints along training the last one only."""
+    earlier = {run_result.provenance.model for run in series.values() for run_result in run[:-1]}
+    return [_main(found) for model, found in _models(results).items() if model not in earlier]
+
+
+def _main(results: Sequence[Measurement]) -> Measurement:
+    """PPL-1%, else what else was searched for, else the first one."""
+    found = [result for result in results if result.target_ppl_ratio is not None]
+    paper = [r for r in found if r.rule == "cett" and abs((r.target_ppl_ratio or 0) - 1.01) < 1e-9]
+    return (paper or found or list(results))[0]
+
+
+def _inside(results: Sequence[Measurement]) -> list[Measurement]:
+    """The main measurement of each model first, so that the page opens on it; then the others."""
+    mains = [_main(found) for found in _models(results).values()][::-1]  # the last checkpoint first
+    return mains + [result for result in results if not any(result is main for main in mains)]
+
+
+def _card(result: Measurement) -> Card:
+    interval = result.activation_ratio_interval
+    known = interval is not None and is_interval(interval)
+    return Card(
+        model=model_label(result.provenance),
+        name=result.name,
+        figure=f"{100 * result.activation_ratio:.1f}%",
+        interval=f"95% interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}%" if known else "",  # pyright: ignore
+        sentence="of the feed-forward neurons are active per token, at"
+        f" {100 * (result.ppl_ratio - 1):.2f}% higher perplexity",
+        gains=_gains(result),
+        cautions=cautions(result),
+    )
+
+
+def _gains(result: Measurement) -> list[tuple[str, str]]:
+    held = result.heldout
+    gains = [("neurons that can be skipped", tables.percent(1 - result.activation_ratio, 1))]
+    if (weights := getattr(result, "weights", None)) is not None:
+        sparse = weights.sparse_bytes(result.activation_ratio)
+        gains += [
+            ("weights read per decoded token, dense", tables.size(weights.total_bytes)),
+            ("the same, sparse", tables.size(sparse)),
+            ("ceiling of the speed-up", f"{weights.total_bytes / sparse:.2f}x"),
+        ]
+    gains.append(("perplexity, dense to sparse", f"{result.ppl_dense:.3f} to {result.ppl_sparse:.3f}"))
+    if held is not None:
+        gains.append(("rise on held-out tokens", f"{100 * (held.ppl_ratio - 1):.2f}%"))
+    gains.append(("tokens measured", f"{result.num_tokens:,}"))
+    return gains
+
+
+def _sections(runs: Runs, series: dict[str, list[Measurement]]) -> list[Section]:
+    results = runs.measurements
+    frontiers = [
+        Table(
+            caption=f"Activation ratio at a cost in perplexity, {model_label(comparison.provenance)}",
+            header=header,
+            rows=rows,
+        )
+        for comparison in runs.comparisons
+        for header, rows in [tables.frontier(comparison)]
+    ]
+    return [
+        Section(
+            title="Rules compared",
+            note="What each rule keeps at the same cost in perplexity, on the same tokens.",
+            charts=[frontier_chart(comparison) for comparison in runs.comparisons],
+            tables=frontiers,
+        ),
+        Section(title="Along training", charts=training_charts(series)),
+        Section(title="Laws", charts=law_charts(runs.laws)),
+        Section(
+            title="All measurements",
+            tables=[_summary(results)] if results else [],
+            charts=[measures_chart(results)] if len(results) > 1 else [],
+        ),
+    ]
+
+
+def _summary(results: Sequence[Measurement]) -> Table:
+    header, rows = tables.summary(results)
+    models = [model_label(result.provenance) for result in results]
+    if len(set(models)) > 1:
+        header, rows = ["model", *header], [[m, *row] for m, row in zip(models, rows, strict=True)]
+    return Table(caption="Ratios with 95% intervals over windows", header=header, rows=rows)
+
+
+def _panel(result: Measurement, *, several: bool) -> Panel:
+    header, rows = tables.layers(result)
+    label = f"{model_label(result.provenance)}: {result.name}" if several else result.name
+    return Panel(
+        label=label,
+        table=Table(caption="Layer by layer", header=header, rows=rows),
+        charts=list(run_charts(result).values()),
+    )
+
+
+def _provenances(runs: Runs) -> list[Provenance]:
+    return [result.provenance for result in (*runs.measurements, *runs.comparisons)]
+
+
+def _origins(runs: Runs) -> list[tuple[str, Table, str]]:
+    """One entry per command that was run."""
+    commands: dict[str, list[Provenance]] = {}
+    for origin in _provenances(runs):
+        commands.setdefault(origin.command, []).append(origin)
+    return [(_origin_name(origins), _origin_table(origins), command) for command, origins in commands.items()]
+
+
+def _origin_name(origins: Sequence[Provenance]) -> str:
+    return ", ".join(dict.fromkeys(model_label(origin) for origin in origins))
+
+
+def _origin_table(origins: Sequence[Provenance]) -> Table:
+    first = origins[0]
+    models = dict.fromkeys(_model_line(origin) for origin in origins)
+    texts = dict.fromkeys(f"{PurePath(o.corpus).name}, {o.num_tokens:,} tokens" for o in origins)
+    rows = [
+        ["model", "\n".join(models)],
+        ["text", "\n".join(texts)],
+        ["tokens' SHA-256", "\n".join(dict.fromkeys(origin.corpus_sha256 for origin in origins))],
+        ["machine", f"{first.platform}, {first.device}, {first.dtype}"],
+        ["versions", ", ".join(f"{name} {version}" for name, version in first.versions.items())],
+        ["made", first.created],
+    ]
+    return Table(caption="Provenance", header=["what", "value"], rows=[row for row in rows if row[1]])
+
+
+def _model_line(origin: Provenance) -> str:
+    parts = [origin.model, f"revision {origin.revision}" if origin.revision else "", origin.model_type]
+    parts.append(f"{origin.num_parameters:,} parameters" if origin.num_parameters else "")
+    parts.append(f"trained on {origin.train_tokens:,} tokens" if origin.train_tokens else "")
+    return ", ".join(part for part in parts if part)

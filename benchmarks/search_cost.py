@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from _common import save, text_file, trained_model
 
-from sparsing.calibrate import calibrate
+from sparsing.curves import calibrate
 from sparsing.corpus import Batch, Corpus, load_corpus, split_holdout
 from sparsing.journal import Journal
-from sparsing.measure import Subject, measure
+from sparsing.subject import Subject, measure
 from sparsing.models import LoadedModel, load_model
 from sparsing.passes import Watcher, run_pass
 from sparsing.tap import tapped

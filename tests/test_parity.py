@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sparsing.corpus import load_corpus
-from sparsing.measure import Subject, measure
 from sparsing.models import load_model
 from sparsing.rules import make_rule
+from sparsing.subject import Subject, measure
 from sparsing.thresholds import Thresholds
 
 from .conftest import SHARED

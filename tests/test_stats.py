@@ -8,9 +8,9 @@ import torch
 
 from sparsing.corpus import Corpus
 from sparsing.journal import Journal
+from sparsing.mask import sparsify
 from sparsing.models import LoadedModel
 from sparsing.passes import run_pass
-from sparsing.sparsify import sparsify
 from sparsing.stats import DenseErrorWatcher, MaskWatcher, SparseWatcher
 from sparsing.tap import tapped
 from sparsing.thresholds import Thresholds
@@ -77,10 +77,27 @@ def test_positions_and_the_shown_tokens():
         [(score_of(model, i, "neuron_norm", *kept[i]) > VALUES[i]).double().mean(-1) for i in range(2)],
         dim=1,
     )  # (tokens, n_layers)
-    np.testing.assert_allclose(totals["shown"], share[:32], atol=0.011)
+    np.testing.assert_allclose(totals["shown"].reshape(-1, 2)[:70], share, atol=0.011)
+    for layer in range(2):
+        norms = score_of(model, layer, "neuron_norm", *kept[layer]).topk(3)  # (tokens, 3)
+        np.testing.assert_allclose(
+            totals["shown_norm"][..., layer, :].reshape(-1, 3)[:70], norms.values, rtol=1e-4
+        )
+        assert (
+            totals["shown_neuron"][..., layer, :].reshape(-1, 3)[:70] == norms.indices.numpy()
+        ).mean() > 0.99
+
     for position in (0, 5, 6, 31):
         wanted = share[position::32].mean(1).sum().item()
         assert totals["position"][position] == pytest.approx(wanted, abs=0.02)
+
+
+def test_only_the_first_windows_are_shown(monkeypatch):
+    monkeypatch.setattr("sparsing.shown.SHOWN_TOKENS", 33)
+    model, corpus = tiny_loaded(), text_corpus(160, window=32)
+    totals = run(model, corpus, SparseWatcher(model.sites, cuts(), corpus), batch_size=3)
+    assert totals["shown"].shape == (2, 32, 2)
+    assert (totals["shown"] > 0).all()
 
 
 def test_zero_thresholds_err_by_nothing_and_all_dropped_by_all():

@@ -11,12 +11,26 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "Comparison": "frontier",
+    "Corpus": "corpus",
+    "Curves": "curves",
     "FFNSite": "sites",
     "LoadedModel": "models",
+    "Measurement": "measurement",
     "SparsityError": "errors",
+    "Subject": "subject",
+    "Thresholds": "thresholds",
+    "calibrate": "curves",
+    "compare": "frontier",
     "find_sites": "sites",
+    "load_corpus": "corpus",
     "load_model": "models",
+    "load_sparse": "mask",
+    "measure": "subject",
+    "sparsify": "mask",
+    "split_holdout": "corpus",
 }
+"""Public name to module. No module is called like a function it exports: the module would hide it here."""
 
 __all__ = ["__version__", *sorted(_HOME)]
 

@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(args: argparse.Namespace) -> Measurement:
     from sparsing.corpus import load_corpus
-    from sparsing.measure import Subject, measure
     from sparsing.models import load_model
     from sparsing.rules import make_rule
+    from sparsing.subject import Subject, measure
 
     name, asked = _STRATEGIES[args.prune_strategy]
     rule = make_rule(name, **({"scope": "sequence"} if name == "top_k" else {}))

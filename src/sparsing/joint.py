@@ -13,8 +13,8 @@ from sparsing.errors import InputError
 from sparsing.search import SearchResult, search
 
 if TYPE_CHECKING:
-    from sparsing.measure import Subject
     from sparsing.rules import Rule
+    from sparsing.subject import Subject
 
 
 def search_jointly(subjects: Sequence[Subject], rule: Rule, ppl_ratio: float) -> SearchResult:

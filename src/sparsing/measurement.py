@@ -10,6 +10,7 @@ from sparsing.provenance import Provenance
 from sparsing.results import Result
 from sparsing.search import Try
 from sparsing.thresholds import Thresholds
+from sparsing.weights import WeightBytes
 
 Interval = tuple[float, float]
 
@@ -82,9 +83,15 @@ class Measurement(Result):
     position_activation_ratio: np.ndarray
     """Mean over layers and windows by position in the window, shape `(width,)`; NaN where nothing counts."""
     token_activation_ratio: np.ndarray
-    """The first tokens of the first window, shape `(shown, n_layers)`, float32."""
+    """The first counted tokens of the corpus, shape `(shown, n_layers)`, float32."""
     token_text: tuple[str, ...]
-    """Those tokens as text."""
+    """Those tokens as text, in place; empty for one that is a part of the character of the next."""
+    token_top_neuron: np.ndarray | None = None
+    """Their neurons with the largest `neuron_norm`, largest first, shape `(shown, n_layers, top)`, int32."""
+    token_top_norm: np.ndarray | None = None
+    """Those `neuron_norm`s, same shape, float32."""
+    weights: WeightBytes | None = None
+    """What decoding a token reads."""
     cost: Cost
     provenance: Provenance
 

@@ -160,7 +160,7 @@ def load_model(
 
 def _apply_environment(loaded: LoadedModel) -> None:
     """What `mode` and `thresholds` of the environment ask for."""
-    from sparsing.sparsify import apply
+    from sparsing.mask import apply
     from sparsing.thresholds import Thresholds
 
     if os.environ.get("mode") != "sparse":

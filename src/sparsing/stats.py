@@ -12,13 +12,11 @@ from collections.abc import Sequence
 import torch
 
 from sparsing.corpus import Batch, Corpus
+from sparsing.mask import Mask
 from sparsing.passes import Watcher
+from sparsing.shown import ShownTokens
 from sparsing.sites import FFNSite
-from sparsing.sparsify import Mask
 from sparsing.thresholds import Thresholds
-
-SHOWN_TOKENS = 128
-"""Tokens of the first window whose ratios are kept one by one, for the heat map."""
 
 
 class MaskWatcher(Watcher):
@@ -80,13 +78,14 @@ class SparseWatcher(DenseErrorWatcher):
         super().__init__(sites, thresholds)
         n_layers, d_ff = len(sites), max(site.d_ff for site in sites)
         count = torch.int64
+        self._shown = ShownTokens(sites, corpus)
+        self.totals |= self._shown.totals
         self.totals |= {
             "active": torch.zeros(corpus.n_windows, n_layers, dtype=count),
             "tokens": torch.zeros(corpus.n_windows, dtype=count),
             "neuron": torch.zeros(n_layers, d_ff, dtype=count),
             "position": torch.zeros(corpus.width, dtype=torch.float64),
             "position_tokens": torch.zeros(corpus.width, dtype=count),
-            "shown": torch.zeros(min(SHOWN_TOKENS, corpus.width), n_layers, dtype=torch.float64),
         }
 
     def begin(self, batch: Batch) -> None:
@@ -97,7 +96,7 @@ class SparseWatcher(DenseErrorWatcher):
 
     def on_ffn(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         active = self._mask.active(layer, gate, h)
-        self._count(layer, active)
+        self._shown.see(layer, self._windows, self._count(layer, active), h)
         kept = h * active
         self._dropped = self._output(layer, h - kept)
         return kept
@@ -106,7 +105,8 @@ class SparseWatcher(DenseErrorWatcher):
         assert self._dropped is not None
         self._add(layer, self._dropped, self._without_bias(layer, y) + self._dropped)
 
-    def _count(self, layer: int, active: torch.Tensor) -> None:
+    def _count(self, layer: int, active: torch.Tensor) -> torch.Tensor:
+        """Adds up; returns the activation ratio per token, shape `(windows, tokens)`."""
         counted = self._counted.to(active.device)
         d_ff = active.shape[-1]
         active = active.reshape(*counted.shape, d_ff) & counted[..., None]
@@ -115,5 +115,4 @@ class SparseWatcher(DenseErrorWatcher):
         self.totals["active"][self._windows, layer] = per_token.sum(-1)
         self.totals["neuron"][layer, :d_ff] += active.flatten(0, 1).sum(0, dtype=torch.int32).cpu()
         self.totals["position"][: share.shape[1]] += share.sum(0) / len(self._sites)
-        if self._windows[0] == 0:
-            self.totals["shown"][: share.shape[1], layer] = share[0, : len(self.totals["shown"])]
+        return share

@@ -17,7 +17,7 @@ from sparsing.rules import SELECTIONS, Rule
 from sparsing.scores import SCORES
 
 if TYPE_CHECKING:
-    from sparsing.calibrate import Curves
+    from sparsing.curves import Curves
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

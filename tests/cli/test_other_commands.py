@@ -11,7 +11,7 @@ import pytest
 
 import sparsing.demo.run
 from sparsing.cli import build_parser, main
-from sparsing.compare import Comparison
+from sparsing.frontier import Comparison
 from sparsing.thresholds import Thresholds
 
 

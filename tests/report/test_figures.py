@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from sparsing.calibrate import Curves, ScoreCurve
+from sparsing.curves import Curves, ScoreCurve
 from sparsing.measurement import Measurement
 from sparsing.report import figures
 from sparsing.report.labels import token_label

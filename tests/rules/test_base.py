@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sparsing.calibrate import calibrate
+from sparsing.curves import calibrate
 from sparsing.errors import InputError
+from sparsing.mask import Mask
 from sparsing.rules import RULES, make_rule, register_rule
 from sparsing.rules._base import Reach
-from sparsing.sparsify import Mask
 from sparsing.thresholds import thresholds_at
 
 from ..measuring import kept_activations, text_corpus, tiny_loaded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sparsing.calibrate import calibrate
+from sparsing.curves import calibrate
 from sparsing.errors import InputError
 from sparsing.rules import make_rule
 from sparsing.thresholds import thresholds_at

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from sparsing.mask import Mask
 from sparsing.rules import make_rule
-from sparsing.sparsify import Mask
 from sparsing.thresholds import thresholds_at
 
 from ..measuring import kept_activations, text_corpus, tiny_loaded

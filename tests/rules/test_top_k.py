@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsing.calibrate import calibrate
+from sparsing.curves import calibrate
 from sparsing.errors import InputError
 from sparsing.rules import SELECTIONS, make_rule
 from sparsing.search import search

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparsing.corpus import Corpus
-    from sparsing.measure import Subject
     from sparsing.models import LoadedModel
     from sparsing.progress import Progress
+    from sparsing.subject import Subject
 
 DEFAULT_WINDOW = 2048
 
@@ -140,8 +140,8 @@ def window_of(loaded: LoadedModel, wanted: int | None) -> int:
 
 def open_subject(args: argparse.Namespace, loaded: LoadedModel, folder: Path, scores: set[str]) -> Subject:
     """The model on its text, calibrated, with a journal in `folder`."""
-    from sparsing.measure import Subject
     from sparsing.runs import open_journal
+    from sparsing.subject import Subject
 
     corpus, heldout = read_text(args, loaded)
     return Subject(

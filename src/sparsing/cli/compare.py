@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.compare import Comparison
+    from sparsing.frontier import Comparison
 
 EPILOG = """examples:
   sparsing compare ./my-checkpoint --text book.txt
@@ -44,8 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.compare import compare
     from sparsing.errors import InputError
+    from sparsing.frontier import compare
     from sparsing.rules import make_rule
     from sparsing.runs import check_writable, default_folder
 

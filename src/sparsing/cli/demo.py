@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.compare import Comparison
-    from sparsing.measure import Subject
+    from sparsing.frontier import Comparison
     from sparsing.measurement import Measurement
+    from sparsing.subject import Subject
 
 EPILOG = """examples:
   sparsing demo

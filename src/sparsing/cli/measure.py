@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.measure import Subject
     from sparsing.measurement import Measurement
     from sparsing.rules import Rule
+    from sparsing.subject import Subject
 
 EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test
@@ -129,7 +129,7 @@ def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
 
 
 def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path) -> Measurement:
-    from sparsing.measure import measure
+    from sparsing.subject import measure
 
     result = measure(subject, rule or "cett", **asked)
     result.save(folder / result.slug / "measurement.json")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from sparsing.demo import ACTIVATIONS, checkpoints, heldout_text
 
 if TYPE_CHECKING:
-    from sparsing.compare import Comparison
-    from sparsing.measure import Subject
+    from sparsing.frontier import Comparison
     from sparsing.measurement import Measurement
     from sparsing.progress import Progress
+    from sparsing.subject import Subject
 
 RULES = ("cett", "fat", "top_k")
 
@@ -40,7 +40,7 @@ def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[D
     Raises:
         InputError: the folder is not writable, too few tokens.
     """
-    from sparsing.compare import compare
+    from sparsing.frontier import compare
 
     text = heldout_text()
     for activation in ACTIVATIONS:
@@ -56,8 +56,8 @@ def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[D
 
 def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -> Subject:
     from sparsing.corpus import load_corpus, split_holdout
-    from sparsing.measure import Subject
     from sparsing.models import load_model
+    from sparsing.subject import Subject
 
     # float32: bfloat16 arithmetic is slow on most CPUs, and the text is short
     loaded = load_model(checkpoint, dtype="float32", device="cpu")
@@ -70,7 +70,7 @@ def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -
 
 
 def _measured(subject: Subject, activation: str, folder: Path) -> DemoStage:
-    from sparsing.measure import measure
+    from sparsing.subject import measure
 
     result = measure(subject, "cett", ppl_ratio=1.01)
     result.save(folder / "measurement.json")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsing.errors import InputError
+from sparsing.mask import Mask
 from sparsing.scores import SCORES, cut, is_active
-from sparsing.sparsify import Mask
 
 if TYPE_CHECKING:
     from sparsing.sites import FFNSite

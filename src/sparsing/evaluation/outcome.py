@@ -173,12 +173,13 @@ def _row(outcome: TaskOutcome, score: Score, dense: TaskOutcome | None, column: 
         stderr=score.stderr,
         difference=change,
         difference_interval=interval,
-        prefill_activation_ratio=_ratio(outcome.prefill),
-        decode_activation_ratio=_ratio(outcome.decode),
+        prefill_activation_ratio=ratio_of(outcome.prefill),
+        decode_activation_ratio=ratio_of(outcome.decode),
         num_items=outcome.num_items,
         wall_sec=outcome.wall_sec,
     )
 
 
-def _ratio(seen: Activity | None) -> float | None:
+def ratio_of(seen: Activity | None) -> float | None:
+    """The activation ratio of a phase; None where no token counted."""
     return seen.activation_ratio if seen is not None and seen.num_tokens else None

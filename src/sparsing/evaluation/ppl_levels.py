@@ -30,7 +30,7 @@ def measured(
     Raises:
         TargetError: a cost in perplexity that no level reaches.
     """
-    from sparsing.measure import Subject, measure
+    from sparsing.subject import Subject, measure
 
     digest = hashlib.sha256(f"{fingerprint(loaded.model)} {corpus.sha256()} {loaded.dtype}".encode())
     folder = folder / digest.hexdigest()[:16]

@@ -12,7 +12,7 @@ from sparsing.report.charts import Chart, Mark, Series, columns
 from sparsing.report.labels import model_label
 
 if TYPE_CHECKING:
-    from sparsing.compare import Comparison
+    from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
 

@@ -24,10 +24,14 @@ from sparsing.report.labels import model_label
 from sparsing.report.run_charts import run_charts
 from sparsing.report.runs import Runs
 from sparsing.report.style import is_interval
+from sparsing.report.text_view import text_view
 
 if TYPE_CHECKING:
     from sparsing.measurement import Measurement
     from sparsing.provenance import Provenance
+
+TEXT_PANELS = 6
+"""Measurements whose text is on the page, the main ones first; a large model's is a third of a megabyte each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,10 @@ def build_document(runs: Runs, *, title: str | None = None) -> Document:
         title=title or _title(runs),
         cards=[_card(result) for result in _headliners(results, series)],
         sections=[section for section in _sections(runs, series) if section.tables or section.charts],
-        panels=[_panel(result, several=len(_models(results)) > 1) for result in _inside(results)],
+        panels=[
+            _panel(result, several=len(_models(results)) > 1, text=index < TEXT_PANELS)
+            for index, result in enumerate(_inside(results))
+        ],
         origins=_origins(runs),
     )
 
@@ -151,12 +158,12 @@ def _card(result: Measurement) -> Card:
 def _gains(result: Measurement) -> list[tuple[str, str]]:
     held = result.heldout
     gains = [("neurons that can be skipped", tables.percent(1 - result.activation_ratio, 1))]
-    if (weights := getattr(result, "weights", None)) is not None:
+    if (weights := result.weights) is not None:
         sparse = weights.sparse_bytes(result.activation_ratio)
         gains += [
             ("weights read per decoded token, dense", tables.size(weights.total_bytes)),
             ("the same, sparse", tables.size(sparse)),
-            ("ceiling of the speed-up", f"{weights.total_bytes / sparse:.2f}x"),
+            ("ceiling of the speed-up", f"{weights.speedup_ceiling(result.activation_ratio):.2f}x"),
         ]
     gains.append(("perplexity, dense to sparse", f"{result.ppl_dense:.3f} to {result.ppl_sparse:.3f}"))
     if held is not None:
@@ -201,13 +208,14 @@ def _summary(results: Sequence[Measurement]) -> Table:
     return Table(caption="Ratios with 95% intervals over windows", header=header, rows=rows)
 
 
-def _panel(result: Measurement, *, several: bool) -> Panel:
+def _panel(result: Measurement, *, several: bool, text: bool) -> Panel:
     header, rows = tables.layers(result)
     label = f"{model_label(result.provenance)}: {result.name}" if several else result.name
     return Panel(
         label=label,
         table=Table(caption="Layer by layer", header=header, rows=rows),
         charts=list(run_charts(result).values()),
+        text=text_view(result) if text else None,
     )
 
 

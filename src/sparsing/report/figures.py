@@ -20,7 +20,7 @@ from sparsing.report.style import BLUE, INK, MUTED, VERMILION, new_figure, save,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsing.calibrate import Curves, ScoreCurve
+    from sparsing.curves import Curves, ScoreCurve
     from sparsing.measurement import Measurement
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
-    from sparsing.compare import Comparison
+    from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
 
@@ -74,7 +74,7 @@ def _kind(file: Path) -> str | None:
 
 
 def _reader(kind: str) -> Any:
-    from sparsing.compare import Comparison
+    from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
 

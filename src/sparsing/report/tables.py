@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparsing.compare import Comparison
+    from sparsing.frontier import Comparison
     from sparsing.measurement import Measurement
 
 Rows = tuple[list[str], list[list[str]]]

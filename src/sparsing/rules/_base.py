@@ -20,7 +20,7 @@ from sparsing.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from sparsing.calibrate import Curves
+    from sparsing.curves import Curves
 
     Selection = Callable[[torch.Tensor, torch.Tensor | None, float, torch.Tensor], torch.Tensor]
 

@@ -14,7 +14,7 @@ from sparsing.errors import InputError
 from sparsing.rules._base import Reach, Rule, register_rule
 
 if TYPE_CHECKING:
-    from sparsing.calibrate import Curves
+    from sparsing.curves import Curves
 
 
 @register_rule

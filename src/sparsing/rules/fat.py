@@ -9,7 +9,7 @@ import numpy as np
 from sparsing.rules._base import Reach, Rule, register_rule
 
 if TYPE_CHECKING:
-    from sparsing.calibrate import Curves
+    from sparsing.curves import Curves
 
 
 @register_rule

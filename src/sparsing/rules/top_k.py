@@ -17,7 +17,7 @@ from sparsing.scores import is_active, sizes
 if TYPE_CHECKING:
     import torch
 
-    from sparsing.calibrate import Curves
+    from sparsing.curves import Curves
 
 
 @register_rule

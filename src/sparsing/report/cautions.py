@@ -40,7 +40,7 @@ def _interval(result: Measurement) -> list[str]:
     half = (interval[1] - interval[0]) / 2
     if half > WIDE * result.activation_ratio:
         return [
-            f"The interval is wide: +-{100 * half:.1f} points on {100 * result.activation_ratio:.1f}%;"
+            f"The interval is wide: \u00b1{100 * half:.1f} points on {100 * result.activation_ratio:.1f}%;"
             " more text narrows it."
         ]
     return []

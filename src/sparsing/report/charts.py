@@ -66,6 +66,8 @@ class Chart:
     x_scales: Sequence[Literal["linear", "log"]] = ("linear",)
     """Scales the reader can choose from; the first one is shown."""
     y_scales: Sequence[Literal["linear", "log"]] = ("linear",)
+    y_room: float = 0.0
+    """Room above and below on the y axis, at least this share of the largest value."""
     highlight: str = ""
     """Name of a slider that brings one series to the front, for charts with a line per layer."""
     square: bool = False

@@ -98,6 +98,7 @@ def _cett(result: Measurement) -> Chart:
             Series(name="in the sparse run", x=layers, y=result.cett_sparse_inputs),
         ],
         marks=[Mark(at=result.level, label=f"requested {result.level:.4g}")] if asked else [],
+        y_room=0.15,
     )
 
 

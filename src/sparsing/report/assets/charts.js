@@ -28,7 +28,7 @@ function bars(values, low, high, tint) {
   if (!low || !high) return undefined;
   const gap = (a, b) => (a === null || b === null ? 0 : a - b);
   return {
-    type: "data", symmetric: false, color: tint, thickness: 1.2, width: 0,
+    type: "data", symmetric: false, color: tint, thickness: 1.3, width: 3,
     array: values.map((value, i) => gap(high[i], value)),
     arrayminus: values.map((value, i) => gap(value, low[i])),
   };
@@ -37,13 +37,14 @@ function bars(values, low, high, tint) {
 function trace(chart, series, index, front) {
   const tint = series.depth === undefined ? colour(`c${(series.colour ?? index) % 8}`) : depthColour(series.depth);
   const mode = { both: "lines+markers", lines: "lines", points: "markers", open: "markers" }[series.mode ?? "both"];
+  const many = series.x.length > 100;
   const behind = front !== null && front !== index;
   return {
     type: "scatter", name: label(series.name), x: series.x, y: series.y, mode,
     opacity: behind ? 0.12 : 1,
     showlegend: series.listed !== false,
     line: { color: tint, width: front === index ? 3 : series.depth === undefined ? 2 : 1.3, dash: series.dashed ? "dash" : "solid" },
-    marker: { color: tint, size: chart.square ? 5 : 7, symbol: series.mode === "open" ? "circle-open" : index % 8, opacity: chart.square ? 0.6 : 1 },
+    marker: { color: tint, size: many ? 4 : 7, symbol: series.mode === "open" ? "circle-open" : index % 8, opacity: many ? 0.55 : 1 },
     error_x: bars(series.x, series.x_low, series.x_high, tint),
     error_y: bars(series.y, series.y_low, series.y_high, tint),
     hoverinfo: behind ? "skip" : undefined,
@@ -69,6 +70,7 @@ function layout(chart, state, width) {
   } else if (chart.x === "layer") {
     Object.assign(xaxis, { tickformat: "d", dtick: chart.series[0].x.length <= 12 ? 1 : undefined });
   }
+  if (chart.y_room && state.y === "linear") yaxis.range = roomy(chart);
   const marks = chart.marks ?? [];
   const shapes = marks.map((mark) => {
     const across = (mark.axis ?? "y") === "y" ? { x0: 0, x1: 1, xref: "paper", y0: mark.at, y1: mark.at } : { y0: 0, y1: 1, yref: "paper", x0: mark.at, x1: mark.at };
@@ -88,6 +90,14 @@ function layout(chart, state, width) {
     legend: { orientation: "h", y: -0.22, x: 0, yanchor: "top", font: { size: 12 } },
     hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: ink }, align: "left" },
   };
+}
+
+// Rounding errors would look like differences if the axis were fitted to them.
+function roomy(chart) {
+  const values = [...chart.series.flatMap((series) => [...series.y]), ...(chart.marks ?? []).map((mark) => mark.at)];
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const room = Math.max(chart.y_room * high, 0.08 * (high - low));
+  return [Math.max(0, low - room), high + room];
 }
 
 function diagonal(chart) {

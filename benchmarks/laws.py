@@ -168,7 +168,7 @@ def _print_rows(rows) -> None:
             f" | {100 * kept['ours_rmse']:.4f}, {100 * kept['paper_rmse']:.4f}"
             f" | {100 * a0['value']:.2f} ({_end(a0['low'], a0['low_closed'])} to"
             f" {_end(a0['high'], a0['high_closed'])}), {100 * row['paper_A0']:.2f}"
-            f" | {100 * min(row['key_by_drop']):.2f} to {100 * max(row['key_by_drop']):.2f}"
+            f" | {100 * min(row['key_by_drop'].values()):.2f} to {100 * max(row['key_by_drop'].values()):.2f}"
             f" | {100 * row['noise_sd']:.3f}, {row['rho']:.2f} | {row['delta_aicc_line']:+.1f} |"
         )
     print(

@@ -168,3 +168,23 @@ def test_laws_do_not_import_torch():
     code = "import sys, sparsing.laws as l; l.fit, l.compare, l.forecast, l.fit_joint, l.read_points;"
     code += "import sparsing.report.law_figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_few_points_are_not_ranked_by_aicc(tmp_path):
+    points = make_points([1e9, 3e9, 6e9, 9e9, 12e9, 15e9], [0.1, 0.09, 0.084, 0.081, 0.0795, 0.079])
+    found = fit(points, "relu", num_resamples=0)
+    assert np.isnan(found.aicc)
+    assert not found.identified
+    assert "too few to rank" in found.verdict
+    ranking = compare(points)
+    assert np.isfinite(ranking.best.aicc)
+    assert sum(ranking.weights) == pytest.approx(1.0)
+    assert np.isnan(LawFit.load(found.save(tmp_path / "fit.json")).aicc)
+
+
+def test_long_series_try_some_twenty_counts():
+    x = np.linspace(1.0, 270.0, 300)
+    points = simulate(FORMS["silu"], {"alpha": 0.9, "c": 0.3, "A0": 0.385}, x, noise_sd=8e-4, seed=0)
+    chosen = choose_drop(FORMS["silu"], points.scaled, points.y)
+    assert chosen.count == 0
+    assert list(map(int, chosen.key_by_count)) == list(range(0, 101, 5))

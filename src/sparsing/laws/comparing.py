@@ -30,9 +30,10 @@ class Comparison(Result):
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Akaike weights: the share of belief in each form, if one of them is right."""
-        relative = [math.exp(-0.5 * min(f.aicc - self.best.aicc, 1400)) for f in self.fits]
-        return tuple(value / sum(relative) for value in relative)
+        """Akaike weights: the share of belief in each form, if one of them is right; 0 without an AICc."""
+        gaps = [f.aicc - self.best.aicc for f in self.fits]
+        relative = [0.0 if math.isnan(gap) else math.exp(-0.5 * gap) for gap in gaps]
+        return tuple(value / (sum(relative) or 1.0) for value in relative)
 
 
 def compare(points: Points, *, drop: int | None = None, level: float = 0.9) -> Comparison:

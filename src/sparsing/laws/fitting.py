@@ -99,7 +99,7 @@ def criteria(fitted: Fitted) -> tuple[float, float, float]:
     residual = fitted.y - form.evaluate(fitted.x, fitted.best.theta)
     likelihood = log_likelihood(residual, correlated=form.variable == "tokens")
     k = len(form.parameters) + (2 if form.variable == "tokens" else 1)
-    correction = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.inf
+    correction = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.nan
     return -2 * likelihood + 2 * k + correction, -2 * likelihood + k * math.log(n), likelihood
 
 
@@ -127,7 +127,7 @@ def _check(points: Points, law: Form, drop: int | None, level: float, num_resamp
 
 
 def _forced(count: int) -> Drop:
-    return Drop(count=count, bic=math.nan, bic_all=math.nan, reason=f"{count} by request", key_by_count=())
+    return Drop(count=count, bic=math.nan, bic_all=math.nan, reason=f"{count} by request", key_by_count={})
 
 
 def _estimates(fitted: Fitted, level: float, num_resamples: int, seed: int) -> tuple[Estimate, ...]:
@@ -168,11 +168,11 @@ def _rivals(fitted: Fitted, aicc: float) -> tuple[Rival, ...]:
                 coefficients=coefficients,
                 rmse=math.sqrt(other.best.rss / len(fitted.x)),
                 aicc=other_aicc,
-                delta_aicc=other_aicc - aicc if math.isfinite(aicc) else -math.inf,
+                delta_aicc=other_aicc - aicc,
                 limit=coefficients[form.limit] if form.limit else None,
             )
         )
-    return tuple(sorted(rivals, key=lambda rival: rival.aicc))
+    return tuple(sorted(rivals, key=lambda rival: (math.isnan(rival.aicc), rival.aicc)))
 
 
 def _holdout(fitted: Fitted, level: float) -> Holdout | None:

@@ -46,7 +46,7 @@ class Rival(Result):
     rmse: float
     aicc: float
     delta_aicc: float
-    """`aicc` minus that of the fit; below 0 the rival is better."""
+    """`aicc` minus that of the fit; below 0 the rival is better; NaN with too few points for AICc."""
     limit: float | None
     """Its ratio after endless training, where it has one."""
 
@@ -90,8 +90,8 @@ class LawFit(Result):
     num_dropped: int
     """First points that the fit does not use."""
     drop_reason: str
-    key_by_drop: tuple[float, ...]
-    """The key coefficient when 0, 1, 2, ... first points are left out; empty for a forced count."""
+    key_by_drop: dict[str, float]
+    """The key coefficient by the number of first points left out; empty for a forced count."""
     level: float
     """Confidence level of every interval."""
     coefficients: tuple[Estimate, ...]
@@ -102,7 +102,7 @@ class LawFit(Result):
     log_likelihood: float
     """AR(1), Gaussian."""
     aicc: float
-    """Infinite (null in JSON) where there are too few points for it."""
+    """NaN (null in JSON) where there are too few points for it."""
     bic: float
     noise_sd: float
     rho: float

@@ -40,13 +40,9 @@ def summary_rows(fit: LawFit) -> list[Row]:
     ]
     if fit.key and fit.key_by_drop:
         scale, unit = (100, "%") if fit.law.limit else (1, "")
-        low, high = scale * min(fit.key_by_drop), scale * max(fit.key_by_drop)
-        rows.append(
-            (
-                f"{fit.key.name} by points left out",
-                f"{low:.4g} to {high:.4g}{unit}, 0 to {len(fit.key_by_drop) - 1}",
-            )
-        )
+        low, high = scale * min(fit.key_by_drop.values()), scale * max(fit.key_by_drop.values())
+        counts = f"{min(map(int, fit.key_by_drop))} to {max(map(int, fit.key_by_drop))}"
+        rows.append((f"{fit.key.name} by points left out ({counts})", f"{low:.4g} to {high:.4g}{unit}"))
     if fit.holdout:
         inside = "inside" if fit.holdout.covered else "outside"
         rows.append(

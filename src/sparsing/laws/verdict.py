@@ -7,6 +7,7 @@ puts the limit outside the interval.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from sparsing.laws.form import Form
@@ -22,7 +23,7 @@ def judge(form: Form, key: Estimate | None, rivals: Sequence[Rival], level: floa
 
     Args:
         key: the limit or the bottleneck; None for a form that has neither.
-        rivals: other forms on the same points.
+        rivals: other forms on the same points, best first.
     """
     if key is None:
         return False, f"{form.equation} has no limit to identify{_better(rivals)}"
@@ -43,6 +44,8 @@ def _doubts(key: Estimate, rivals: Sequence[Rival], span: str) -> list[str]:
         doubts.append(f"the interval {span} is open {_open_sides(key)}")
     elif key.high - key.low > MAX_WIDTH * abs(key.value):
         doubts.append(f"the interval {span} is wider than {MAX_WIDTH:.0%} of the value")
+    if any(math.isnan(rival.delta_aicc) for rival in rivals):
+        doubts.append("the points are too few to rank it among other forms")
     close = [rival for rival in rivals if rival.delta_aicc < MIN_DELTA]
     without = min((r for r in close if r.limit is None), key=lambda r: r.delta_aicc, default=None)
     if without is not None:
@@ -58,8 +61,8 @@ def _doubts(key: Estimate, rivals: Sequence[Rival], span: str) -> list[str]:
 
 
 def _better(rivals: Sequence[Rival]) -> str:
-    best = min(rivals, key=lambda rival: rival.delta_aicc, default=None)
-    if best is None or best.delta_aicc >= -MIN_DELTA:
+    best = next(iter(rivals), None)
+    if best is None or not best.delta_aicc < -MIN_DELTA:
         return ""
     return f"; best of all fits the {_title(best)} (AICc {best.delta_aicc:+.1f})"
 

@@ -16,6 +16,7 @@ from sparsing.laws.solve import Problem, solve
 
 MIN_GAIN = 10.0
 MAX_SHARE = 1 / 3
+MAX_TRIALS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class Drop:
     bic_all: float
     """BIC with no point left out."""
     reason: str
-    key_by_count: tuple[float, ...]
-    """The limit (or bottleneck) when 0, 1, 2, ... first points are left out; empty where there is none."""
+    key_by_count: dict[str, float]
+    """The limit (or bottleneck) by the number of points left out; empty where there is none."""
 
 
 def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> Drop:
@@ -39,25 +40,26 @@ def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> Drop:
         x: billion tokens, shape `(num_points,)`.
         y: activation ratios, shape `(num_points,)`.
     """
-    trials = [_trial(form, x, y, count) for count in range(_most(form, len(x)) + 1)]
+    counts = _counts(form, len(x))
+    trials = [_trial(form, x, y, count) for count in counts]
     scores = [bic for bic, _ in trials]
-    keys = tuple(key for _, key in trials if key is not None)
+    keys = {str(count): key for count, (_, key) in zip(counts, trials, strict=True) if key is not None}
     best = int(np.argmin(scores))
     gain = scores[0] - scores[best]
-    if best == 0 or gain <= MIN_GAIN:
-        most = len(trials) - 1
-        reason = f"leaving out up to {most} early points gains {gain:.1f} in BIC (needed: {MIN_GAIN:g})"
+    if gain <= MIN_GAIN:
+        reason = f"leaving out up to {counts[-1]} early points gains {gain:.1f} in BIC (needed: {MIN_GAIN:g})"
         return Drop(count=0, bic=scores[0], bic_all=scores[0], reason=reason, key_by_count=keys)
-    what = "point" if best == 1 else f"{best} points"
+    what = "point" if counts[best] == 1 else f"{counts[best]} points"
     reason = f"without the first {what} BIC is lower by {gain:.1f} (needed: {MIN_GAIN:g})"
-    return Drop(count=best, bic=scores[best], bic_all=scores[0], reason=reason, key_by_count=keys)
+    return Drop(count=counts[best], bic=scores[best], bic_all=scores[0], reason=reason, key_by_count=keys)
 
 
-def _most(form: Form, num_points: int) -> int:
-    """The largest count tried: model shapes have no warm-up, and a fit needs points to spare."""
+def _counts(form: Form, num_points: int) -> list[int]:
+    """The numbers tried: every one up to a third of the points, or some twenty of them in a long series."""
     if form.variable == "width_depth":
-        return 0
-    return max(min(int(num_points * MAX_SHARE), num_points - len(form.parameters) - 4), 0)
+        return [0]  # model shapes have no warm-up
+    most = max(min(int(num_points * MAX_SHARE), num_points - len(form.parameters) - 4), 0)
+    return list(range(0, most + 1, max(most // MAX_TRIALS, 1)))
 
 
 def _trial(form: Form, x: np.ndarray, y: np.ndarray, count: int) -> tuple[float, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ def bench(shared) -> Path:
     if not (shared / "bench").is_dir():
         pytest.skip("needs the benchmark items in shared/bench")
     return shared / "bench"
+
+
+@pytest.fixture(scope="session")
+def read_jsonl():
+    """`read_jsonl(path)`: the objects of a file, one a line."""
+    return lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 @pytest.fixture(scope="session")

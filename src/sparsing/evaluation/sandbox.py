@@ -7,6 +7,7 @@ confines itself before it sees the program, so nothing is left to undo afterward
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -96,11 +97,9 @@ def _start(folder: str, writer: int, limits: Limits) -> subprocess.Popen:
 
 def _send(process: subprocess.Popen, data: bytes) -> None:
     assert process.stdin is not None
-    try:
-        process.stdin.write(data)
-        process.stdin.close()
-    except BrokenPipeError:
-        pass  # it could not confine itself and has said so
+    for step in (lambda stdin: stdin.write(data), lambda stdin: stdin.close()):
+        with contextlib.suppress(BrokenPipeError):  # it could not confine itself and has said so
+            step(process.stdin)
 
 
 def _wait(process: subprocess.Popen, folder: Path, limits: Limits) -> str:

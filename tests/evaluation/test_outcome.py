@@ -1,0 +1,148 @@
+"""Standard errors and paired intervals by hand; results come back from their files; tables hold them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import numpy as np
+import pytest
+
+from sparsing.evaluation.activity import Activity
+from sparsing.evaluation.outcome import (
+    DENSE,
+    Evaluation,
+    Level,
+    PartOutcome,
+    Score,
+    TaskOutcome,
+    level_of,
+    rows_of,
+)
+from sparsing.evaluation.tables import as_csv, overview, paper_tables
+from sparsing.provenance import Provenance
+from sparsing.thresholds import Thresholds
+
+
+def score(items, title="PIQA", value=None) -> Score:
+    items = np.array(items, dtype=float)
+    return Score(title=title, metric="acc,none", value=items.mean() if value is None else value, items=items)
+
+
+def outcome(level, items, task="piqa", group="commonsense", title="PIQA") -> TaskOutcome:
+    sparse = level != DENSE
+    return TaskOutcome(
+        task=task,
+        group=group,
+        level=level,
+        identity="0",
+        shots=0,
+        scores=(score(items, title),),
+        parts=(PartOutcome(name=task, num_items=len(items), metrics={"acc,none": float(np.mean(items))}),),
+        absent=(),
+        num_items=len(items),
+        prefill=Activity(num_tokens=10, layer_activation_ratio=(0.2, 0.4)) if sparse else None,
+        decode=Activity(num_tokens=0, layer_activation_ratio=()) if sparse else None,
+        wall_sec=1.5,
+    )
+
+
+def evaluation(*outcomes) -> Evaluation:
+    return Evaluation(
+        rows=rows_of(list(outcomes)), limit=None, harness_version="0", provenance=Provenance(model="m")
+    )
+
+
+def test_stderr_by_hand():
+    assert score([1, 0, 0, 1]).stderr == pytest.approx(math.sqrt(1 / 3 / 4))
+    assert score([1]).stderr is None
+
+
+def test_the_interval_is_paired():
+    """Two runs that differ on one item of 200 differ by 0.5 points, however uncertain each one is."""
+    items = np.tile([0.0, 1.0], 100)
+    changed = items.copy()
+    changed[0] = 1.0
+    change, (low, high) = score(changed).difference(score(items))
+    assert change == pytest.approx(1 / 200)
+    assert low == 0
+    assert 0 < high <= 4 / 200
+    assert score(items).stderr > 0.03
+
+
+def test_the_interval_holds_what_it_should():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(100):
+        dense = rng.random(60) < 0.5
+        sparse = np.where(rng.random(60) < 0.2, rng.random(60) < 0.3, dense)  # falls by 0.2 * 0.2
+        _, (low, high) = score(sparse).difference(score(dense))
+        held += low <= -0.04 <= high
+    assert held >= 88
+
+
+def test_no_interval_for_a_score_that_is_no_mean():
+    perplexity = score([-1.0, -2.0], value=math.exp(1.5))
+    assert perplexity.stderr is None
+    assert perplexity.difference(score([-1.0, -1.0], value=math.exp(1.0)))[1] is None
+
+
+def test_items_must_agree():
+    with pytest.raises(AssertionError, match="same items"):
+        score([1, 0]).difference(score([1, 0, 1]))
+
+
+def test_names_of_levels():
+    def named(**fields):
+        return level_of(Thresholds(on="neuron_norm", values=(0.1,), **fields), "file")
+
+    assert named(rule="cett", level=0.3, target_ppl_ratio=1.05).name == "PPL-5%"
+    assert named(rule="fat", level=0.3, target_ppl_ratio=1.01).name == "fat PPL-1%"
+    assert named(rule="cett", level=0.25).name == "cett 0.25"
+    assert named(rule="cett", level=math.nan).name == "file"
+    assert Level(name="fat PPL-1%").slug == "fat-ppl-1"
+
+
+def test_saved_and_loaded(tmp_path):
+    before = outcome("PPL-1%", [1, 0, 1])
+    after = TaskOutcome.load(before.save(tmp_path / "x" / "piqa.json"))
+    assert after.to_dict() == before.to_dict()
+    assert np.array_equal(after.scores[0].items, before.scores[0].items)
+    table = evaluation(outcome(DENSE, [1, 1, 1]), before)
+    assert Evaluation.load(table.save(tmp_path / "evaluation.json")) == table
+
+
+def test_rows_stand_beside_their_dense_run():
+    first, second = evaluation(outcome(DENSE, [1, 1, 0, 0]), outcome("PPL-1%", [1, 0, 0, 0])).rows
+    assert (first.difference, first.prefill_activation_ratio) == (None, None)
+    assert second.difference == -0.25
+    assert second.prefill_activation_ratio == pytest.approx(0.3)
+    assert second.decode_activation_ratio is None
+
+
+def test_tables_of_the_paper():
+    result = evaluation(
+        outcome(DENSE, [1, 0]),
+        outcome("PPL-1%", [0, 0]),
+        outcome(DENSE, [1, 1], "siqa", title="SIQA"),
+        outcome("PPL-1%", [1, 0], "siqa", title="SIQA"),
+        outcome(DENSE, [1, 1, 0, 0], "boolq", "reading", "BoolQ"),
+        outcome("PPL-1%", [1, 0, 0, 0], "boolq", "reading", "BoolQ"),
+    )
+    one, four, five = paper_tables(result)
+    assert one.header == ["setting", "Commonsense (2 of 5 columns)", "Reading comprehension (1 of 4 columns)"]
+    assert one.rows == [["dense", "75.0", "50.0"], ["PPL-1%", "25.0", "25.0"]]
+    assert four.header == ["setting", "PIQA", "SIQA", "Avg"]
+    assert four.rows == [["dense", "50.0", "100.0", "75.0"], ["PPL-1%", "0.0", "50.0", "25.0"]]
+    assert five.rows[1] == ["PPL-1%", "25.0", "25.0"]
+    assert "| PPL-1% | 0.0 | 50.0 | 25.0 |" in four.markdown()
+
+
+def test_text_and_csv():
+    result = evaluation(outcome(DENSE, [1, 0]), outcome("PPL-1%", [0, 0]))
+    assert overview(result).rows[1][:5] == ["PIQA", "PPL-1%", "0.00", "0.00", "-50.00"]
+    lines = list(csv.DictReader(io.StringIO(as_csv(result))))
+    assert [float(line["score"]) for line in lines] == [0.5, 0.0]
+    assert lines[0]["difference"] == ""
+    assert float(lines[1]["difference_low"]) <= -0.5 <= float(lines[1]["difference_high"])

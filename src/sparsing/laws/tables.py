@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sparsing.laws.comparing import Comparison
 from sparsing.laws.forecasting import Forecast
 from sparsing.laws.lawfit import Estimate, LawFit
@@ -95,15 +93,6 @@ def forecast_rows(found: Forecast) -> list[Row]:
     rows.append(("beyond the data", beyond))
     rows += [(f"by {name}, which fits as well", value) for name, value in others.items()]
     return rows
-
-
-def as_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
-    """Aligned plain text, for places without a terminal's tables."""
-    table = [tuple(columns), *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table
-    )
 
 
 def _boot(low: float, high: float) -> str:

@@ -1,11 +1,10 @@
 """Train the two small models of `sparsing demo`, ReLU and SiLU, on the text of Python's standard library.
 
-Both are Granite models with the constants of the paper (MiniCPM's muP, WSD schedule, AdamW) and see the
-same windows in the same order. Run `tokenizer` once, then `train` once per activation; every checkpoint
-is a folder that loads by itself.
+Both are Granite models with the constants of the paper (MiniCPM's muP, WSD schedule, AdamW) and use the
+same tokenizer and see the same windows in the same order. Every checkpoint is a folder that loads by
+itself.
 
-    python scripts/train_demo_models.py tokenizer --output OUT
-    OMP_NUM_THREADS=1 python scripts/train_demo_models.py train relu --output OUT
+    OMP_NUM_THREADS=1 python scripts/train_demo_models.py relu --output src/sparsing/demo/models
 """
 
 from __future__ import annotations
@@ -132,7 +131,6 @@ def build_model(activation: str, recipe: Recipe, tokenizer: PreTrainedTokenizerF
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=None,
-        use_cache=True,
     )
     torch.manual_seed(recipe.seed)
     model = GraniteForCausalLM(config)
@@ -252,30 +250,18 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the models of `sparsing demo`.")
-    parser.add_argument("stage", choices=("tokenizer", "train"))
-    parser.add_argument("activation", nargs="?", choices=("relu", "silu"), help="for `train`")
-    parser.add_argument("--output", type=Path, required=True, help="folder of tokenizer and checkpoints")
-    for field in dataclasses.fields(Recipe):
-        if field.name in ("lr", "batch", "steps", "context", "dim_model_base", "seed", "decay"):
-            parser.add_argument(
-                f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
-            )
-    args = vars(parser.parse_args())
-    recipe = Recipe(**{k: v for k, v in args.items() if k in {f.name for f in dataclasses.fields(Recipe)}})
-    folder = args["output"] / "tokenizer"
-    if args["stage"] == "tokenizer":
-        train_tokenizer(documents("train"), recipe.vocab_size, recipe.context).save_pretrained(folder)
-        return
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    train(
-        args["activation"],
-        recipe,
-        args["output"],
-        tokenizer,
-        list(documents("train")),
-        list(documents("heldout")),
+    parser = argparse.ArgumentParser(description="Train a model of `sparsing demo`.")
+    parser.add_argument("activation", choices=("relu", "silu"))
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder; checkpoints go to OUTPUT/ACTIVATION"
     )
+    parser.add_argument("--steps", type=int, default=Recipe.steps, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="default: %(default)s")
+    args = parser.parse_args()
+    recipe = Recipe(steps=args.steps, seed=args.seed)
+    texts = list(documents("train"))
+    tokenizer = train_tokenizer(iter(texts), recipe.vocab_size, recipe.context)
+    train(args.activation, recipe, args.output, tokenizer, texts, list(documents("heldout")))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from sparsing.frontier import Comparison
     from sparsing.measurement import Measurement
+    from sparsing.neurons.study import NeuronStudy
 
 Rows = tuple[list[str], list[list[str]]]
 
@@ -113,3 +116,17 @@ def size(num_bytes: float) -> str:
         if num_bytes >= unit:
             return f"{num_bytes / unit:.3g} {name}"
     return f"{num_bytes:.0f} B"
+
+
+def neurons(study: NeuronStudy) -> Rows:
+    """One row per corpus of a study of neurons."""
+    header = ["corpus", "tokens", "activation ratio", "dead neurons", "rare, below 1%", "most of all in it"]
+    with np.errstate(invalid="ignore"):
+        most = np.where(np.isfinite(study.frequency[0]), np.nan_to_num(study.frequency).argmax(0), -1)
+    rows = []
+    for index, (name, tokens) in enumerate(zip(study.corpora, study.num_tokens, strict=True)):
+        found = study.frequency[index][np.isfinite(study.frequency[index])]
+        mine = (most == index).sum() / (most >= 0).sum()
+        shares = (found.mean(), (found < 1e-3).mean(), (found < 1e-2).mean(), mine)
+        rows.append([name, f"{tokens:,}", *(percent(float(share)) for share in shares)])
+    return header, rows

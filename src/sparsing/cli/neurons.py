@@ -1,0 +1,138 @@
+"""`sparsing neurons`: what every feed-forward neuron does on one or several texts, in one streaming pass."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.corpus import Corpus
+    from sparsing.models import LoadedModel
+    from sparsing.neurons.study import NeuronStudy
+
+EPILOG = """examples:
+  sparsing neurons ./my-checkpoint --text code=src/ prose=book.txt --max-tokens 500000
+  sparsing neurons Qwen/Qwen3-0.6B --text book.txt --thresholds outputs/Qwen3-0.6B/cett-ppl-1/thresholds.json
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "neurons",
+        help="frequency, contexts, neighbours and words of every neuron",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    group = parser.add_argument_group("when a neuron is active")
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument("--thresholds", metavar="FILE", help="thresholds that `sparsing measure` has written")
+    choice.add_argument(
+        "--cett", type=float, default=0.2, metavar="C", help="or thresholds at this CETT (default: 0.2)"
+    )
+    group.add_argument(
+        "--contexts", type=int, default=8, metavar="K", help="places kept per neuron (default: 8)"
+    )
+    group = parser.add_argument_group("text")
+    group.add_argument(
+        "--text",
+        nargs="+",
+        required=True,
+        metavar="[NAME=]SOURCE",
+        help="texts to tell apart: files, folders, .jsonl, .parquet, datasets on the hub",
+    )
+    group.add_argument("--split", default="train", help="split of a dataset (default: train)")
+    group.add_argument("--column", default="text", help="column of jsonl, parquet, datasets (default: text)")
+    group.add_argument("--max-tokens", type=int, metavar="N", help="of each text (default: all)")
+    group.add_argument(
+        "--window", type=int, metavar="N", help="tokens per window (default: the model's length)"
+    )
+    common.add_model_arguments(parser)
+    common.add_run_arguments(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.neurons.store import NEURONS, STUDY, VOCABULARY, NeuronTable, save_vocabulary
+    from sparsing.neurons.study import study_neurons
+    from sparsing.runs import check_writable, default_folder, open_journal
+    from sparsing.thresholds import read_thresholds
+
+    sources = _sources(args.text)
+    folder = check_writable(args.output or default_folder(args.model) / "neurons")
+    loaded = common.load(args, args.model)
+    corpora = {name: _corpus(args, loaded, name, source) for name, source in sources.items()}
+    journals = {id(c): open_journal(folder, loaded, c, batch_size=args.batch_size) for c in corpora.values()}
+    with NeuronTable(folder / NEURONS, corpora, loaded.tokenizer) as table:
+        study = study_neurons(
+            loaded,
+            corpora,
+            read_thresholds(args.thresholds) if args.thresholds else None,
+            cett=args.cett,
+            contexts=args.contexts,
+            journal=lambda corpus: journals[id(corpus)],
+            batch_size=args.batch_size,
+            progress=common.make_progress(args),
+            on_layer=table.add,
+        )
+    save_vocabulary(study, loaded.tokenizer, folder / VOCABULARY)
+    study.save(folder / STUDY)
+    for journal in journals.values():
+        journal.clear()
+    if not args.no_figures:
+        _write_page(folder)
+    if args.json:
+        common.print_json({"folder": str(folder), "cost": study.cost.to_dict()})
+    else:
+        _print(study, folder)
+    return 0
+
+
+def _sources(texts: list[str]) -> dict[str, str]:
+    """Names and sources; a text without a name is called after its file."""
+    from sparsing.errors import InputError
+
+    sources: dict[str, str] = {}
+    for text in texts:
+        name, found, source = text.partition("=")
+        if not found or Path(text).exists():
+            name, source = Path(text).name.partition(".")[0] or text, text
+        if name in sources:
+            raise InputError(f"two texts are called {name!r}; give them names: --text one=... two=...")
+        sources[name] = source
+    return sources
+
+
+def _corpus(args: argparse.Namespace, loaded: LoadedModel, name: str, source: str) -> Corpus:
+    from sparsing.corpus import load_corpus
+
+    return load_corpus(
+        source,
+        loaded.tokenizer,
+        window=common.window_of(loaded, args.window),
+        max_tokens=args.max_tokens,
+        split=args.split,
+        column=args.column,
+    )
+
+
+def _write_page(folder: Path) -> None:
+    from sparsing.report.document import build_document
+    from sparsing.report.page import write_report
+    from sparsing.report.runs import read_runs
+
+    write_report(build_document(read_runs([folder])), folder / "index.html")
+
+
+def _print(study: NeuronStudy, folder: Path) -> None:
+    from sparsing.report import tables
+
+    common.print_table(f"{study.provenance.model}: {study.frequency.shape[1]} layers", *tables.neurons(study))
+    cost = study.cost
+    print(f"cost: {cost.dense_forward_equivalents:.2f} dense passes over the text, {cost.wall_sec:.1f} s")
+    page = folder / "index.html"
+    print(f"neurons: {folder}" + (f"; open {page}" if page.exists() else ""))

@@ -53,6 +53,19 @@ def test_importing_torch_does_not_import_lm_eval():
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_lm_evals_own_models_stay(lm_eval):
+    """A registry that is not empty keeps lm-eval from naming its own models."""
+    program = """
+import lm_eval.api.registry as registry
+import torch
+from sparsing.evaluation.plugin import register
+register()
+assert "sparsing" in registry.model_registry
+registry.get_model("dummy")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.slow
 def test_lm_evals_own_command(lm_eval, stories_folder, bench, tmp_path):
     """`lm_eval --model sparsing`: dense it prints the scores of `--model hf`, sparse it adds the ratios."""

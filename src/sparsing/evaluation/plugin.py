@@ -7,6 +7,7 @@ nothing in a process that has not loaded lm-eval. `TORCH_DEVICE_BACKEND_AUTOLOAD
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 TARGET = "sparsing.evaluation.harness:SparsingLM"
@@ -15,5 +16,8 @@ TARGET = "sparsing.evaluation.harness:SparsingLM"
 def register() -> None:
     """Name the model in lm-eval's registry, as a placeholder that is imported when it is asked for."""
     registry = getattr(sys.modules.get("lm_eval.api.registry"), "model_registry", None)
-    if registry is not None and "sparsing" not in registry:
+    if registry is None:
+        return
+    importlib.import_module("lm_eval.models")  # names lm-eval's own, which it does only while there are none
+    if "sparsing" not in registry:
         registry.register("sparsing", target=TARGET)

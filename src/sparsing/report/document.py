@@ -6,7 +6,8 @@ Built from saved results alone. `page.py` writes it as one HTML file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ from sparsing.report.across_charts import (
 from sparsing.report.cautions import cautions
 from sparsing.report.charts import Chart
 from sparsing.report.labels import model_label
+from sparsing.report.neuron_charts import corpus_curves, corpus_scatter, distance_table, token_scatters
+from sparsing.report.neuron_view import neuron_view
 from sparsing.report.run_charts import run_charts
-from sparsing.report.runs import Runs
+from sparsing.report.runs import Runs, Study
 from sparsing.report.style import is_interval
 from sparsing.report.text_view import text_view
 
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
     from sparsing.measurement import Measurement
     from sparsing.provenance import Provenance
 
-TEXT_PANELS = 6
-"""Measurements whose text is on the page, the main ones first; a large model's is a third of a megabyte each."""
+TEXT_BYTES = 900_000
+"""Texts on the page, token by token, those of the main measurements first; a large model's is 0.3 MB each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,14 @@ class Panel:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Explorer:
+    """The neurons of one model, to search and sort."""
+
+    label: str
+    data: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Document:
     """Everything on the page."""
 
@@ -86,6 +97,7 @@ class Document:
     cards: Sequence[Card]
     sections: Sequence[Section]
     panels: Sequence[Panel]
+    explorers: Sequence[Explorer]
     origins: Sequence[tuple[str, Table, str]]
     """Model, its provenance, the command that measures it again."""
 
@@ -94,13 +106,19 @@ def build_document(runs: Runs, *, title: str | None = None) -> Document:
     """Lay out these results."""
     results = list(runs.measurements)
     series = training_series(results)
+    studies = _named(runs.studies)
     return Document(
         title=title or _title(runs),
         cards=[_card(result) for result in _headliners(results, series)],
-        sections=[section for section in _sections(runs, series) if section.tables or section.charts],
-        panels=[
-            _panel(result, several=len(_models(results)) > 1, text=index < TEXT_PANELS)
-            for index, result in enumerate(_inside(results))
+        sections=[
+            section
+            for section in (*_sections(runs, series), _neurons(studies))
+            if section.tables or section.charts
+        ],
+        panels=_panels(_inside(results), several=len(_models(results)) > 1),
+        explorers=[
+            Explorer(label=name, data=neuron_view(study.numbers, study.neurons, share=1 / len(studies)))
+            for name, study in studies.items()
         ],
         origins=_origins(runs),
     )
@@ -208,19 +226,60 @@ def _summary(results: Sequence[Measurement]) -> Table:
     return Table(caption="Ratios with 95% intervals over windows", header=header, rows=rows)
 
 
-def _panel(result: Measurement, *, several: bool, text: bool) -> Panel:
-    header, rows = tables.layers(result)
-    label = f"{model_label(result.provenance)}: {result.name}" if several else result.name
-    return Panel(
-        label=label,
-        table=Table(caption="Layer by layer", header=header, rows=rows),
-        charts=list(run_charts(result).values()),
-        text=text_view(result) if text else None,
+def _panels(results: Sequence[Measurement], *, several: bool) -> list[Panel]:
+    left, panels = TEXT_BYTES, []
+    for result in results:
+        header, rows = tables.layers(result)
+        text = text_view(result)
+        size = len(json.dumps(text))
+        fits = size <= left
+        left -= size if fits else 0
+        panels.append(
+            Panel(
+                label=f"{model_label(result.provenance)}: {result.name}" if several else result.name,
+                table=Table(caption="Layer by layer", header=header, rows=rows),
+                charts=list(run_charts(result).values()),
+                text=text if fits else None,
+            )
+        )
+    return panels
+
+
+def _named(studies: Sequence[Study]) -> dict[str, Study]:
+    """Studies by model, numbered where a model has several."""
+    found: dict[str, Study] = {}
+    for study in studies:
+        name = model_label(study.numbers.provenance)
+        found[name if name not in found else f"{name} ({len(found) + 1})"] = study
+    return found
+
+
+def _neurons(studies: Mapping[str, Study]) -> Section:
+    """The study of neurons by corpus and between models."""
+    numbers = {name: study.numbers for name, study in studies.items()}
+    charts = []
+    for name, study in numbers.items():
+        charts += [corpus_curves(name, study), corpus_scatter(name, study)]
+    words = {name: study.words() for name, study in studies.items()} if len(studies) > 1 else {}
+    made = [
+        Table(caption=f"Neurons by corpus: {name}", header=header, rows=rows)
+        for name, study in numbers.items()
+        for header, rows in [tables.neurons(study)]
+    ]
+    header, rows = distance_table(numbers)
+    if rows:
+        made.append(Table(caption="How far apart firing is", header=header, rows=rows))
+    return Section(
+        title="Neurons by corpus",
+        note="When a neuron is active is decided by thresholds learned on dense inputs; the model runs dense.",
+        charts=[*(chart for chart in charts if chart is not None), *token_scatters(numbers, words)],
+        tables=made,
     )
 
 
 def _provenances(runs: Runs) -> list[Provenance]:
-    return [result.provenance for result in (*runs.measurements, *runs.comparisons)]
+    studies = [study.numbers for study in runs.studies]
+    return [result.provenance for result in (*runs.measurements, *runs.comparisons, *studies)]
 
 
 def _origins(runs: Runs) -> list[tuple[str, Table, str]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sparsing.report.charts import Chart
     from sparsing.report.document import Document
 
-SCRIPTS = ("page.js", "charts.js", "text.js")
+SCRIPTS = ("page.js", "charts.js", "text.js", "neurons.js")
 """In this order; the first defines what the others share."""
 _NUMBER = re.compile(r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|nan|inf)( ?(%|x|s|K|M|B))?( ?[\[(][-+\d., %e]*[\])])?")
 """With a unit or not, with an interval in brackets or not."""
@@ -56,6 +56,7 @@ def render(document: Document) -> str:
     data = {
         "charts": [chart.to_dict() for chart in charts],
         "panels": [{"text": panel.text} for panel in document.panels],
+        "explorers": [explorer.data for explorer in document.explorers],
     }
     scripts = [get_plotlyjs(), "\n".join(_asset(name) for name in SCRIPTS)]
     return (

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
+    from sparsing.neurons.study import NeuronStudy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,27 @@ class Runs:
     comparisons: Sequence[Comparison] = ()
     """Of rules, one per model."""
     laws: Sequence[LawFit] = ()
+    studies: Sequence[Study] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Study:
+    """A study of neurons and the folder of its tables."""
+
+    numbers: NeuronStudy
+    folder: Path
+
+    @property
+    def neurons(self) -> Path:
+        """A row per neuron."""
+        return self.folder / "neurons.parquet"
+
+    def words(self) -> dict[int, str]:
+        """Text of each token id that was seen."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.folder / "vocabulary.parquet", columns=["id", "text"])
+        return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
 def read_runs(paths: Iterable[str | Path]) -> Runs:
@@ -32,22 +54,26 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
     Raises:
         InputError: no such file or folder, or nothing in it that a report could show.
     """
-    found: dict[str, list[Any]] = {"Measurement": [], "Comparison": [], "LawFit": []}
+    found: dict[str, list[Any]] = {
+        kind: [] for kind in ("Measurement", "Comparison", "LawFit", "NeuronStudy")
+    }
     for path in map(Path, paths):
         before = sum(map(len, found.values()))
         for file in _files(path):
             kind = _kind(file)
             if kind in found:
-                found[kind].append(_reader(kind).load(file))
+                result = _reader(kind).load(file)
+                found[kind].append(_study(result, file) if kind == "NeuronStudy" else result)
         if before == sum(map(len, found.values())):
             raise InputError(
                 f"nothing to report in {str(path)!r}; give the folder that `sparsing measure`, `compare`,"
-                " `demo` or `fit` has written"
+                " `demo`, `fit` or `neurons` has written"
             )
     return Runs(
         measurements=_once(found["Measurement"]),
         comparisons=_once(found["Comparison"]),
         laws=_once(found["LawFit"]),
+        studies=found["NeuronStudy"],
     )
 
 
@@ -56,8 +82,8 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"no run at {str(path)!r}; give the folder that a command has written with -o")
-    hidden = (part for part in path.rglob("*.json"))
-    return sorted(file for file in hidden if not any(p.startswith(".") for p in file.relative_to(path).parts))
+    files = sorted(path.rglob("*.json"))
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
 
 
 def _kind(file: Path) -> str | None:
@@ -77,8 +103,18 @@ def _reader(kind: str) -> Any:
     from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
+    from sparsing.neurons.study import NeuronStudy
 
-    return {"Measurement": Measurement, "Comparison": Comparison, "LawFit": LawFit}[kind]
+    readers = (Measurement, Comparison, LawFit, NeuronStudy)
+    return {reader.__name__: reader for reader in readers}[kind]
+
+
+def _study(numbers: NeuronStudy, file: Path) -> Study:
+    study = Study(numbers=numbers, folder=file.parent)
+    for name in ("neurons.parquet", "vocabulary.parquet"):
+        if not (study.folder / name).is_file():
+            raise InputError(f"{name!r} is not beside {str(file)!r}; copy the folder of the study as a whole")
+    return study
 
 
 def _once(results: list[Any]) -> list[Any]:

@@ -35,23 +35,23 @@ def text_view(result: Measurement) -> dict[str, Any] | None:
     }
     if result.token_top_neuron is not None and result.token_top_norm is not None:
         most = float(result.token_top_norm.max()) or 1.0
-        view["neurons"] = packed(_smallest(result.token_top_neuron))
+        view["neurons"] = packed(smallest(result.token_top_neuron))
         view["norms"] = packed((result.token_top_norm / most * NORM_SCALE).round().astype(np.uint16))
         view["largest_norm"] = rounded(most)
     return view
 
 
-def shown(text: str) -> str:
-    """A token as it is put on the page: newlines and tabs stay, what cannot be seen is escaped, long ones cut."""
-    if len(text) > LONGEST:
-        half = LONGEST // 2
+def shown(text: str, *, longest: int = LONGEST) -> str:
+    """A text as it is put on the page: newlines and tabs stay, what cannot be seen is escaped, long ones cut."""
+    if len(text) > longest:
+        half = longest // 2
         text = f"{text[:half]}\u2026[{len(text) - 2 * half:,} more characters]\u2026{text[-half:]}"
     return escape_unprintable(text, keep="\n\t" + JOINERS)
 
 
-def _smallest(numbers: np.ndarray) -> np.ndarray:
+def smallest(numbers: np.ndarray) -> np.ndarray:
     """Whole numbers in the fewest bytes that the page can read."""
-    return numbers.astype(np.uint16 if numbers.max() < 2**16 else np.int32)
+    return numbers.astype(np.uint16 if numbers.size == 0 or numbers.max() < 2**16 else np.int32)
 
 
 def packed(array: np.ndarray) -> dict[str, Any]:

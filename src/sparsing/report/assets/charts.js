@@ -87,7 +87,7 @@ function layout(chart, state, width) {
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, colorway: [ink],
     xaxis, yaxis, shapes, annotations, hovermode: "closest", dragmode: width < 600 ? false : "zoom",
     showlegend: chart.series.filter((series) => series.listed !== false).length > 1,
-    legend: { orientation: "h", y: -0.22, x: 0, yanchor: "top", font: { size: 12 } },
+    legend: { orientation: "h", y: -0.22, x: 0, yanchor: "top", font: { size: 12 }, itemsizing: "constant" },
     hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: ink }, align: "left" },
   };
 }

@@ -58,7 +58,7 @@ def neighbours(active: np.ndarray, k: int = NEIGHBOURS) -> tuple[np.ndarray, np.
         phi = (together - share[rows, None] * share) / (deviation[rows, None] * deviation)
         phi[:, ~known] = -torch.inf
         phi[torch.arange(len(phi)), torch.arange(rows.start, rows.stop)] = -torch.inf
-        best = phi.nan_to_num(nan=-torch.inf).topk(k, dim=1)
+        best = phi.where(~phi.isnan(), -torch.inf).topk(k, dim=1)
         real = torch.isfinite(best.values) & known[rows, None]
         numbers[rows] = best.indices.masked_fill(~real, -1).numpy()
         found[rows] = best.values.masked_fill(~real, torch.nan).numpy()

@@ -1,0 +1,95 @@
+"""Contexts against brute force: the largest token of each of a neuron's best stretches, whatever the batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sparsing.corpus import Corpus
+from sparsing.journal import Journal
+from sparsing.models import LoadedModel
+from sparsing.neurons.contexts import STRETCH, TopContexts, merged
+from sparsing.neurons.watcher import NeuronWatcher
+from sparsing.passes import run_pass
+from sparsing.thresholds import Thresholds
+
+from ..measuring import text_corpus, tiny_loaded
+
+K = 4
+
+
+def cuts(n_layers: int = 2) -> Thresholds:
+    return Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03,) * n_layers)
+
+
+def watched(model: LoadedModel, corpus: Corpus, **options) -> NeuronWatcher:
+    watcher = NeuronWatcher(model, corpus, cuts(), sample=64, contexts=K)
+    run_pass(model, corpus, watcher, key="k", journal=Journal(), head=False, **options)
+    return watcher
+
+
+def brute_force(model: LoadedModel, corpus: Corpus, layer: int, neuron: int) -> list[tuple[float, int]]:
+    """(value, place) of the best stretches of one neuron, from every activation, one window at a time."""
+    found = []
+    site = model.sites[layer]
+    for window, batch in enumerate(corpus.batches(1)):
+        kept = {}
+        handle = site.down_proj.register_forward_pre_hook(
+            lambda module, args, kept=kept: kept.update(h=args[0])
+        )
+        with torch.no_grad():
+            model.model(input_ids=batch.ids, attention_mask=batch.real.long())
+        handle.remove()
+        h = kept["h"].reshape(-1, site.d_ff)[:, neuron]
+        for begin in range(0, len(h), STRETCH):
+            places = [
+                (abs(h[i].item()), h[i].item(), window * corpus.width + i)
+                for i in range(begin, min(begin + STRETCH, len(h)))
+                if batch.counted[0, i]
+            ]
+            if places:
+                _, value, place = max(places)
+                found.append((value, place))
+    return sorted(found, key=lambda pair: -abs(pair[0]))[:K]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "opt", "gpt2"])
+def test_contexts_of_single_neurons_by_brute_force(model_type):
+    model, corpus = tiny_loaded(model_type), text_corpus(400, window=50, stride=45, bos="always")
+    watcher = watched(model, corpus, batch_size=3)
+    for layer, neuron in ((0, 0), (0, 17), (1, 5), (1, 31)):
+        wanted = brute_force(model, corpus, layer, neuron)
+        contexts = watcher.layers[layer].contexts
+        np.testing.assert_allclose(contexts.value[:, neuron], [value for value, _ in wanted], rtol=1e-3)
+        assert contexts.place[:, neuron].tolist() == [place for _, place in wanted]
+
+
+def test_batches_do_not_matter():
+    model, corpus = tiny_loaded(), text_corpus(700, window=64)
+    one, many = watched(model, corpus, batch_size=1), watched(model, corpus, batch_size=11)
+    for a, b in zip(one.layers, many.layers, strict=True):
+        assert (a.contexts.place == b.contexts.place).float().mean() > 0.999
+        assert torch.equal(a.count, b.count)
+        assert torch.equal(a.bits, b.bits)
+        torch.testing.assert_close(a.size, b.size, rtol=1e-6, atol=0)
+
+
+def test_fewer_places_than_wanted_and_a_silent_neuron():
+    contexts = TopContexts(2, 3, torch.device("cpu"))
+    h = torch.zeros(1, 4, 2)
+    h[0, 2, 0] = -1.5
+    assert contexts.add(h.abs(), h, torch.tensor([100])).tolist() == [1.5, 0.0]
+    assert contexts.value.tolist() == [[-1.5, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert contexts.place.tolist() == [[102, -1], [-1, -1], [-1, -1]]
+
+
+def test_the_best_of_two_corpora():
+    parts = [
+        (torch.tensor([[3.0, -9.0], [1.0, 0.0]]), torch.tensor([[7, 8], [5, -1]])),
+        (torch.tensor([[-4.0, 2.0], [2.0, 1.0]]), torch.tensor([[1, 2], [3, 4]])),
+    ]
+    value, place, corpus = merged(parts)
+    assert value.tolist() == [[-4.0, -9.0], [3.0, 2.0]]
+    assert place.tolist() == [[1, 8], [7, 2]]
+    assert corpus.tolist() == [[1, 0], [0, 1]]

@@ -1,0 +1,89 @@
+"""The tables of a study: a row per neuron whose contexts are the text at their places."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from sparsing.corpus import load_corpus
+from sparsing.neurons.store import AFTER, BEFORE, NeuronTable, around, save_vocabulary
+from sparsing.neurons.study import study_neurons
+from sparsing.thresholds import Thresholds
+
+from ..measuring import random_text, text_corpus, tiny_loaded
+from ..tiny import tiny_tokenizer
+
+CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """(study, rows of the neuron table, folder, texts by corpus name)."""
+    folder = tmp_path_factory.mktemp("study")
+    model = tiny_loaded()
+    corpora = {"a": text_corpus(200, window=40, bos="always"), "b": text_corpus(90, window=40, seed=1)}
+    with NeuronTable(folder / "neurons.parquet", corpora, model.tokenizer) as table:
+        study = study_neurons(model, corpora, CUTS, contexts=3, on_layer=table.add)
+    return study, pq.read_table(folder / "neurons.parquet").to_pylist(), folder
+
+
+def test_a_row_per_neuron_with_the_numbers_of_the_study(stored):
+    study, rows, folder = stored
+    n_layers, d_ff = study.mean_norm.shape
+    assert [(row["layer"], row["neuron"]) for row in rows] == [
+        (i, j) for i in range(n_layers) for j in range(d_ff)
+    ]
+    assert pq.ParquetFile(folder / "neurons.parquet").num_row_groups == n_layers
+    for row in rows[:: d_ff // 3]:
+        at = (row["layer"], row["neuron"])
+        assert row["frequency: b"] == study.frequency[1][at]
+        assert row["max_norm"] == study.max_norm[at]
+        assert row["neighbours"] == study.neighbour[at].tolist()
+        assert len(row["promoted"]) == len(row["demoted"]) == 6
+
+
+def test_contexts_are_found_in_the_text_and_the_first_has_the_largest_norm(stored):
+    _, rows, _ = stored
+    texts = {"a": random_text(200), "b": random_text(90, seed=1)}
+    for row in rows:
+        assert 1 <= len(row["contexts"]) <= 3
+        assert abs(row["contexts"][0]["value"]) == pytest.approx(row["max_norm"], rel=1e-5)
+        for context in row["contexts"]:
+            assert len(context["token"]) == 1
+            assert len(context["before"]) <= BEFORE
+            assert len(context["after"]) <= AFTER
+            assert context["before"] + context["token"] + context["after"] in texts[context["corpus"]]
+
+
+def test_around_stays_in_its_window():
+    tokenizer = tiny_tokenizer()
+    corpus = load_corpus(["abcdefghijklmnopqrstuvwxyz"], tokenizer, window=11, bos="always")
+    width = corpus.width
+    assert around(corpus, width + 1, tokenizer) == ("", "k", "lmnopqrs")
+    assert around(corpus, width + 10, tokenizer) == ("klmnopqrs", "t", "")
+    assert around(corpus, 0, tokenizer) == ("", "<s>", "abcdefgh")
+
+
+def test_a_failed_study_leaves_no_table(tmp_path):
+    model, corpora = tiny_loaded(), {"a": text_corpus(60)}
+
+    def fails():
+        with NeuronTable(tmp_path / "neurons.parquet", corpora, model.tokenizer) as made:
+            study_neurons(model, corpora, CUTS, on_layer=made.add)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert not list(tmp_path.iterdir())
+
+
+def test_vocabulary(stored):
+    study, _, folder = stored
+    path = save_vocabulary(study, tiny_tokenizer(), folder / "vocabulary.parquet")
+    rows = {row["text"]: row for row in pq.read_table(path).to_pylist()}
+    text = random_text(200) + random_text(90, seed=1)
+    assert {token: row["count"] for token, row in rows.items()} == {
+        char: text.count(char) for char in set(text)
+    }
+    assert all(np.isfinite(row["activation_ratio"]) for row in rows.values())

@@ -1,0 +1,123 @@
+"""The numbers of a study against every activation kept, and that it resumes to the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import sparsing.neurons.study
+from sparsing.errors import InputError
+from sparsing.journal import Journal
+from sparsing.neurons import lens
+from sparsing.neurons.study import NeuronStudy, study_neurons
+from sparsing.neurons.thresholds import calibrated
+from sparsing.thresholds import Thresholds
+
+from ..measuring import counted_places, kept_activations, score_of, text_corpus, tiny_loaded, trained
+
+VALUES = (0.03, 0.05)
+
+
+def cuts(on: str = "neuron_norm") -> Thresholds:
+    return Thresholds(rule="cett", level=0.1, on=on, values=VALUES)
+
+
+@pytest.mark.parametrize("on", ["neuron_norm", "gate"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3"])
+def test_frequency_norms_and_vocabulary(model_type, on):
+    model = tiny_loaded(model_type)
+    corpora = {
+        "a": text_corpus(210, window=32, seed=1, bos="always"),
+        "b": text_corpus(90, window=32, seed=2),
+    }
+    study = study_neurons(model, corpora, cuts(on), batch_size=2)
+    active, norms = [], []
+    for corpus in corpora.values():
+        kept = kept_activations(model, corpus)
+        active.append([score_of(model, i, on, *kept[i]) > VALUES[i] for i in range(2)])
+        norms.append([score_of(model, i, "neuron_norm", *kept[i]) for i in range(2)])
+    for index, part in enumerate(active):
+        wanted = np.stack([layer.double().mean(0).numpy() for layer in part])
+        np.testing.assert_allclose(study.frequency[index], wanted, atol=2 / 90)
+    for layer in range(2):
+        both = torch.cat([part[layer] for part in norms])
+        np.testing.assert_allclose(study.mean_norm[layer], both.mean(0), rtol=1e-3)
+        np.testing.assert_allclose(study.max_norm[layer], both.amax(0), rtol=1e-3)
+    ids = np.concatenate([corpus.ids[counted_places(corpus)] for corpus in corpora.values()])
+    ratio = np.concatenate([torch.stack(part).double().mean((0, 2)).numpy() for part in active])
+    assert study.vocabulary_count.sum() == 300 == sum(study.num_tokens)
+    for token in (ids[0], ids[100], ids[-1]):
+        assert study.vocabulary_count[token] == (ids == token).sum()
+        assert study.vocabulary_ratio[token] == pytest.approx(ratio[ids == token].mean(), abs=0.01)
+    assert np.isnan(study.vocabulary_ratio[study.vocabulary_count == 0]).all()
+
+
+def test_saved_and_loaded(tmp_path):
+    study = study_neurons(tiny_loaded(), {"a": text_corpus(60)}, cuts())
+    again = NeuronStudy.load(study.save(tmp_path / "neurons.json"))
+    assert again.to_dict() == study.to_dict()
+    assert np.isnan(again.specialisation).all(), "one corpus has nothing to be special in"
+
+
+def test_a_cut_off_study_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("sparsing.journal.SAVE_EVERY_SEC", 0.0)
+    model, corpora = tiny_loaded(), {"a": text_corpus(400), "b": text_corpus(300, seed=3)}
+    whole = study_neurons(model, corpora, cuts(), batch_size=2)
+    count = sparsing.neurons.study.NeuronWatcher._count_vocabulary
+    left = iter([True] * 9)
+
+    def stops(self):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        count(self)
+
+    def journal(corpus):
+        return Journal(tmp_path, {"corpus": corpus.sha256()})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sparsing.neurons.study.NeuronWatcher, "_count_vocabulary", stops)
+        with pytest.raises(KeyboardInterrupt):
+            study_neurons(model, corpora, cuts(), batch_size=2, journal=journal)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2, "one corpus done, one begun"
+    resumed = study_neurons(model, corpora, cuts(), batch_size=2, journal=journal)
+    for name in ("frequency", "mean_norm", "max_norm", "neighbour", "vocabulary_ratio"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+
+
+def test_specialisation():
+    study = study_neurons(tiny_loaded(), {"a": text_corpus(60), "b": text_corpus(60, seed=1)}, cuts())
+    object.__setattr__(study, "frequency", np.array([[[0.5, 0.5, 0.0, 0.3]], [[0.5, 0.0, 0.0, 0.1]]]))
+    special = study.specialisation[0]
+    assert special[:2] == pytest.approx([0.0, 1.0])
+    assert np.isnan(special[2])
+    assert special[3] == pytest.approx(1 - (-0.75 * np.log2(0.75) - 0.25 * np.log2(0.25)))
+
+
+def test_thresholds_are_learned_where_none_are_given():
+    model, corpus = trained(), text_corpus(900)
+    found = calibrated(model, corpus, 0.3)
+    study = study_neurons(model, {"a": corpus}, cett=0.3)
+    assert study.thresholds.values == found.values
+    assert 0 < study.overall_frequency.mean() < 1
+
+
+def test_what_a_column_promotes():
+    model = tiny_loaded()
+    site, embedding = model.sites[1], model.model.get_output_embeddings().weight
+    up, down = lens.promoted(model, site, 5)
+    logits = embedding[: len(model.tokenizer)].double() @ site.weight.double()
+    for neuron in (0, 9, site.d_ff - 1):
+        order = logits[:, neuron].argsort(descending=True)
+        assert up[neuron].tolist() == order[:5].tolist()
+        assert down[neuron].tolist() == order.flip(0)[:5].tolist()
+
+
+def test_refusals():
+    model = tiny_loaded()
+    with pytest.raises(InputError, match="a study needs a corpus and at least 1 context, got 0 and 8"):
+        study_neurons(model, {}, cuts())
+    with pytest.raises(InputError, match="3 thresholds for a model of 2"):
+        study_neurons(
+            model, {"a": text_corpus(60)}, Thresholds(rule="cett", level=0.1, on="h", values=(0.1,) * 3)
+        )

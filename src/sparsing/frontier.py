@@ -6,6 +6,7 @@ The levels of a rule are spread up to the one at the highest perplexity ratio as
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from sparsing.rules import Rule, make_rule
 if TYPE_CHECKING:
     from sparsing.subject import Subject
 
-LEAST_SHARE = 0.05
+LEAST_SHARE = 0.02
 """What the first level of a rule costs, as a share of the highest log(ppl_ratio)."""
 END_TOLERANCE = 2e-3
 """The last level need not be exact: what is drawn is where it was measured to be."""
@@ -55,10 +56,14 @@ class Comparison(Result):
         return [point for point in self.points if point.rule == rule]
 
     def ratio_at(self, rule: str, ppl_ratio: float) -> float:
-        """Activation ratio of the rule at this perplexity ratio, by linear interpolation; NaN outside."""
+        """Activation ratio of the rule at this perplexity ratio, by linear interpolation.
+
+        NaN outside of what was measured, but for the tolerance of the last level.
+        """
         points = sorted((point.ppl_ratio, point.activation_ratio) for point in self.of(rule))
         cost, ratio = np.array(points).T
-        return float(np.interp(ppl_ratio, cost, ratio, left=np.nan, right=np.nan))
+        outside = ppl_ratio < cost[0] or ppl_ratio > cost[-1] + END_TOLERANCE
+        return math.nan if outside else float(np.interp(ppl_ratio, cost, ratio))
 
 
 def compare(

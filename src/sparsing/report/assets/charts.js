@@ -56,14 +56,31 @@ function trace(chart, series, index, front) {
 
 function axis(title, scale) {
   const quiet = { gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("line"), tickcolor: colour("line") };
-  return { title: { text: label(title), standoff: 10 }, type: scale, automargin: true, tickformat: scale === "log" ? "~g" : undefined, ...quiet };
+  return { title: { text: label(title), standoff: 10 }, type: scale, automargin: true, exponentformat: "B", ...quiet };
+}
+
+// 1, 2 and 5 times the powers of ten, or the powers alone where there are many.
+function logTicks(values) {
+  const real = values.filter((value) => value !== null && value > 0);
+  const [low, high] = [Math.floor(Math.log10(Math.min(...real))), Math.ceil(Math.log10(Math.max(...real)))];
+  const steps = high - low > 4 ? [1] : high - low > 2 ? [1, 3] : [1, 2, 5];
+  const ticks = [];
+  for (let power = low; power <= high; power++) for (const step of steps) ticks.push(step * 10 ** power);
+  return { tickvals: ticks, ticktext: ticks.map(quantity) };
+}
+
+function quantity(value) {
+  const units = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
+  const [unit, name] = units.find(([least]) => value >= least * 0.9999) ?? [1, ""];
+  return `${Number((value / unit).toPrecision(3))}${name}`;
 }
 
 function layout(chart, state, width) {
   const ink = colour("ink");
   const xaxis = axis(chart.x, state.x);
   const yaxis = axis(chart.y, state.y);
-  if (state.x === "log") Object.assign(xaxis, { dtick: undefined, tickformat: ".2~s", nticks: width < 480 ? 5 : 8, minor: { ticks: "inside" } });
+  if (state.x === "log") Object.assign(xaxis, logTicks(chart.series.flatMap((series) => [...series.x])));
+  if (state.y === "log") Object.assign(yaxis, logTicks(chart.series.flatMap((series) => [...series.y])));
   if (chart.x_names?.length) {
     const names = chart.x_names.map((name) => label(name.length > 22 ? `${name.slice(0, 21)}\u2026` : name));
     Object.assign(xaxis, { tickvals: names.map((_, i) => i), ticktext: names, range: [-0.5, names.length - 0.5] });
@@ -87,7 +104,8 @@ function layout(chart, state, width) {
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, colorway: [ink],
     xaxis, yaxis, shapes, annotations, hovermode: "closest", dragmode: width < 600 ? false : "zoom",
     showlegend: chart.series.filter((series) => series.listed !== false).length > 1,
-    legend: { orientation: "h", y: -0.22, x: 0, yanchor: "top", font: { size: 12 }, itemsizing: "constant" },
+    // below the plot, but above it where the names on the x axis may stand slanted
+    legend: { orientation: "h", x: 0, ...(chart.x_names ? { y: 1.02, yanchor: "bottom" } : { y: -0.22, yanchor: "top" }), font: { size: 12 }, itemsizing: "constant" },
     hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: ink }, align: "left" },
   };
 }

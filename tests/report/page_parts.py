@@ -1,0 +1,86 @@
+"""A folder of saved results with everything that a report shows, made without a real model where that is enough."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sparsing.frontier import Comparison, FrontierPoint
+from sparsing.laws import fit
+from sparsing.laws.points import Points
+from sparsing.neurons.store import NeuronTable, save_vocabulary
+from sparsing.neurons.study import study_neurons
+from sparsing.provenance import Provenance
+from sparsing.thresholds import Thresholds
+from sparsing.weights import WeightBytes
+
+from ..measuring import text_corpus, tiny_loaded
+from .measurements import make_measurement
+
+ALARM = "<script>alert(1)</script>"
+MODEL = "<img src=x onerror=alert(1)>"
+RULES = ("cett", "fat", "top_k")
+
+
+def save_measurements(folder: Path) -> None:
+    """Two checkpoints of one model and another model, each under two measures."""
+    rng = np.random.default_rng(0)
+    for model, tokens in (("runs/relu/step-1", 10**6), ("runs/relu/step-2", 10**7), (MODEL, None)):
+        for target, level in ((1.01, 0.2), (None, 0.1)):
+            result = make_measurement(
+                num_tokens=40,
+                level=level,
+                target_ppl_ratio=target,
+                model=model,
+                train_tokens=tokens,
+                train_step=tokens,
+                command=f"sparsing measure {model} --text '{ALARM}'",
+                corpus=ALARM,
+                token_top_neuron=rng.integers(0, 24, (40, 4, 3)).astype(np.int32),
+                token_top_norm=np.sort(rng.random((40, 4, 3)), axis=-1)[..., ::-1].astype(np.float32),
+                weights=WeightBytes(total_bytes=10**9, ffn_bytes=6 * 10**8),
+            )
+            result.save(folder / model.replace("/", "_") / f"{target}" / "measurement.json")
+
+
+def save_comparison(folder: Path) -> None:
+    points = [
+        FrontierPoint(
+            rule=rule,
+            level=float(step),
+            activation_ratio=0.6 - 0.1 * step,
+            activation_ratio_interval=(0.55 - 0.1 * step, 0.65 - 0.1 * step),
+            ppl_ratio=1 + 0.01 * (step + 1) * (index + 1),
+            ppl_ratio_interval=None,
+        )
+        for index, rule in enumerate(RULES)
+        for step in range(4)
+    ]
+    Comparison(points=tuple(points), provenance=Provenance(model="runs/relu/step-2", train_step=2)).save(
+        folder / "comparison.json"
+    )
+
+
+def save_law(folder: Path) -> None:
+    tokens = np.geomspace(1e9, 1e11, 14)
+    noise = np.random.default_rng(0).normal(0, 0.001, 14)
+    points = Points(
+        name=ALARM,
+        variable="tokens",
+        x=tuple(tokens),
+        ratio=tuple(0.1 + 0.3 * (tokens / 1e9) ** -0.4 + noise),
+    )
+    fit(points, "power", num_resamples=0).save(folder / "law.json")
+
+
+def save_study(folder: Path, *, seed: int = 0) -> None:
+    """Two corpora on the tiny model; one is called like an attack."""
+    model = tiny_loaded()
+    corpora = {"code": text_corpus(900, seed=seed), ALARM: text_corpus(900, seed=seed + 1)}
+    cuts = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
+    folder.mkdir(parents=True, exist_ok=True)
+    with NeuronTable(folder / "neurons.parquet", corpora, model.tokenizer) as table:
+        study = study_neurons(model, corpora, cuts, contexts=3, on_layer=table.add)
+    save_vocabulary(study, model.tokenizer, folder / "vocabulary.parquet")
+    study.save(folder / "neurons.json")

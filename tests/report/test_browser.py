@@ -1,0 +1,283 @@
+"""The page in a real browser: it asks for nothing, complains of nothing, runs no foreign script; each control acts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+
+from .conftest import Opened
+from .page_parts import ALARM, MODEL
+
+CONTROLS = {
+    "button#theme", "button.log-x", "button.log-y", "button.csv", "button.copy", "button.neuron", "button.near",
+    "button.back", "button.next", "input.front", "input.layer", "input.search", "select#panel", "select.sort",
+    "select.only", "select#explorer",
+}  # fmt: skip
+"""All that can be clicked; a new control needs a test here."""
+
+
+def saved(page, locator) -> list[list[str]]:
+    """What a click on a CSV button downloads, as rows."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    try:
+        with page.expect_download(timeout=2000) as waiting:
+            locator.click()
+    except playwright.TimeoutError:  # Chromium holds one back after ten downloads of a page
+        with page.expect_download() as waiting:
+            locator.click()
+    return list(csv.reader(io.StringIO(waiting.value.path().read_text(encoding="utf-8"))))
+
+
+def chart(page, title: str):
+    found = page.locator(".chart:visible", has=page.locator(f"figcaption b:text-is({title!r})")).first
+    found.scroll_into_view_if_needed()
+    found.locator(".main-svg").first.wait_for()
+    return found
+
+
+def layout(locator, path: str):
+    return locator.locator(".plot").evaluate(f"plot => plot._fullLayout.{path}")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_nothing_is_wider_than_the_screen_and_every_chart_is_drawn(browser, whole_report, width, dark):
+    window = Opened(browser, whole_report, width=width, dark=dark)
+    page = window.page
+    window.scroll_through()
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (
+        page.locator(".chart:visible").count()
+        == page.locator(".chart:visible .plot .main-svg:nth-child(1)").count()
+    )
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (ground == "rgb(255, 255, 255)") is not dark
+    window.close()
+
+
+def test_text_of_any_kind_stays_text(opened):
+    page = opened.page
+    assert page.locator("script").count() == 3, "the data, the plotting library, the page's own"
+    assert page.locator("img").count() == 0
+    assert MODEL in page.locator(".card h2").all_inner_texts()
+    assert page.locator("#panel option").nth(2).inner_text().startswith(MODEL)
+    assert any(ALARM in text for text in page.locator("#origin code").all_text_contents())
+    assert ALARM in page.locator(".explorer .list th").all_inner_texts()
+    assert any(ALARM in text for text in page.locator(".legendtext").all_text_contents())
+    shown = page.locator(".tokens:visible").text_content()
+    for token in (
+        " the",
+        "<script>",
+        "\\x00\\x1b[0m",
+        "\\ud800",
+        "\\u202eabc",
+        "\u05d0",
+        "\U0001f9d1\u200d\U0001f680",
+    ):
+        assert token in shown
+
+
+def test_there_is_no_control_without_a_test(opened):
+    found = opened.page.eval_on_selector_all(
+        "button:not(.modebar-btn), input, select",  # the plotting library's own bar is left out
+        "all => all.map(e => e.localName + (e.id ? '#' + e.id : '.' + e.className))",
+    )
+    assert set(found) == CONTROLS
+
+
+def test_colours(opened):
+    page, button = opened.page, opened.page.locator("#theme")
+    line = "document.querySelector('.plot .scatterlayer .lines path').style.stroke"
+    light = page.evaluate(line)
+    button.click()
+    assert button.inner_text() == "colours: light"
+    button.click()
+    assert button.inner_text() == "colours: dark"
+    assert page.evaluate(line) != light
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    button.click()
+    assert button.inner_text() == "colours: system"
+    assert page.evaluate(line) == light
+
+
+def test_scales(opened):
+    training = chart(opened.page, "Activation ratio along training")
+    button = training.locator(".log-x")
+    before = layout(training, "xaxis.type")
+    button.click()
+    assert layout(training, "xaxis.type") != before
+    assert button.get_attribute("aria-pressed") == str(before == "linear").lower()
+    frequency = chart(opened.page, "How often each neuron is active")
+    frequency.locator(".log-y").click()
+    assert layout(frequency, "yaxis.type") == "log"
+    frequency.locator(".log-y").click()
+    assert layout(frequency, "yaxis.type") == "linear"
+
+
+def test_one_layer_in_front(opened):
+    frequency = chart(opened.page, "How often each neuron is active")
+    opacity = "plot => plot.data.map(trace => trace.opacity)"
+    assert frequency.locator(".plot").evaluate(opacity) == [1, 1, 1, 1]
+    frequency.locator("input.front").fill("3")
+    assert frequency.locator(".plot").evaluate(opacity) == [0.12, 0.12, 1, 0.12]
+    assert frequency.locator("output").inner_text() == "layer 2"
+    frequency.locator("input.front").fill("0")
+    assert frequency.locator("output").inner_text() == "all"
+
+
+def test_hover_zoom_and_legend(opened):
+    page = opened.page
+    frontier = chart(page, "Perplexity against activation ratio: relu/step-2")
+    box = frontier.locator(".nsewdrag").bounding_box()
+    point = frontier.locator(".scatterlayer .point").first.bounding_box()
+    page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    frontier.locator(".hoverlayer .hovertext").first.wait_for()
+    assert "level 0" in frontier.locator(".hoverlayer").text_content()
+    before = layout(frontier, "xaxis.range")
+    page.mouse.move(box["x"] + 80, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 250, box["y"] + 150, steps=5)
+    page.mouse.up()
+    page.wait_for_function(
+        "([plot, old]) => plot._fullLayout.xaxis.range[0] !== old",
+        arg=[frontier.locator(".plot").element_handle(), before[0]],
+    )
+    assert layout(frontier, "xaxis.range")[0] > before[0]
+    frontier.locator(".legendtoggle").first.click()
+    page.wait_for_function(
+        "plot => plot.data[0].visible === 'legendonly'", arg=frontier.locator(".plot").element_handle()
+    )
+
+
+def test_data_of_every_chart_can_be_saved(opened):
+    page = opened.page
+    for figure in page.locator(".chart:visible").all():
+        rows = saved(page, figure.locator(".csv"))
+        drawn = figure.locator(".plot").evaluate(
+            "plot => plot.data.reduce((sum, trace) => sum + trace.x.length, 0)"
+        )
+        assert rows[0][0] == "series"
+        assert len(rows) == 1 + drawn > 1
+        assert {len(row) for row in rows} == {len(rows[0])}
+        assert all(re.fullmatch(r"-?[\d.e+-]+", row[1]) for row in rows[1:])
+
+
+def test_measurements_one_at_a_time(opened):
+    page, select = opened.page, opened.page.locator("#panel")
+    assert page.locator(".panel:visible").count() == 1
+    assert select.locator("option:checked").inner_text() == "relu/step-2: PPL-1%", "the last checkpoint first"
+    names = select.locator("option").all_inner_texts()
+    select.select_option(label="relu/step-1: PPL-1%")
+    assert page.locator(".panel:visible").get_attribute("data-panel") == str(
+        names.index("relu/step-1: PPL-1%")
+    )
+    chart(page, "Threshold of each layer")
+    assert page.locator(".panel:visible .tokens span").count() == 40
+
+
+def test_the_text_view(opened):
+    page = opened.page
+    view = page.locator(".text-view:visible")
+    view.scroll_into_view_if_needed()
+    shades = (
+        "view => [...view.querySelectorAll('.tokens span')].map(span => span.style.getPropertyValue('--a'))"
+    )
+    whole, ratio = view.evaluate(shades), view.locator(".token-ratio").inner_text()
+    assert len(set(whole)) > 10
+    assert view.locator(".bars i.now").count() == 4
+    view.locator("input.layer").fill("3")
+    assert view.locator(".layer-name").inner_text() == "layer 2"
+    assert view.evaluate(shades) != whole
+    assert view.locator(".bars i.now").count() == 1
+    assert view.locator(".token-ratio").inner_text() != ratio
+    norms = [float(text) for text in view.locator(".top td:nth-child(3)").all_inner_texts()]
+    assert len(norms) == 3
+    assert norms == sorted(norms, reverse=True)
+    view.locator(".tokens span").nth(6).hover()
+    assert view.locator(".token-text").inner_text() == "<script>"
+    assert "token 7 of 40" in view.locator(".detail").inner_text()
+    view.locator(".tokens").press("ArrowRight")
+    assert "token 8 of 40" in view.locator(".detail").inner_text()
+    view.locator(".tokens").press("ArrowLeft")
+    view.locator(".tokens").press("ArrowLeft")
+    assert "token 6 of 40" in view.locator(".detail").inner_text()
+    rows = saved(page, view.locator(".csv"))
+    assert rows[0] == ["token", "text", *(f"ratio, layer {i}" for i in range(4))]
+    assert len(rows) == 41
+
+
+def test_single_neurons(opened):
+    page = opened.page
+    root = page.locator(".explorer:visible")
+    root.scroll_into_view_if_needed()
+    root.locator("tbody tr").first.wait_for()
+    names = root.locator("button.neuron")
+    assert names.count() == 15
+    first = names.all_inner_texts()
+    root.locator(".next").click()
+    assert not set(first) & set(names.all_inner_texts())
+    root.locator(".back").click()
+    assert names.all_inner_texts() == first
+    assert root.locator(".back").is_disabled()
+
+    root.locator(".sort").select_option("most frequent")
+    shares = [float(text.rstrip("%")) for text in root.locator("tbody td:nth-child(2)").all_inner_texts()]
+    assert shares == sorted(shares, reverse=True)
+    root.locator(".sort").select_option("layer and number")
+    assert names.first.inner_text() == "0.0"
+
+    root.locator(".only").select_option(label="most in code")
+    for row in root.locator("tbody tr").all()[:5]:
+        code, other = (float(text.rstrip("%")) for text in row.locator("td").all_inner_texts()[2:4])
+        assert code >= other
+    root.locator(".only").select_option("")
+
+    root.locator(".search").fill("1.7")
+    assert names.first.inner_text() == "1.7"
+    names.first.click()
+    detail = root.locator(".detail")
+    assert "Layer 1, neuron 7" in detail.inner_text()
+    assert detail.locator(".contexts mark").count() == 3
+    near = detail.locator(".near").first
+    number = near.inner_text().split()[0]
+    near.click()
+    assert f"Layer 1, neuron {number}" in detail.inner_text()
+    root.locator(".search").fill("no such word anywhere")
+    assert "no neuron found" in root.locator(".found").inner_text()
+    root.locator(".search").fill("")
+    rows = saved(page, root.locator(".csv").first)
+    assert len(rows) == 1 + int(re.search(r"of (\d+)", root.locator(".found").inner_text())[1])
+
+
+def test_another_model_of_neurons(opened):
+    page = opened.page
+    page.locator("#explorer").scroll_into_view_if_needed()
+    page.locator(".explorer:visible tbody tr").first.wait_for()
+    page.locator("#explorer").select_option("1")
+    assert page.locator(".explorer:visible").get_attribute("data-explorer") == "1"
+    assert page.locator(".explorer:visible tbody tr").count() == 15
+
+
+def test_the_command_can_be_copied(opened):
+    button = opened.page.locator(".copy:visible").first
+    button.click()
+    opened.page.wait_for_function("button => button.textContent !== 'copy'", arg=button.element_handle())
+    assert button.inner_text() in ("copied", "selected")
+
+
+def test_printed_it_is_light_and_without_controls(browser, whole_report):
+    window = Opened(browser, whole_report, dark=True)
+    window.page.emulate_media(media="print", color_scheme="dark")
+    assert not window.page.locator(".controls:visible, nav:visible, #theme:visible").count()
+    pages = window.page.pdf()
+    assert pages.startswith(b"%PDF")
+    assert window.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    drawn = window.page.evaluate(
+        "[...document.querySelectorAll('.chart')].filter(f => f.offsetParent).every(f => f.querySelector('.main-svg'))"
+    )
+    assert drawn, "charts that were never on the screen are printed too"
+    window.close()

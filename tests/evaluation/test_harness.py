@@ -125,6 +125,31 @@ def test_a_trial_of_the_batch_size_is_not_counted(lm, sparse_level):
     assert lm.activities()[0].num_tokens == wanted
 
 
+def test_an_option_longer_than_the_model_is_scored(lm, sparse_level, caplog):
+    from lm_eval.api.instance import Instance
+
+    option = " word" * 700
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate([("Once", option), *PAIRS])]
+    scores = lm.loglikelihood(requests)
+    assert len(scores) == 1 + len(PAIRS)
+    assert -1e5 < scores[0][0] < 0
+    assert "1 options are longer than 512 tokens" in caplog.text
+    lm.apply(sparse_level.thresholds)
+    lm.loglikelihood(requests[:1])
+    assert lm.activities()[0].num_tokens == 512
+
+
+def test_prompts_that_lose_their_beginning_are_told(lm, caplog):
+    from lm_eval.api.instance import Instance
+
+    long, settings = "once upon " * 300, {"until": ["."], "max_gen_toks": 4, "do_sample": False}
+    lm.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate([(long, "a"), *PAIRS])])
+    assert f"1 of {len(PAIRS) + 1} prompts do not fit in 512 tokens" in caplog.text
+    requests = [Instance("generate_until", {}, (text, settings), i) for i, text in enumerate([long, "Once"])]
+    lm.generate_until(requests)
+    assert "1 of 2 prompts do not fit in 512 tokens" in caplog.text
+
+
 def test_several_sequences_a_prompt_are_refused(lm, sparse_level):
     lm.apply(sparse_level.thresholds)
     context = torch.tensor([lm.tok_encode("Once upon a time")])

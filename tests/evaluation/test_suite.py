@@ -98,7 +98,7 @@ def test_dense_scores_are_the_harnesss(tmp_path, make_suite, stories, bench, rea
 
 
 def test_sparse_is_paired_with_dense(tmp_path, make_suite, levels):
-    suite, tasks = make_suite(tmp_path, ["piqa", "boolq"], limit=20)
+    suite, tasks = make_suite(tmp_path, ["piqa", "copa"], limit=20)
     table = suite.run(tasks, levels)
     dense, sparse = (TaskOutcome.load(tmp_path / level.slug / "piqa.json") for level in levels)
     change = sparse.scores[0].items.mean() - dense.scores[0].items.mean()
@@ -111,17 +111,17 @@ def test_sparse_is_paired_with_dense(tmp_path, make_suite, levels):
 
 
 def test_resumes_in_the_third_task_of_six(tmp_path, make_suite, levels, monkeypatch):
-    suite, tasks = make_suite(tmp_path / "whole", SIX, limit=3)
+    suite, tasks = make_suite(tmp_path / "whole", SIX, limit=2)
     whole = suite.run(tasks, levels)
 
     def interrupt(outcome):
         if (outcome.task, outcome.level) == ("boolq", DENSE):
             raise KeyboardInterrupt
 
-    suite, tasks = make_suite(tmp_path / "cut", SIX, limit=3)
+    suite, tasks = make_suite(tmp_path / "cut", SIX, limit=2)
     with pytest.raises(KeyboardInterrupt):
         suite.run(tasks, levels, on_done=interrupt)
-    suite, tasks = make_suite(tmp_path / "cut", SIX, limit=3)
+    suite, tasks = make_suite(tmp_path / "cut", SIX, limit=2)
     ran = []
     evaluate = suite._evaluate
     monkeypatch.setattr(

@@ -11,19 +11,22 @@ from __future__ import annotations
 import bisect
 import functools
 import importlib.util
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import InputError
 from sparsing.evaluation.activity import Activity, Tally, activity
-from sparsing.evaluation.launching import world_size
+from sparsing.evaluation.launching import accelerator_of_launch, gathered
 
 if TYPE_CHECKING:
     import torch
 
     from sparsing.models import LoadedModel
     from sparsing.thresholds import Thresholds
+
+logger = logging.getLogger(__name__)
 
 
 def require_lm_eval() -> None:
@@ -48,7 +51,7 @@ class SparseForwards:
         **options: Any,
     ):
         """`pretrained` to `trust_remote_code` as in `load_model`; `options` go to `HFLM` (`max_length`, ...)."""
-        accelerator = _accelerator()
+        accelerator = accelerator_of_launch()
         self.loaded: LoadedModel = (
             _load(pretrained, accelerator, device, dtype, revision, trust_remote_code)
             if isinstance(pretrained, str)
@@ -101,13 +104,14 @@ class SparseForwards:
 
     def generate_until(self, requests: list, disable_tqdm: bool = False):
         hidden = disable_tqdm or not self._show_progress
+        self._tell_cut(sum(self._is_cut(*request.args) for request in requests), len(requests))
         return super().generate_until(requests, disable_tqdm=hidden)  # pyright: ignore
 
     def barrier(self) -> None:
         """Called by lm-eval in every process when requests of a kind are done: the place to add up counts."""
         super().barrier()  # pyright: ignore[reportAttributeAccessIssue]
         if self.world_size > 1:  # pyright: ignore[reportAttributeAccessIssue]
-            self._states = _gathered(self._state())
+            self._states = gathered(self._state())
 
     def _state(self) -> tuple[list[int], list[int]]:
         self._count_pending()
@@ -124,6 +128,28 @@ class SparseForwards:
             info[f"{phase}_activation_ratio"] = seen.activation_ratio if seen.num_tokens else None
             info[f"{phase}_tokens"] = seen.num_tokens
         return info
+
+    def _loglikelihood_tokens(self, requests: list, **options: Any):
+        """Options longer than the model keep their last tokens, where `HFLM` stops with an assertion."""
+        most = self.max_length  # pyright: ignore[reportAttributeAccessIssue]
+        long = sum(len(continuation) > most for _, _, continuation in requests)
+        if long:
+            logger.warning("%d options are longer than %d tokens: their last %d are scored", long, most, most)
+        self._tell_cut(sum(len(one[1]) + len(one[2]) > most + 1 for one in requests), len(requests))
+        cut = [(key, context, continuation[-most:]) for key, context, continuation in requests]
+        return super()._loglikelihood_tokens(cut, **options)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _is_cut(self, prompt: str, settings: dict) -> bool:
+        room = self.max_length - settings.get("max_gen_toks", self.max_gen_toks)  # pyright: ignore
+        return len(self.tok_encode(prompt)) > room  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _tell_cut(self, cut: int, total: int) -> None:
+        """Once for all requests; lm-eval says it for each."""
+        if cut:
+            most = self.max_length  # pyright: ignore[reportAttributeAccessIssue]
+            logger.warning(
+                "%d of %d prompts do not fit in %d tokens: they lose their beginning", cut, total, most
+            )
 
     def _model_call(self, inps: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         self._count_pending()
@@ -226,23 +252,6 @@ def _load(
     own = None if dtype == "auto" else dtype  # lm-eval's word for the checkpoint's own
     where = str(accelerator.device) if accelerator is not None else device
     return load_model(name, dtype=own, device=where, revision=revision, trust_remote_code=trust_remote_code)
-
-
-def _accelerator() -> Any:
-    """The process group of `torchrun` or `accelerate launch`; None for a single process."""
-    if world_size() == 1:
-        return None
-    from accelerate import Accelerator
-
-    return Accelerator()
-
-
-def _gathered(state: Any) -> list:
-    import torch.distributed as dist
-
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, state)
-    return gathered
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 
 def hush(*, show: bool) -> bool:
@@ -26,3 +27,21 @@ def process_device(device: str | None) -> str | None:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+
+
+def accelerator_of_launch() -> Any:
+    """The process group of `torchrun` or `accelerate launch`, by which lm-eval shares out the items; else None."""
+    if world_size() == 1:
+        return None
+    from accelerate import Accelerator
+
+    return Accelerator()
+
+
+def gathered(value: Any) -> list:
+    """The value of every process, in all of them."""
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -22,11 +22,10 @@ from sparsing.errors import InputError
 from sparsing.evaluation.outcome import (
     Evaluation,
     Level,
-    PartOutcome,
-    Score,
     TaskOutcome,
     rows_of,
 )
+from sparsing.evaluation.scoring import first_metric, item_lines, part_outcome, score_of
 from sparsing.provenance import describe
 from sparsing.results import write_text
 from sparsing.runs import fingerprint
@@ -133,7 +132,7 @@ class Suite:
             return _empty(task, level, identity)
         outcome = self._summed_up(task, level, identity, results, time.perf_counter() - begin)
         if self.log_items:
-            write_text(items, "".join(_item_lines(task, results)))
+            write_text(items, "".join(item_lines(task, results)))
         outcome.save(path)
         return outcome
 
@@ -162,16 +161,16 @@ class Suite:
     def _summed_up(
         self, task: LoadedTask, level: Level, identity: str, results: dict[str, Any], wall_sec: float
     ) -> TaskOutcome:
-        parts = tuple(_part(part.task_name, results) for part in task.parts)
+        parts = tuple(part_outcome(part.task_name, results) for part in task.parts)
         prefill, decode = self._activities or (None, None)
-        columns = task.paper.columns or ((task.paper.name, _first_metric(parts[0])),)
+        columns = task.paper.columns or ((task.paper.name, first_metric(parts[0])),)
         return TaskOutcome(
             task=task.paper.name,
             group=task.paper.group,
             level=level.name,
             identity=identity,
             shots=int(results["n-shot"].get(parts[0].name) or 0),
-            scores=tuple(_score(title, metric, parts, results) for title, metric in columns),
+            scores=tuple(score_of(title, metric, parts, results) for title, metric in columns),
             parts=parts,
             absent=task.absent,
             num_items=sum(part.num_items for part in parts),
@@ -242,51 +241,6 @@ def quiet() -> Iterator[None]:
         harness.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
-
-
-def _part(name: str, results: dict[str, Any]) -> PartOutcome:
-    metrics = {
-        key: float(value)
-        for key, value in results["results"][name].items()
-        if "," in key and "_stderr," not in key and isinstance(value, (int, float, np.number))
-    }
-    return PartOutcome(name=name, num_items=results["n-samples"][name]["effective"], metrics=metrics)
-
-
-def _first_metric(part: PartOutcome) -> str:
-    if not part.metrics:
-        raise InputError(f"task {part.name} reports no number; it has no score to compare")
-    return next(iter(part.metrics))
-
-
-def _score(title: str, metric: str, parts: Sequence[PartOutcome], results: dict[str, Any]) -> Score:
-    missing = [part.name for part in parts if metric not in part.metrics]
-    if missing:
-        raise InputError(f"{missing[0]} does not report {metric!r}; this version of lm-eval is not supported")
-    total = sum(part.num_items for part in parts)
-    value = sum(part.metrics[metric] * part.num_items for part in parts) / total
-    if len(parts) == 1:
-        value = parts[0].metrics[metric]  # multiplying and dividing could change the last digit
-    name, _, chosen = metric.partition(",")
-    values = [
-        sample.get(name)
-        for part in parts
-        for sample in sorted(results["samples"][part.name], key=lambda one: one["doc_id"])
-        if sample["filter"] == chosen
-    ]
-    plain = all(isinstance(one, (bool, int, float, np.number, np.bool_)) for one in values)
-    items = np.array(values, dtype=np.float64) if plain and len(values) == total else None
-    return Score(title=title, metric=metric, value=value, items=items)
-
-
-def _item_lines(task: LoadedTask, results: dict[str, Any]) -> Iterator[str]:
-    for part in task.parts:
-        for sample in sorted(results["samples"][part.task_name], key=lambda one: one["doc_id"]):
-            yield json.dumps({"part": part.task_name, **sample}, default=_plain, ensure_ascii=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _name(value: Any) -> str:

@@ -89,6 +89,32 @@ def test_without_lm_eval(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
+def test_definitions_of_ones_own(command, bench, tmp_path):
+    """A task of another name on the same items has the scores of the harness's."""
+    from pathlib import Path
+
+    from lm_eval import tasks
+
+    definition = {
+        "include": str(Path(tasks.__file__).parent / "piqa" / "piqa.yaml"),
+        "task": "own_piqa",
+        "dataset_path": "json",
+        "dataset_name": None,
+        "training_split": None,
+        "dataset_kwargs": {"data_files": {"validation": str(bench / "piqa" / "validation.jsonl")}},
+    }
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "own.yaml").write_text(json.dumps(definition))
+    assert main([*command, "--tasks", "piqa", "--limit", "8"]) == 0
+    wanted = Evaluation.load(tmp_path / "out" / "evaluation.json").rows
+    own = [one for i, one in enumerate(command) if "--task-data" not in command[max(0, i - 1) : i + 1]]
+    assert main([*own, "--tasks", "own_piqa", "--include-path", str(tmp_path / "tasks"), "--limit", "8"]) == 0
+    rows = Evaluation.load(tmp_path / "out" / "evaluation.json").rows
+    assert [(row.title, row.score) for row in rows] == [("own_piqa", row.score) for row in wanted]
+    assert [row.prefill_activation_ratio for row in rows] == [row.prefill_activation_ratio for row in wanted]
+
+
+@pytest.mark.slow
 def test_killed_in_the_third_task_of_six(command, tmp_path):
     """SIGKILL once the third task has begun: the same command ends with the table of an unbroken run."""
     tasks = ["--tasks", "piqa,copa,boolq,lambada,gsm8k,tydiqa", "--limit", "20", "--max-gen-toks", "8"]

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from _common import save, text_file, trained_model
 
-from sparsing.curves import calibrate
 from sparsing.corpus import Batch, Corpus, load_corpus, split_holdout
+from sparsing.curves import calibrate
 from sparsing.journal import Journal
-from sparsing.subject import Subject, measure
 from sparsing.models import LoadedModel, load_model
 from sparsing.passes import Watcher, run_pass
+from sparsing.subject import Subject, measure
 from sparsing.tap import tapped
 
 TOKENS = 112_000

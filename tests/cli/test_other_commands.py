@@ -61,6 +61,7 @@ def test_demo_on_its_last_checkpoints(tmp_path, capsys, monkeypatch):
         "silu/tokens-",
         "Rules compared",
         "All measurements",
+        "Neurons by corpus",
         "Plotly",
     ):
         assert word in page

@@ -43,15 +43,17 @@ def run(args: argparse.Namespace) -> int:
     from sparsing.runs import check_writable
 
     folder = check_writable(args.output)
-    series, comparisons, subjects = {}, {}, {}
+    series, comparisons, subjects, studies = {}, {}, {}, []
     for stage in run_demo(folder, max_tokens=args.max_tokens, progress=common.make_progress(args)):
         if stage.comparison:
             comparisons[stage.activation] = stage.comparison
-            continue
-        series.setdefault(stage.activation, []).append(stage.measurement)
-        subjects[stage.activation] = stage.subject
+        elif stage.study:
+            studies.append(stage.study)
+        else:
+            series.setdefault(stage.activation, []).append(stage.measurement)
+            subjects[stage.activation] = stage.subject
     _draw(folder, series, comparisons, subjects)
-    page = _write_page(folder, series, comparisons)
+    page = _write_page(folder, series, comparisons, studies)
     common.print_table("The built-in models along training", *tables.training(series))
     for activation, comparison in comparisons.items():
         common.print_table(
@@ -78,13 +80,17 @@ def _draw(
 
 
 def _write_page(
-    folder: Path, series: dict[str, list[Measurement]], comparisons: dict[str, Comparison]
+    folder: Path,
+    series: dict[str, list[Measurement]],
+    comparisons: dict[str, Comparison],
+    studies: list[Path],
 ) -> Path:
     from sparsing.report.document import build_document
     from sparsing.report.page import write_report
-    from sparsing.report.runs import Runs
+    from sparsing.report.runs import Runs, read_runs
 
     results = [result for measurements in series.values() for result in measurements]
-    runs = Runs(measurements=results, comparisons=list(comparisons.values()))
+    neurons = read_runs(studies).studies
+    runs = Runs(measurements=results, comparisons=list(comparisons.values()), studies=neurons)
     title = "Activation sparsity: the built-in demo"
     return write_report(build_document(runs, title=title), folder / "index.html")

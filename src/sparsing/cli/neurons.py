@@ -57,36 +57,33 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.neurons.store import NEURONS, STUDY, VOCABULARY, NeuronTable, save_vocabulary
-    from sparsing.neurons.study import study_neurons
+    from sparsing.neurons.store import write_study
     from sparsing.runs import check_writable, default_folder, open_journal
     from sparsing.thresholds import read_thresholds
 
     sources = _sources(args.text)
+    thresholds = read_thresholds(args.thresholds) if args.thresholds else None
     folder = check_writable(args.output or default_folder(args.model) / "neurons")
     loaded = common.load(args, args.model)
-    corpora = {name: _corpus(args, loaded, name, source) for name, source in sources.items()}
+    corpora = {name: _corpus(args, loaded, source) for name, source in sources.items()}
     journals = {id(c): open_journal(folder, loaded, c, batch_size=args.batch_size) for c in corpora.values()}
-    with NeuronTable(folder / NEURONS, corpora, loaded.tokenizer) as table:
-        study = study_neurons(
-            loaded,
-            corpora,
-            read_thresholds(args.thresholds) if args.thresholds else None,
-            cett=args.cett,
-            contexts=args.contexts,
-            journal=lambda corpus: journals[id(corpus)],
-            batch_size=args.batch_size,
-            progress=common.make_progress(args),
-            on_layer=table.add,
-        )
-    save_vocabulary(study, loaded.tokenizer, folder / VOCABULARY)
-    study.save(folder / STUDY)
+    study = write_study(
+        loaded,
+        corpora,
+        folder,
+        thresholds=thresholds,
+        cett=args.cett,
+        contexts=args.contexts,
+        journal=lambda corpus: journals[id(corpus)],
+        batch_size=args.batch_size,
+        progress=common.make_progress(args),
+    )
     for journal in journals.values():
         journal.clear()
     if not args.no_figures:
         _write_page(folder)
     if args.json:
-        common.print_json({"folder": str(folder), "cost": study.cost.to_dict()})
+        common.print_json({"folder": str(folder), "cost": study.cost})
     else:
         _print(study, folder)
     return 0
@@ -107,7 +104,7 @@ def _sources(texts: list[str]) -> dict[str, str]:
     return sources
 
 
-def _corpus(args: argparse.Namespace, loaded: LoadedModel, name: str, source: str) -> Corpus:
+def _corpus(args: argparse.Namespace, loaded: LoadedModel, source: str) -> Corpus:
     from sparsing.corpus import load_corpus
 
     return load_corpus(

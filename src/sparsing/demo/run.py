@@ -1,4 +1,4 @@
-"""The demo: PPL-1% of the built-in models along their training, and the rules compared at the last checkpoints.
+"""The demo: PPL-1% of the built-in models along their training; rules and neurons at the last checkpoints.
 
 The text is the part of the standard library that no demo model was trained on.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsing.demo import ACTIVATIONS, checkpoints, heldout_text
+from sparsing.demo.corpora import heldout_corpora
 
 if TYPE_CHECKING:
     from sparsing.frontier import Comparison
@@ -32,6 +33,8 @@ class DemoStage:
     """... and what it was measured on."""
     comparison: Comparison | None = None
     """Or the rules compared at the last checkpoint."""
+    study: Path | None = None
+    """Or the folder with the study of its neurons."""
 
 
 def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[DemoStage]:
@@ -52,6 +55,7 @@ def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[D
         comparison = compare(subject, RULES, ppl_ratio=1.1)
         comparison.save(folder / activation / "comparison.json")
         yield DemoStage(activation=activation, comparison=comparison)
+        yield _studied(subject, activation, folder / activation / "neurons", max_tokens // 2, progress)
 
 
 def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -> Subject:
@@ -76,3 +80,22 @@ def _measured(subject: Subject, activation: str, folder: Path) -> DemoStage:
     result.save(folder / "measurement.json")
     result.thresholds.save(folder / "thresholds.json")
     return DemoStage(activation=activation, measurement=result, subject=subject)
+
+
+def _studied(
+    subject: Subject, activation: str, folder: Path, max_tokens: int, progress: Progress
+) -> DemoStage:
+    """Every neuron of the model on each kind of text, active above the thresholds of PPL-1%."""
+    from sparsing.corpus import load_corpus
+    from sparsing.neurons.store import write_study
+    from sparsing.thresholds import Thresholds
+
+    loaded = subject.loaded
+    window = loaded.model.config.max_position_embeddings
+    corpora = {
+        kind: load_corpus([text], loaded.tokenizer, window=window, max_tokens=max_tokens, name=kind)
+        for kind, text in heldout_corpora().items()
+    }
+    thresholds = Thresholds.load(folder.parent / checkpoints(activation)[-1].name / "thresholds.json")
+    write_study(loaded, corpora, folder, thresholds=thresholds, progress=progress)
+    return DemoStage(activation=activation, study=folder)

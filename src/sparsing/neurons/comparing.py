@@ -53,7 +53,7 @@ class TokenScatter(Result):
 
 def distances(studies: Mapping[str, NeuronStudy]) -> list[Distance]:
     """Every pair of a model's corpora, and of two models on the corpus of the same name."""
-    from scipy.stats import spearmanr, wasserstein_distance
+    from scipy.stats import wasserstein_distance
 
     rows = {
         (model, corpus): study.frequency[index]
@@ -72,7 +72,7 @@ def distances(studies: Mapping[str, NeuronStudy]) -> list[Distance]:
                 second=", ".join(b),
                 wasserstein=float(wasserstein_distance(*real)),
                 mean_difference=float(np.abs(real[0] - real[1]).mean()) if same_model else None,
-                correlation=float(spearmanr(*real).statistic) if same_model else None,
+                correlation=_spearman(*real) if same_model else None,
             )
         )
     return found
@@ -84,8 +84,6 @@ def token_scatter(first: NeuronStudy, second: NeuronStudy, *, min_count: int = M
     Raises:
         InputError: other vocabularies, or fewer than three such items.
     """
-    from scipy.stats import pearsonr, spearmanr
-
     if first.tokenizer_sha256 != second.tokenizer_sha256:
         raise InputError("the two models have different vocabularies; only tokens they share can be compared")
     size = min(len(first.vocabulary_count), len(second.vocabulary_count))  # either may be padded
@@ -102,6 +100,12 @@ def token_scatter(first: NeuronStudy, second: NeuronStudy, *, min_count: int = M
         first=x,
         second=y,
         count=count[ids],
-        pearson=float(pearsonr(x, y).statistic),
-        spearman=float(spearmanr(x, y).statistic),
+        pearson=float(np.corrcoef(x, y)[0, 1]),
+        spearman=_spearman(x, y),
     )
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])

@@ -12,15 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsing.neurons.study import LayerContexts, NeuronStudy
+from sparsing.errors import InputError
+from sparsing.neurons.study import LayerContexts, NeuronStudy, study_neurons
 from sparsing.results import write_atomic
 
 if TYPE_CHECKING:
     from sparsing.corpus import Corpus
+    from sparsing.models import LoadedModel
 
 NEURONS, VOCABULARY, STUDY = "neurons.parquet", "vocabulary.parquet", "neurons.json"
 BEFORE, AFTER = 16, 8
 """Tokens of context around the place."""
+
+
+def write_study(
+    loaded: LoadedModel, corpora: Mapping[str, Corpus], folder: Path, **options: Any
+) -> NeuronStudy:
+    """`study_neurons` with these options, with all of its files in `folder`.
+
+    Raises:
+        InputError: as `study_neurons`, or the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with NeuronTable(folder / NEURONS, corpora, loaded.tokenizer) as table:
+        study = study_neurons(loaded, corpora, on_layer=table.add, **options)
+    save_vocabulary(study, loaded.tokenizer, folder / VOCABULARY)
+    study.save(folder / STUDY)
+    return study
 
 
 class NeuronTable:
@@ -63,9 +81,14 @@ class NeuronTable:
             "contexts": self._contexts(places),
         }
         table = pa.table(columns)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._partial, table.schema, compression="zstd")
-        self._writer.write_table(table.cast(self._writer.schema))
+        try:
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._partial, table.schema, compression="zstd")
+            self._writer.write_table(table.cast(self._writer.schema))
+        except OSError as error:
+            raise InputError(
+                f"cannot write {str(self._path)!r}: {error}; free some space or choose another folder with -o"
+            ) from error
 
     def _words(self, ids: np.ndarray) -> list[list[str]]:
         known = {int(token): self._tokenizer.decode([int(token)]) for token in np.unique(ids) if token >= 0}

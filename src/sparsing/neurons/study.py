@@ -227,8 +227,8 @@ def _stacked(layers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _vocabulary(passes: list[NeuronWatcher]) -> dict[str, np.ndarray]:
-    count = sum(watcher.totals["vocabulary_count"].numpy() for watcher in passes)
-    total = sum(watcher.totals["vocabulary_ratio"].numpy() for watcher in passes)
+    names = ("vocabulary_count", "vocabulary_ratio")
+    count, total = (np.sum([watcher.totals[name].numpy() for watcher in passes], axis=0) for name in names)
     with np.errstate(invalid="ignore"):
         ratio = (total / count).astype(np.float32)
-    return {"vocabulary_count": np.asarray(count), "vocabulary_ratio": ratio}
+    return {"vocabulary_count": count, "vocabulary_ratio": ratio}

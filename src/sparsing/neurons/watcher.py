@@ -64,7 +64,8 @@ class NeuronWatcher(Watcher):
         self.needs_gate = self._mask.needs_gate
         self._num_tokens, self._sample, self._width = corpus.num_tokens, sample, corpus.width
         self.layers = [LayerTotals.empty(site, sample, contexts) for site in loaded.sites]
-        vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+        embedding: torch.Tensor = loaded.model.get_input_embeddings().weight  # pyright: ignore[reportAssignmentType]
+        vocabulary = embedding.shape[0]
         self.totals |= {
             "seen": torch.zeros(1, dtype=torch.int64),
             "vocabulary_ratio": torch.zeros(vocabulary, dtype=torch.float64),

@@ -53,31 +53,27 @@ def _frontier(comparison: Comparison, rule: str) -> Series:
 
 
 def measures_chart(results: Sequence[Measurement]) -> Chart:
-    """What each model keeps under each measure, one line per measure where models are several."""
+    """What is kept under each measure: a line of points per measure over models, or one over the measures."""
     models = list(dict.fromkeys(model_label(result.provenance) for result in results))
     names = list(dict.fromkeys(result.name for result in results))
+    several = len(models) > 1
+    groups = (
+        {name: [r for r in results if r.name == name] for name in names} if several else {models[0]: results}
+    )
     series = []
-    for name in names:
-        chosen = [result for result in results if result.name == name]
+    for name, chosen in groups.items():
         low, high = columns([result.activation_ratio_interval for result in chosen])
-        series.append(
-            Series(
-                name=name,
-                x=[models.index(model_label(result.provenance)) for result in chosen],
-                y=[result.activation_ratio for result in chosen],
-                y_low=low,
-                y_high=high,
-                text=[f"perplexity x {result.ppl_ratio:.4f}" for result in chosen],
-                mode="points",
-            )
-        )
+        at = [models.index(model_label(r.provenance)) if several else names.index(r.name) for r in chosen]
+        text = [f"perplexity x {result.ppl_ratio:.4f}" for result in chosen]
+        ratios = [result.activation_ratio for result in chosen]
+        series.append(Series(name=name, x=at, y=ratios, y_low=low, y_high=high, text=text, mode="points"))
     return Chart(
-        title="Models and measures",
-        note="Activation ratio of each model under each measure, with 95% intervals.",
-        x="model",
+        title="Models and measures" if several else "Measures",
+        note="Activation ratio with its 95% interval; perplexity differs, see the table.",
+        x="model" if several else "measure",
         y="activation ratio",
         series=series,
-        x_names=models,
+        x_names=models if several else names,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+Numbers = Sequence[float] | Sequence[float | None] | np.ndarray
 DIGITS = 6
 """Significant digits kept: more than can be seen, few enough for a small page."""
 
@@ -22,13 +23,13 @@ class Series:
     """Points of one name; every list is as long as `x`."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float | None]
-    x_low: Sequence[float | None] | None = None
+    x: Numbers
+    y: Numbers
+    x_low: Numbers | None = None
     """Ends of an interval, drawn as bars."""
-    x_high: Sequence[float | None] | None = None
-    y_low: Sequence[float | None] | None = None
-    y_high: Sequence[float | None] | None = None
+    x_high: Numbers | None = None
+    y_low: Numbers | None = None
+    y_high: Numbers | None = None
     text: Sequence[str] | None = None
     """Said of each point when it is pointed at."""
     mode: Literal["both", "lines", "points", "open"] = "both"

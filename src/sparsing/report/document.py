@@ -166,11 +166,14 @@ def _card(result: Measurement) -> Card:
         name=result.name,
         figure=f"{100 * result.activation_ratio:.1f}%",
         interval=f"95% interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f}%" if known else "",  # pyright: ignore
-        sentence="of the feed-forward neurons are active per token, at"
-        f" {100 * (result.ppl_ratio - 1):.2f}% higher perplexity",
+        sentence=f"of the feed-forward neurons are active per token, at {_change(result.ppl_ratio)} perplexity",
         gains=_gains(result),
         cautions=cautions(result),
     )
+
+
+def _change(ppl_ratio: float) -> str:
+    return f"{100 * abs(ppl_ratio - 1):.2f}% {'higher' if ppl_ratio >= 1 else 'lower'}"
 
 
 def _gains(result: Measurement) -> list[tuple[str, str]]:
@@ -185,7 +188,7 @@ def _gains(result: Measurement) -> list[tuple[str, str]]:
         ]
     gains.append(("perplexity, dense to sparse", f"{result.ppl_dense:.3f} to {result.ppl_sparse:.3f}"))
     if held is not None:
-        gains.append(("rise on held-out tokens", f"{100 * (held.ppl_ratio - 1):.2f}%"))
+        gains.append(("perplexity on held-out tokens", _change(held.ppl_ratio)))
     gains.append(("tokens measured", f"{result.num_tokens:,}"))
     return gains
 

@@ -34,7 +34,8 @@ function explorer(root, data) {
 
   const option = (value, text) => make("option", { value }, text);
   const search = make("input", { type: "search", class: "search", placeholder: "layer.neuron, or a word", "aria-label": "search neurons" });
-  const sort = make("select", { class: "sort", "aria-label": "sort by" }, ...Object.keys(NEURON_ORDERS).map((name) => option(name, name)));
+  const orders = Object.keys(NEURON_ORDERS).filter((name) => corpora > 1 || name !== "most specialised");
+  const sort = make("select", { class: "sort", "aria-label": "sort by" }, ...orders.map((name) => option(name, name)));
   const only = make("select", { class: "only", "aria-label": "fires most in" }, option("", "any corpus"), ...view.corpora.map((name, i) => option(i, `most in ${name}`)));
   const hint = make("span", { class: "found", "aria-live": "polite" });
   const [back, next] = [make("button", { type: "button", class: "back" }, "\u2190"), make("button", { type: "button", class: "next" }, "\u2192")];

@@ -19,7 +19,7 @@ function textView(root, view) {
   const tokens = make("div", { class: "tokens", tabindex: 0, role: "listbox", "aria-label": "Tokens; arrow keys move" });
   const detail = make("div", { class: "detail", "aria-live": "polite" });
   const spans = view.tokens.map((text, index) =>
-    make("span", { "data-token": index, role: "option" }, text === "" ? "\u2590" : text));
+    make("span", { "data-token": index, role: "option", class: text === "" && "part" }, text));
   tokens.append(...spans);
   root.append(
     make("div", { class: "controls" }, make("label", {}, "layer", slider, shown), low, make("span", { class: "scale" }), high, save),

@@ -1,0 +1,29 @@
+"""The held-out text of the demo by kind, for the study of neurons: code, its docstrings, and Python's manual."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+
+from sparsing.demo.text import named_documents
+
+
+def heldout_corpora() -> dict[str, str]:
+    """Text of each kind; no demo model was trained on any of it. Code holds its docstrings too."""
+    code, docstrings, manual = [], [], []
+    for name, text in named_documents("heldout"):
+        if name.startswith("topics#"):
+            manual.append(text)
+        else:
+            code.append(text)
+            docstrings += _docstrings(text)
+    kinds = {"code": code, "docstrings": docstrings, "manual": manual}
+    return {kind: "\n\n".join(texts) for kind, texts in kinds.items() if texts}
+
+
+def _docstrings(source: str) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that the source may hold
+        tree = ast.parse(source)
+    nodes = (n for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef)))
+    return [text for node in nodes if (text := ast.get_docstring(node))]

@@ -23,7 +23,10 @@ function colour(name) {
 }
 
 function percent(value) {
-  return value === null || Number.isNaN(value) ? "-" : `${(100 * value).toPrecision(3)}%`;
+  if (value === null || Number.isNaN(value)) return "-";
+  const percents = 100 * value;
+  if (percents > 0 && percents < 0.01) return "<0.01%";
+  return `${percents.toFixed(percents >= 10 ? 1 : 2)}%`;
 }
 
 function short(value) {

@@ -58,6 +58,13 @@ def test_layout(folder):
     assert len(document.origins) == len({command for *_, command in document.origins})
 
 
+def test_checkpoints_come_in_the_order_of_training(tmp_path):
+    for name, tokens in (("m/tokens-10M", 10**7), ("m/tokens-2M", 2 * 10**6), ("a", None)):
+        make_measurement(model=name, train_tokens=tokens).save(tmp_path / name / "measurement.json")
+    found = [result.provenance.model for result in read_runs([tmp_path / "m", tmp_path / "a"]).measurements]
+    assert found == ["m/tokens-2M", "m/tokens-10M", "a"]
+
+
 @pytest.mark.parametrize("bad", ["missing", "other.json"])
 def test_nothing_to_report(folder, bad, capsys):
     assert main(["report", str(folder / bad)]) == 2

@@ -184,7 +184,10 @@ def _gains(result: Measurement) -> list[tuple[str, str]]:
         gains += [
             ("weights read per decoded token, dense", tables.size(weights.total_bytes)),
             ("the same, sparse, at best", tables.size(sparse)),
-            ("ceiling of the speed-up, the active ones known for free", f"{weights.speedup_ceiling(result.activation_ratio):.2f}x"),
+            (
+                "ceiling of the speed-up, the active ones known for free",
+                f"{weights.speedup_ceiling(result.activation_ratio):.2f}x",
+            ),
         ]
     gains.append(("perplexity, dense to sparse", f"{result.ppl_dense:.3f} to {result.ppl_sparse:.3f}"))
     if held is not None:

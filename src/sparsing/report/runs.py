@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import InputError
@@ -70,7 +70,7 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
                 " `demo`, `fit` or `neurons` has written"
             )
     return Runs(
-        measurements=_once(found["Measurement"]),
+        measurements=_in_training_order(_once(found["Measurement"])),
         comparisons=_once(found["Comparison"]),
         laws=_once(found["LawFit"]),
         studies=found["NeuronStudy"],
@@ -115,6 +115,16 @@ def _study(numbers: NeuronStudy, file: Path) -> Study:
         if not (study.folder / name).is_file():
             raise InputError(f"{name!r} is not beside {str(file)!r}; copy the folder of the study as a whole")
     return study
+
+
+def _in_training_order(results: list[Measurement]) -> list[Measurement]:
+    """Checkpoints of a folder by the tokens they saw, since `10M` sorts before `2M` by name; the rest stays."""
+    folders = [str(PurePath(result.provenance.model).parent) for result in results]
+    order = sorted(
+        range(len(results)),
+        key=lambda i: (folders.index(folders[i]), results[i].provenance.train_tokens or 0),
+    )
+    return [results[i] for i in order]
 
 
 def _once(results: list[Any]) -> list[Any]:

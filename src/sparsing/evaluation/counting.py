@@ -70,10 +70,10 @@ class CountingMask:
 
 def _drop(rows: torch.Tensor, value: torch.Tensor, limit: torch.Tensor | float) -> torch.Tensor:
     """Zero `rows` in place where `|value|` is not above the limit; active per row, shape `(rows,)`, int64."""
-    step = len(rows) if rows.is_cuda else max(1, _CACHE_VALUES // rows.shape[-1])
-    counts = []
-    for piece, seen in zip(rows.split(step), value.split(step), strict=True):
-        active = is_active(seen, limit)
-        piece.mul_(active)
-        counts.append(active.sum(-1))
-    return counts[0] if len(counts) == 1 else torch.cat(counts)
+    step = max(1, _CACHE_VALUES // rows.shape[-1])
+    if rows.is_cuda or len(rows) <= step:
+        active = is_active(value, limit)
+        rows.mul_(active)
+        return active.sum(-1)
+    pieces = zip(rows.split(step), value.split(step), strict=True)
+    return torch.cat([_drop(piece, seen, limit) for piece, seen in pieces])

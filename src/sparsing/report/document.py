@@ -5,11 +5,10 @@ Built from saved results alone. `page.py` writes it as one HTML file.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsing.report import tables
 from sparsing.report.across_charts import (
@@ -20,10 +19,10 @@ from sparsing.report.across_charts import (
     training_series,
 )
 from sparsing.report.cautions import cautions
-from sparsing.report.charts import Chart
 from sparsing.report.labels import model_label
 from sparsing.report.neuron_charts import corpus_curves, corpus_scatter, distance_table, token_scatters
 from sparsing.report.neuron_view import neuron_view
+from sparsing.report.parts import Card, Document, Explorer, Panel, Section, Table
 from sparsing.report.run_charts import run_charts
 from sparsing.report.runs import Runs, Study
 from sparsing.report.style import is_interval
@@ -35,71 +34,6 @@ if TYPE_CHECKING:
 
 TEXT_BYTES = 900_000
 """Texts on the page, token by token, those of the main measurements first; a large model's is 0.3 MB each."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
-    """Rows of text under a header."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Card:
-    """The first screen of one model: the one figure, and what it would buy."""
-
-    model: str
-    name: str
-    """What was measured, e.g. `PPL-1%`."""
-    figure: str
-    interval: str
-    sentence: str
-    gains: Sequence[tuple[str, str]]
-    """Pairs of a label and a value."""
-    cautions: Sequence[str]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the page: tables and charts that are always shown."""
-
-    title: str
-    note: str = ""
-    tables: Sequence[Table] = ()
-    charts: Sequence[Chart] = ()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One measurement from inside; the page shows one panel at a time."""
-
-    label: str
-    table: Table
-    charts: Sequence[Chart]
-    text: dict[str, Any] | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Explorer:
-    """The neurons of one model, to search and sort."""
-
-    label: str
-    data: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Document:
-    """Everything on the page."""
-
-    title: str
-    cards: Sequence[Card]
-    sections: Sequence[Section]
-    panels: Sequence[Panel]
-    explorers: Sequence[Explorer]
-    origins: Sequence[tuple[str, Table, str]]
-    """Model, its provenance, the command that measures it again."""
 
 
 def build_document(runs: Runs, *, title: str | None = None) -> Document:

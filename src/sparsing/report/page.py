@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from sparsing.report.charts import Chart
-    from sparsing.report.document import Document
+    from sparsing.report.parts import Document
 
 SCRIPTS = ("page.js", "charts.js", "text.js", "neurons.js")
 """In this order; the first defines what the others share."""

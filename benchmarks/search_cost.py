@@ -29,14 +29,14 @@ from sparsing.tap import tapped
 
 TOKENS = 112_000
 REFERENCE_STEPS = 2
-REFERENCE_WINDOWS = 16
+REFERENCE_WINDOWS = 8
 
 
 def main() -> None:
     loaded = load_model(trained_model(), dtype="float32", device="cpu")
     corpus = load_corpus(str(text_file(500_000)), loaded.tokenizer, window=512, max_tokens=TOKENS)
     corpus, heldout = split_holdout(corpus, 0.1)
-    pairs = [_pair(loaded, corpus) for _ in range(3)]
+    pairs = [_pair(loaded, corpus) for _ in range(2)]
     around = [_dense(loaded, corpus)]
     began = time.perf_counter()
     result = measure(Subject(loaded, corpus, scores=["neuron_norm"], heldout=heldout), "cett", ppl_ratio=1.01)

@@ -31,6 +31,9 @@ class FFNSite:
     """The activation module whose output is `gate`, of this block alone; None where `gate` is `h`."""
     transposed: bool = False
     """True when `down_proj.weight` is stored `(d_ff, d_model)`, as in `Conv1D`."""
+    projections: tuple[nn.Module, ...] = ()
+    """The `nn.Linear`s whose weights, stacked, are the rows of `gate_proj` and then of `up_proj`: two of them, or
+    one where a family fuses both; empty where the family has no gate."""
 
     @property
     def weight(self) -> torch.Tensor:
@@ -84,6 +87,8 @@ class Layout(NamedTuple):
     """Attribute of the block: the activation module whose output is `gate`; None where `gate` is `h`."""
     transposed: bool = False
     """True when `down_proj.weight` is stored `(d_ff, d_model)`, as in `Conv1D`."""
+    projections: tuple[str, ...] = ()
+    """Attributes of the block: `gate_proj` and `up_proj`, or the one module that holds both, gate first."""
 
 
 def find_sites(model: nn.Module) -> list[FFNSite]:
@@ -136,6 +141,7 @@ def _site(model: nn.Module, layer: str, layout: Layout) -> FFNSite:
         down_proj=block.get_submodule(layout.down_proj),
         gate_act=block.get_submodule(layout.act) if layout.act else None,
         transposed=layout.transposed,
+        projections=tuple(block.get_submodule(name) for name in layout.projections),
     )
 
 

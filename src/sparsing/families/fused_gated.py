@@ -9,7 +9,13 @@ from sparsing.sites import FFNSite, Layout, model_type, register_family, sites_a
 if TYPE_CHECKING:
     from torch import nn
 
-_PHI3 = Layout(layers="model.layers", ffn="mlp", down_proj="down_proj", act="activation_fn")
+_PHI3 = Layout(
+    layers="model.layers",
+    ffn="mlp",
+    down_proj="down_proj",
+    act="activation_fn",
+    projections=("gate_up_proj",),
+)
 
 LAYOUTS = {
     "glm": _PHI3,

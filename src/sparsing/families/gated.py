@@ -9,7 +9,13 @@ from sparsing.sites import FFNSite, Layout, model_type, register_family, sites_a
 if TYPE_CHECKING:
     from torch import nn
 
-_LLAMA = Layout(layers="model.layers", ffn="mlp", down_proj="down_proj", act="act_fn")
+_LLAMA = Layout(
+    layers="model.layers",
+    ffn="mlp",
+    down_proj="down_proj",
+    act="act_fn",
+    projections=("gate_proj", "up_proj"),
+)
 
 LAYOUTS = {
     "cohere": _LLAMA,

@@ -1,0 +1,1 @@
+"""Kernels for CPUs, in Numba (extra `cpu`): `pip install 'sparsing[cpu]'`."""

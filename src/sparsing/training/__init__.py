@@ -9,9 +9,13 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "PRESETS": "shapes",
     "Track": "tracking",
+    "TrainConfig": "config",
     "find_checkpoints": "tracking",
+    "read_config": "reading",
     "track": "tracking",
+    "train": "trainer",
 }
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 

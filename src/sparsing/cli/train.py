@@ -1,0 +1,156 @@
+"""`sparsing train`: pre-train a decoder as in the paper, at any scale, and go on where a run was cut off."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sparsing.cli import _common as common
+
+EPILOG = """examples:
+  sparsing train --preset nano-0.3M --hidden-act relu --tokens 2_000_000 -o runs/relu
+  torchrun --nproc-per-node 8 -m sparsing train examples/train/paper-0.1B.toml --set training.seed=2 -o runs/0.1B
+
+The same command on the same folder goes on after the last checkpoint. docs/training.md lists every key.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "train",
+        help="pre-train a model with the paper's recipe (muP, WSD), resumable",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG.toml", help="the run (default: the preset alone)"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="shape by name, see --list-presets")
+    parser.add_argument("--list-presets", action="store_true", help="show the shapes and stop")
+    parser.add_argument("--hidden-act", metavar="NAME", help="activation, e.g. relu, silu (default: relu)")
+    parser.add_argument("--tokens", metavar="N", help="training tokens, e.g. 10_000_000")
+    parser.add_argument(
+        "--text", metavar="SOURCE", help="text as for `sparsing measure`, or builtin (default: builtin)"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any key of the configuration, e.g. training.lr=0.02; goes before the file",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder of the run (no default)")
+    parser.add_argument("--json", action="store_true", help="the loss curve as JSON on stdout")
+    parser.add_argument("--no-figures", action="store_true", help="write no picture (default: loss.png)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar (default: on a terminal)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.errors import InputError
+    from sparsing.training.reading import read_config
+
+    if args.list_presets:
+        _list_presets()
+        return 0
+    if not (args.config or args.preset):
+        raise InputError("nothing to train; give a CONFIG.toml or --preset NAME (see --list-presets)")
+    config = read_config(args.config, preset=args.preset or "", overrides=_overrides(args))
+    if args.output is None:
+        raise InputError("no folder for the run; give one with -o")
+    from sparsing.training.trainer import main_process, train
+
+    curve = train(config, args.output, progress=common.make_progress(args))
+    if not main_process():
+        return 0
+    if not args.no_figures:
+        _draw(args.output, curve)
+    if args.json:
+        common.print_json(curve)
+    else:
+        _print(config, args.output, curve)
+    return 0
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about the configuration; `--set` after the short options."""
+    from sparsing.training.reading import parse_pair, parse_pairs
+
+    short = {"model.hidden_act": args.hidden_act, "data.text": args.text}
+    pairs = {key: value for key, value in short.items() if value is not None}
+    if args.tokens is not None:
+        pairs |= [parse_pair(f"training.tokens={args.tokens}")]
+    return pairs | parse_pairs(args.set)
+
+
+def _list_presets() -> None:
+    from sparsing.training.shapes import PRESETS
+
+    shapes = sorted(
+        (PRESETS[name] for name in PRESETS), key=lambda p: (p.d_model // p.head_dim > 0, p.parameters)
+    )
+    common.print_table(
+        "shapes for --preset",
+        [
+            "preset",
+            "d_model x n_layers",
+            "width/depth",
+            "blocks",
+            "with embedding",
+            "context",
+            "tokens/step",
+            "",
+        ],
+        [
+            [
+                p.name,
+                f"{p.d_model}x{p.n_layers}",
+                f"{p.d_model / p.n_layers:.1f}",
+                f"{p.block_parameters / 1e6:,.2f}M",
+                f"{p.parameters / 1e6:,.2f}M",
+                str(p.context),
+                f"{p.batch_tokens:,}",
+                p.note,
+            ]
+            for p in shapes
+        ],
+    )
+
+
+def _draw(folder: Path, curve: list[dict[str, Any]]) -> Path:
+    from sparsing.report.style import save_image
+    from sparsing.training.loss_figure import loss_figure
+
+    return save_image(loss_figure(curve, f"{folder.name}: loss"), folder / "loss.png")
+
+
+def _print(config: Any, folder: Path, curve: list[dict[str, Any]]) -> None:
+    from sparsing.training.saving import checkpoint_folders
+
+    model = config.model
+    judged = {line["step"]: line["heldout_loss"] for line in curve if "heldout_loss" in line}
+    trained = {line["step"]: line for line in curve if "loss" in line}
+    rows = []
+    for checkpoint in checkpoint_folders(folder):
+        line = trained[int(checkpoint.name.rpartition("-")[2])]
+        heldout = judged.get(line["step"])
+        rows.append(
+            [
+                checkpoint.name,
+                f"{line['tokens']:,}",
+                f"{line['loss']:.4f}",
+                "" if heldout is None else f"{heldout:.4f}",
+            ]
+        )
+    common.print_table(
+        f"{folder}: {model.hidden_act}, {model.d_model}x{model.n_layers}, {model.num_parameters:,} parameters;"
+        " loss in nats per token",
+        ["checkpoint", "tokens", "training loss", "held-out loss"],
+        rows,
+    )
+    print(
+        f"curve: {folder / 'loss.jsonl'}; measure the checkpoints with: sparsing track {folder} --text FILE"
+    )

@@ -1,0 +1,99 @@
+"""The cells of the study in the order they are run, and what is written of each.
+
+Smallest first, one cell per question before the repetitions: activations against scale, then width against depth,
+then seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparsing.results import Result
+from sparsing.training.tracking import Track
+
+HERE = Path("studies/nano")
+"""From the root of the repository, where the scripts go first: no result holds a path of a machine."""
+WORK = HERE / ".work"
+"""Checkpoints; not committed."""
+RESULTS = HERE / "results"
+
+TOKENS = 8_000_000
+EARLY = tuple(round(value) for value in np.geomspace(100_000, 2_000_000, 12))
+LATE = tuple(range(2_500_000, TOKENS + 1, 500_000))
+WINDOW = 256
+WINDOWS = 160
+"""Held-out windows that are tracked, spread evenly over the held-out documents: 40,960 tokens."""
+SCALES = ("nano-0.3M", "nano-0.9M", "nano-2M", "nano-4M")
+"""All with a width-depth ratio of 48."""
+SHAPES = ("nano-256x1", "nano-176x2", "nano-144x3", "nano-112x5", "nano-80x10", "nano-96x7", "nano-64x15")
+"""All with blocks of 0.71M to 0.75M parameters."""
+SEEDED = "nano-0.9M"
+"""The point that is repeated with other seeds."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training run."""
+
+    preset: str
+    hidden_act: str
+    seed: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.preset.removeprefix('nano-')}-{self.hidden_act}-seed{self.seed}"
+
+    @property
+    def result(self) -> Path:
+        return RESULTS / f"{self.name}.json"
+
+    def overrides(self) -> dict[str, Any]:
+        """Keys of the configuration; the rate stays at its peak, so that all points lie in one phase."""
+        return {
+            "model.hidden_act": self.hidden_act,
+            "data.heldout_tokens": 0,
+            "tokenizer.path": str(WORK / "tokenizer"),
+            "training.tokens": TOKENS,
+            "training.decay": 0.0,
+            "training.precision": "bfloat16",
+            "training.seed": self.seed,
+            "checkpoints.at": [*EARLY, *LATE],
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CellResult(Result):
+    """A finished cell."""
+
+    name: str
+    preset: str
+    hidden_act: str
+    seed: int
+    d_model: int
+    n_layers: int
+    num_parameters: int
+    block_parameters: int
+    """Weights of the attention and feed-forward matrices."""
+    loss_tokens: tuple[int, ...]
+    """Training tokens of the points of the loss curve."""
+    loss: tuple[float, ...]
+    """Training loss, nats per token, mean over the steps since the point before."""
+    track: Track
+    """Activation ratio and held-out loss along training, at one CETT."""
+    train_sec: float
+    """Wall time of the training session that ended the run; one before a kill does not count."""
+    track_sec: float
+
+
+def _order() -> list[Cell]:
+    relu = [Cell(preset=shape, hidden_act="relu") for shape in SHAPES]
+    pairs = [[Cell(preset=scale, hidden_act=act) for act in ("relu", "silu")] for scale in SCALES]
+    seeds = [Cell(preset=SEEDED, hidden_act=act, seed=seed) for act in ("relu", "silu") for seed in (2, 3)]
+    return [*pairs[0], *pairs[1], *relu[:5], *pairs[2], *seeds, *relu[5:], *pairs[3]]
+
+
+CELLS = _order()

@@ -1,4 +1,4 @@
-"""What Numba lacks for memory-speed loops: bfloat16 bits as float32, prefetch, and dot products of 4- and 8-bit codes.
+"""What Numba lacks for memory-speed loops: bfloat16 bits as float32, and dot products of 4- and 8-bit codes.
 
 Each is one intrinsic that emits LLVM vector code. Products of bytes use the processor's dot-product instruction
 (AVX-512 VNNI) where there is one and plain widened multiplications elsewhere; both give the same integers.
@@ -33,29 +33,6 @@ def bf16_to_f32(typingctx: Any, bits: Any) -> Any:
         return builder.bitcast(wide, _F32)
 
     return types.float32(types.uint16), codegen
-
-
-@intrinsic
-def prefetch(typingctx: Any, array: Any, row: Any) -> Any:
-    """Ask for all cache lines of `array[row]` (a C-contiguous matrix); returns at once."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        stride = cgutils.unpack_tuple(builder, view.strides)[0]
-        index = context.cast(builder, args[1], signature.args[1], types.intp)
-        start = builder.gep(builder.bitcast(view.data, _I8.as_pointer()), [builder.mul(index, stride)])
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32]),
-            "llvm.prefetch.p0",
-        )
-        lines = builder.udiv(builder.add(stride, stride.type(63)), stride.type(64))
-        with cgutils.for_range(builder, lines) as loop:
-            line = builder.gep(start, [builder.mul(loop.index, loop.index.type(64))])
-            builder.call(function, [line, _I32(0), _I32(2), _I32(1)])  # read, into level 2, data
-        return context.get_dummy_value()
-
-    return types.void(array, row), codegen
 
 
 def _products(builder: Any, total: Any, weights: Any, x: Any) -> Any:

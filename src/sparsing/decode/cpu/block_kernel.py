@@ -1,0 +1,199 @@
+"""The feed-forward block on the CPU: one pass over the neurons, reading only what the active set needs.
+
+Each thread takes every n-th group of neurons through three stages:
+    find    which neurons may be active: all, those whose gate passes, or those the predictor names
+    hidden  gate (if not known yet) and up of these, `h`, and the test that makes a neuron active
+    add     the rows of down of the active ones
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from sparsing.decode.cpu.lanes import dot_4bit, dot_8bit
+from sparsing.decode.cpu.rows import FAST, add_eight, dots, dots_of_eight
+
+ALL, BY_GATE, PREDICTED = range(3)
+"""How `find` finds."""
+ACTS = ("relu", "relu2", "silu", "gelu", "gelu_tanh")
+"""Order of the activation codes."""
+GROUP = 16
+"""Neighbouring neurons that go to one thread; small, so that frequent neurons are spread over threads."""
+
+
+@njit(nogil=True, cache=True)
+def activate(act, g):
+    """The activation with this code; NaN stays NaN."""
+    if act == 0:
+        return np.float32(0) if g <= 0 else g
+    if act == 1:
+        return np.float32(0) if g <= 0 else g * g
+    if act == 2:
+        return g / (np.float32(1) + np.float32(math.exp(-g)))
+    if act == 3:
+        return (
+            np.float32(0.5) * g * (np.float32(1) + np.float32(math.erf(g * np.float32(0.7071067811865476))))
+        )
+    inner = np.float32(0.7978845608028654) * (g + np.float32(0.044715) * g * g * g)
+    return np.float32(0.5) * g * (np.float32(1) + np.float32(math.tanh(inner)))
+
+
+@njit(nogil=True, cache=True)
+def find_all(first, last, count, found):
+    """Every neuron of `[first, last)`; returns how many `found` holds then, `count` of them from before."""
+    for i in range(first, last):
+        found[count + i - first] = i
+    return count + last - first
+
+
+@njit(fastmath=FAST, nogil=True, cache=True)
+def find_by_gate(first, last, count, gate, scales, x, act, gate_cut, found, gates):
+    """Those whose `|act(gate)|` is above its cut for a token, their gates beside them."""
+    for i in range(first, last):
+        values = gates[count]
+        dots(gate, i, x, values)
+        wanted = False
+        for token in range(x.shape[0]):
+            values[token] = activate(act, values[token] * scales[0, i])
+            wanted |= not (abs(values[token]) <= gate_cut)
+        if wanted:
+            found[count] = i
+            count += 1
+    return count
+
+
+@njit(fastmath=FAST, nogil=True, cache=True)
+def find_predicted(first, last, count, predictor, tokens, act, found, named):
+    """Those that the predictor names for a token, and for which in `named`."""
+    bits, gate_codes, gate_scales, up_codes, up_scales, cuts, x_codes, x_start, x_scale = predictor
+    with_up = up_codes.shape[0] > 0
+    for i in range(first, last):
+        wanted = False
+        for token in range(tokens):
+            if bits == 4:
+                g = dot_4bit(gate_codes, gate_scales, i, x_codes, x_start, token)
+            else:
+                g = dot_8bit(gate_codes, gate_scales, i, x_codes, x_start, token)
+            size = activate(act, g * x_scale[token])
+            if with_up:
+                if bits == 4:
+                    u = dot_4bit(up_codes, up_scales, i, x_codes, x_start, token)
+                else:
+                    u = dot_8bit(up_codes, up_scales, i, x_codes, x_start, token)
+                size *= u * x_scale[token]
+            named[count, token] = not (abs(size) <= cuts[i])
+            wanted |= named[count, token]
+        if wanted:
+            found[count] = i
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def fill_up(count, found):
+    """Repeat the last neuron until `found` holds whole eights; a row read twice comes from the cache."""
+    for place in range(count, (count + 7) // 8 * 8):
+        found[place] = found[count - 1]
+
+
+@njit(fastmath=FAST, nogil=True, cache=True)
+def hidden(how, count, weights, x, act, gate_cut, h_cut, found, named, gates, h):
+    """`h` of the neurons in `found`, times down's scale; those above their cuts move to the front; returns how many."""
+    gate, up, _, scales = weights
+    for eight in range(0, count, 8):
+        at = found[eight : eight + 8]
+        if how != BY_GATE:
+            dots_of_eight(gate, at, x, gates[eight : eight + 8])
+        dots_of_eight(up, at, x, h[eight : eight + 8])
+    kept = 0
+    for place in range(count):
+        i, wanted = found[place], False
+        for token in range(x.shape[0]):
+            g = gates[place, token]
+            if how != BY_GATE:
+                g = activate(act, g * scales[0, i])
+            value = g * (h[place, token] * scales[1, i])
+            # a token takes what was predicted for itself, whatever its batch reads
+            unnamed = how == PREDICTED and not named[place, token]
+            if unnamed or abs(g) <= gate_cut or abs(value) <= h_cut[i]:
+                value = np.float32(0)
+            h[kept, token] = value * scales[2, i]
+            wanted |= value != 0
+        if wanted:
+            found[kept] = i
+            kept += 1
+    return kept
+
+
+@njit(fastmath=FAST, nogil=True, cache=True)
+def add(kept, down, active, h, y):
+    """Add the neurons in `active` to `y`."""
+    h[kept : (kept + 7) // 8 * 8] = 0  # what only fills the last eight adds nothing
+    for eight in range(0, kept, 8):
+        add_eight(down, active[eight : eight + 8], h[eight : eight + 8], y)
+
+
+@njit(fastmath=FAST, nogil=True, cache=True)
+def work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, y, counts):
+    """One thread's part: every n-th group of neurons."""
+    found, named, gates, h = room[0][thread], room[1][thread], room[2][thread], room[3][thread]
+    step, d_ff, count = GROUP * room[0].shape[0], h_cut.size, 0
+    for first in range(thread * GROUP, d_ff, step):
+        last = min(first + GROUP, d_ff)
+        if how == ALL:
+            count = find_all(first, last, count, found)
+        elif how == BY_GATE:
+            count = find_by_gate(first, last, count, weights[0], weights[3], x, act, gate_cut, found, gates)
+            counts[0] += last - first
+        else:
+            count = find_predicted(first, last, count, predictor, x.shape[0], act, found, named)
+    fill_up(count, found)
+    kept = hidden(how, count, weights, x, act, gate_cut, h_cut, found, named, gates, h)
+    fill_up(kept, found)
+    y[:] = 0
+    add(kept, weights[2], found, h, y)
+    if how != BY_GATE:
+        counts[0] += count
+    counts[1] += count
+    counts[2] += kept
+
+
+@njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
+def block_kernel(how, weights, predictor, x, act, gate_cut, h_cut, room, parts, counts, y):
+    """`y (tokens, d_model)` of the block for `x (tokens, d_model)`, both float32."""
+    for thread in prange(parts.shape[0]):
+        work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, parts[thread], counts[thread])
+    y[:] = parts[0]
+    for thread in range(1, parts.shape[0]):
+        y += parts[thread]
+
+
+@njit(nogil=True, cache=True)
+def quantise(x, offset, codes, start, scale):
+    """Tokens as int8 by `max |x| / 127`, and what the sum of each group of 128 begins with: `-offset * sum(codes)`.
+
+    A token that is not finite gets the scale NaN: everything is then predicted active, and the exact rows say what
+    comes of it.
+    """
+    for token in range(x.shape[0]):
+        most, total = np.float32(0), np.float32(0)
+        for j in range(x.shape[1]):
+            size = abs(x[token, j])
+            total += size
+            most = max(most, size)
+        codes[token] = 0
+        start[token] = 0
+        if not total < np.inf:
+            scale[token] = np.nan
+            continue
+        scale[token] = most / np.float32(127)
+        if most == 0:
+            continue
+        inverse = np.float32(127) / most
+        for j in range(x.shape[1]):
+            code = np.int32(np.rint(x[token, j] * inverse))
+            codes[token, j] = code
+            start[token, j // 128 * 16] -= offset * code

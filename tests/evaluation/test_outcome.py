@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from sparsing.evaluation.activity import Activity
+from sparsing.evaluation.changes import changes_of
 from sparsing.evaluation.outcome import (
     DENSE,
     Evaluation,
@@ -49,8 +51,13 @@ def outcome(level, items, task="piqa", group="commonsense", title="PIQA") -> Tas
 
 
 def evaluation(*outcomes) -> Evaluation:
+    chances = dict.fromkeys((one.task for one in outcomes), 0.5)
     return Evaluation(
-        rows=rows_of(list(outcomes)), limit=None, harness_version="0", provenance=Provenance(model="m")
+        rows=rows_of(list(outcomes), chances),
+        changes=changes_of(outcomes),
+        limit=None,
+        harness_version="0",
+        provenance=Provenance(model="m"),
     )
 
 
@@ -119,6 +126,13 @@ def test_rows_stand_beside_their_dense_run():
     assert second.difference == -0.25
     assert second.prefill_activation_ratio == pytest.approx(0.3)
     assert second.decode_activation_ratio is None
+
+
+def test_chance_belongs_to_accuracies_alone():
+    accuracy = outcome("PPL-1%", [1, 0])
+    other = dataclasses.replace(accuracy.scores[0], metric="f1,none")
+    both = dataclasses.replace(accuracy, scores=(accuracy.scores[0], other))
+    assert [row.chance for row in evaluation(both).rows] == [0.5, None]
 
 
 def test_tables_of_the_paper():

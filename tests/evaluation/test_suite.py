@@ -135,6 +135,16 @@ def test_resumes_in_the_third_task_of_six(tmp_path, make_suite, levels, monkeypa
         assert {**one.to_dict(), "wall_sec": 0} == {**other.to_dict(), "wall_sec": 0}
 
 
+def test_chance_and_the_changes_of_groups_are_in_the_table(tmp_path, make_suite, levels):
+    suite, tasks = make_suite(tmp_path, ["piqa", "copa", "lambada"], limit=3)
+    table = suite.run(tasks, levels)
+    assert {row.title: row.chance for row in table.rows} == {"PIQA": 0.5, "COPA": 0.5, "LAMBADA": None}
+    names = [(change.group, change.num_scores) for change in table.changes]
+    assert names == [("commonsense", 2), ("reading", 1), ("all", 3)]
+    moved = [row.difference for row in table.rows if row.level != DENSE]
+    assert table.changes[-1].difference == pytest.approx(np.mean(moved))
+
+
 def test_changed_settings_are_run_anew(tmp_path, make_suite, levels, sparse_level):
     suite, tasks = make_suite(tmp_path, ["copa"], limit=4)
     suite.run(tasks, levels)

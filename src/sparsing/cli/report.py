@@ -7,6 +7,7 @@ from pathlib import Path
 
 EPILOG = """examples:
   sparsing report outputs/my-checkpoint
+  sparsing report outputs/relu/evaluate
   sparsing report outputs/relu outputs/silu law/ -o report.html --title "ReLU against SiLU"
 """
 
@@ -23,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folder (or .json) that measure, compare, demo, fit or neurons has written",
+        help="folder (or .json) that measure, compare, demo, fit, neurons or evaluate has written",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"

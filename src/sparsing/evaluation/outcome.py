@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
 from sparsing.bootstrap import percentiles, resampled
 from sparsing.evaluation.activity import Activity
+from sparsing.evaluation.chance import counts_right_choices
 from sparsing.provenance import Provenance
 from sparsing.results import Result
 from sparsing.thresholds import Thresholds
 
 DENSE = "dense"
+ALL = "all"
+"""Stands for every score where a group of tasks could stand."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,15 +135,34 @@ class Row(Result):
     prefill_activation_ratio: float | None
     decode_activation_ratio: float | None
     """None where no token was generated, and for dense."""
+    chance: float | None
+    """What a guess among the options scores; None where an answer is not one of given options."""
     num_items: int
     wall_sec: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change(Result):
+    """How far the mean of several scores is from dense at one level."""
+
+    level: str
+    group: str
+    """A group of the paper's tasks, or `all`."""
+    num_scores: int
+    difference: float
+    """Mean over the scores, in their unit."""
+    difference_interval: tuple[float, float] | None
+    """95%, paired over items; None where a task has a single item."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation(Result):
     """The table of tasks and levels."""
 
+    schema_version: ClassVar[int] = 2
+
     rows: tuple[Row, ...]
+    changes: tuple[Change, ...]
     limit: int | None
     """Items per part; None for all."""
     harness_version: str
@@ -150,17 +174,23 @@ class Evaluation(Result):
         return list(dict.fromkeys(row.level for row in self.rows))
 
 
-def rows_of(outcomes: list[TaskOutcome]) -> tuple[Row, ...]:
-    """Lines of the table, each level beside the dense run of its task."""
+def rows_of(outcomes: list[TaskOutcome], chances: Mapping[str, float | None]) -> tuple[Row, ...]:
+    """Lines of the table, each level beside the dense run of its task.
+
+    Args:
+        chances: What guessing scores, by task.
+    """
     dense = {outcome.task: outcome for outcome in outcomes if outcome.level == DENSE}
     return tuple(
-        _row(outcome, score, dense.get(outcome.task), column)
+        _row(outcome, score, dense.get(outcome.task), column, chances[outcome.task])
         for outcome in outcomes
         for column, score in enumerate(outcome.scores)
     )
 
 
-def _row(outcome: TaskOutcome, score: Score, dense: TaskOutcome | None, column: int) -> Row:
+def _row(
+    outcome: TaskOutcome, score: Score, dense: TaskOutcome | None, column: int, chance: float | None
+) -> Row:
     change, interval = None, None
     if dense is not None and dense is not outcome:
         change, interval = score.difference(dense.scores[column])
@@ -175,6 +205,7 @@ def _row(outcome: TaskOutcome, score: Score, dense: TaskOutcome | None, column: 
         difference_interval=interval,
         prefill_activation_ratio=ratio_of(outcome.prefill),
         decode_activation_ratio=ratio_of(outcome.decode),
+        chance=chance if counts_right_choices(score.metric) else None,
         num_items=outcome.num_items,
         wall_sec=outcome.wall_sec,
     )

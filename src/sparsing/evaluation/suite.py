@@ -19,12 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.evaluation.outcome import (
-    Evaluation,
-    Level,
-    TaskOutcome,
-    rows_of,
-)
+from sparsing.evaluation.chance import chance_of
+from sparsing.evaluation.changes import changes_of
+from sparsing.evaluation.outcome import Evaluation, Level, TaskOutcome, rows_of
 from sparsing.evaluation.scoring import first_metric, item_lines, part_outcome, score_of
 from sparsing.provenance import describe
 from sparsing.results import write_text
@@ -96,14 +93,16 @@ class Suite:
         for level in levels:
             if level.thresholds is not None:
                 level.thresholds.check_layers(len(self.lm.loaded.sites))
-        outcomes = []
+        outcomes, chances = [], {}
         for paper in tasks:
             task = self._load(paper)
+            chances[paper.name] = chance_of(task, self.limit)
             for level in levels:
                 outcomes.append(self._outcome(task, level))
                 on_done(outcomes[-1])
         return Evaluation(
-            rows=rows_of(outcomes),
+            rows=rows_of(outcomes, chances),
+            changes=changes_of(outcomes),
             limit=self.limit,
             harness_version=_harness_version(),
             provenance=describe(self.lm.loaded),

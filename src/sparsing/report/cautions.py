@@ -1,4 +1,4 @@
-"""What weakens the figures of a measurement, in sentences; nothing where nothing does."""
+"""What weakens the figures of a measurement or an evaluation, in sentences; nothing where nothing does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sparsing.report.style import is_interval
 
 if TYPE_CHECKING:
+    from sparsing.evaluation.outcome import Evaluation, Row
     from sparsing.measurement import Measurement
 
 FEW_TOKENS = 10_000
@@ -15,6 +16,10 @@ WIDE = 0.1
 """An interval is wide when half of it is more than this share of the figure."""
 OFF_TARGET = 2.0
 """Held-out text is off when its rise of perplexity is more than this many times the one asked for."""
+
+FEW_ITEMS = 100
+NEAR_CHANCE = 2.0
+"""Standard errors above chance below which a score is as good as guessed."""
 
 
 def cautions(result: Measurement) -> list[str]:
@@ -66,3 +71,30 @@ def _held_out(result: Measurement) -> list[str]:
         f"On held-out tokens perplexity rises by {100 * (held.ppl_ratio - 1):.2f}%, not {100 * (target - 1):.4g}%:"
         " the thresholds fit the text they were found on better than other text."
     ]
+
+
+def evaluation_cautions(evaluation: Evaluation) -> list[str]:
+    """Sentences for the first screen, on the dense scores that all changes start from."""
+    from sparsing.evaluation.outcome import DENSE
+
+    dense = [row for row in evaluation.rows if row.level == DENSE]
+    few = [row.title for row in dense if row.num_items < FEW_ITEMS]
+    guessed = [row.title for row in dense if _near_chance(row)]
+    notes = []
+    if few:
+        notes.append(f"Fewer than {FEW_ITEMS} items: {_of(few, dense)}. More items narrow the intervals.")
+    if guessed:
+        notes.append(
+            f"The dense model does no better than guessing, or has nothing right: {_of(guessed, dense)}."
+            " A score at its floor cannot fall, so no change there says little."
+        )
+    return notes
+
+
+def _near_chance(row: Row) -> bool:
+    """Within a few standard errors of chance, or of zero where there are no options to guess among."""
+    return row.stderr is not None and row.score - (row.chance or 0) <= NEAR_CHANCE * row.stderr
+
+
+def _of(titles: list[str], rows: list[Row]) -> str:
+    return f"all {len(rows)} scores" if len(titles) == len(rows) > 1 else ", ".join(titles)

@@ -75,6 +75,8 @@ class Chart:
     """Both axes alike, with the diagonal drawn."""
     x_names: Sequence[str] = ()
     """Names of x = 0, 1, ... where x is a number of something that has a name."""
+    side_by_side: bool = False
+    """Draw series beside each other around a name on the x axis: points of a few series would hide each other."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what is not finite becomes None, what is a default is left out."""

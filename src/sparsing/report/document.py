@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sparsing.report import tables
 from sparsing.report.across_charts import (
@@ -18,6 +18,7 @@ from sparsing.report.across_charts import (
     training_charts,
     training_series,
 )
+from sparsing.report.benchmark_parts import benchmark_card, benchmark_section
 from sparsing.report.cautions import cautions
 from sparsing.report.labels import model_label
 from sparsing.report.neuron_charts import corpus_curves, corpus_scatter, distance_table, token_scatters
@@ -29,9 +30,12 @@ from sparsing.report.style import is_interval
 from sparsing.report.text_view import text_view
 
 if TYPE_CHECKING:
+    from sparsing.evaluation.outcome import Evaluation
     from sparsing.measurement import Measurement
+    from sparsing.neurons.study import NeuronStudy
     from sparsing.provenance import Provenance
 
+_T = TypeVar("_T")
 TEXT_BYTES = 900_000
 """Texts on the page, token by token, those of the main measurements first; a large model's is 0.3 MB each."""
 
@@ -40,13 +44,17 @@ def build_document(runs: Runs, *, title: str | None = None) -> Document:
     """Lay out these results."""
     results = list(runs.measurements)
     series = training_series(results)
-    studies = _named(runs.studies)
+    studies = _named(runs.studies, [study.numbers for study in runs.studies])
+    evaluations = _named(runs.evaluations, runs.evaluations)
     return Document(
         title=title or _title(runs),
-        cards=[_card(result) for result in _headliners(results, series)],
+        cards=[
+            *(_card(result) for result in _headliners(results, series)),
+            *(card for name, one in evaluations.items() if (card := benchmark_card(name, one))),
+        ],
         sections=[
             section
-            for section in (*_sections(runs, series), _neurons(studies))
+            for section in (benchmark_section(evaluations), *_sections(runs, series), _neurons(studies))
             if section.tables or section.charts
         ],
         panels=_panels(_inside(results), several=len(_models(results)) > 1),
@@ -185,12 +193,12 @@ def _panels(results: Sequence[Measurement], *, several: bool) -> list[Panel]:
     return panels
 
 
-def _named(studies: Sequence[Study]) -> dict[str, Study]:
-    """Studies by model, numbered where a model has several."""
-    found: dict[str, Study] = {}
-    for study in studies:
-        name = model_label(study.numbers.provenance)
-        found[name if name not in found else f"{name} ({len(found) + 1})"] = study
+def _named(items: Sequence[_T], results: Sequence[NeuronStudy] | Sequence[Evaluation]) -> dict[str, _T]:
+    """Items by the model of their results, numbered where a model has several."""
+    found: dict[str, _T] = {}
+    for item, result in zip(items, results, strict=True):
+        name = model_label(result.provenance)
+        found[name if name not in found else f"{name} ({len(found) + 1})"] = item
     return found
 
 
@@ -219,7 +227,8 @@ def _neurons(studies: Mapping[str, Study]) -> Section:
 
 def _provenances(runs: Runs) -> list[Provenance]:
     studies = [study.numbers for study in runs.studies]
-    return [result.provenance for result in (*runs.measurements, *runs.comparisons, *studies)]
+    results = (*runs.measurements, *runs.comparisons, *studies, *runs.evaluations)
+    return [result.provenance for result in results]
 
 
 def _origins(runs: Runs) -> list[tuple[str, Table, str]]:
@@ -237,7 +246,7 @@ def _origin_name(origins: Sequence[Provenance]) -> str:
 def _origin_table(origins: Sequence[Provenance]) -> Table:
     first = origins[0]
     models = dict.fromkeys(_model_line(origin) for origin in origins)
-    texts = dict.fromkeys(f"{PurePath(o.corpus).name}, {o.num_tokens:,} tokens" for o in origins)
+    texts = dict.fromkeys(f"{PurePath(o.corpus).name}, {o.num_tokens:,} tokens" for o in origins if o.corpus)
     rows = [
         ["model", "\n".join(models)],
         ["text", "\n".join(texts)],

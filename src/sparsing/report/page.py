@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("page.js", "charts.js", "text.js", "neurons.js")
 """In this order; the first defines what the others share."""
-_NUMBER = re.compile(r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|nan|inf)( ?(%|x|s|K|M|B))?( ?[\[(][-+\d., %e]*[\])])?")
-"""With a unit or not, with an interval in brackets or not."""
+_NUMBER = re.compile(
+    r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|nan|inf)( ?(%|x|s|K|M|B))?( ?[\[(][-+\d., %e]*[\])])?"
+    r"( to [-+][\d.]+)?"
+)
+"""With a unit or not, with an interval in brackets or not; or the two ends of an interval."""
 
 
 def write_report(document: Document, path: str | Path) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
+    from sparsing.evaluation.outcome import Evaluation
     from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
@@ -26,6 +27,7 @@ class Runs:
     """Of rules, one per model."""
     laws: Sequence[LawFit] = ()
     studies: Sequence[Study] = ()
+    evaluations: Sequence[Evaluation] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +57,7 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
         InputError: no such file or folder, or nothing in it that a report could show.
     """
     found: dict[str, list[Any]] = {
-        kind: [] for kind in ("Measurement", "Comparison", "LawFit", "NeuronStudy")
+        kind: [] for kind in ("Measurement", "Comparison", "LawFit", "NeuronStudy", "Evaluation")
     }
     for path in map(Path, paths):
         before = sum(map(len, found.values()))
@@ -67,13 +69,14 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
         if before == sum(map(len, found.values())):
             raise InputError(
                 f"nothing to report in {str(path)!r}; give the folder that `sparsing measure`, `compare`,"
-                " `demo`, `fit` or `neurons` has written"
+                " `demo`, `fit`, `neurons` or `evaluate` has written"
             )
     return Runs(
         measurements=_in_training_order(_once(found["Measurement"])),
         comparisons=_once(found["Comparison"]),
         laws=_once(found["LawFit"]),
         studies=found["NeuronStudy"],
+        evaluations=_once(found["Evaluation"]),
     )
 
 
@@ -100,12 +103,13 @@ def _kind(file: Path) -> str | None:
 
 
 def _reader(kind: str) -> Any:
+    from sparsing.evaluation.outcome import Evaluation
     from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
 
-    readers = (Measurement, Comparison, LawFit, NeuronStudy)
+    readers = (Measurement, Comparison, LawFit, NeuronStudy, Evaluation)
     return {reader.__name__: reader for reader in readers}[kind]
 
 

@@ -34,13 +34,20 @@ function bars(values, low, high, tint) {
   };
 }
 
+// Where series stand around a name on the x axis; the CSV keeps the whole numbers.
+function places(chart, series, index) {
+  if (!chart.side_by_side) return series.x;
+  const step = Math.min(0.15, 0.7 / chart.series.length);
+  return series.x.map((x) => x + step * (index - (chart.series.length - 1) / 2));
+}
+
 function trace(chart, series, index, front) {
   const tint = series.depth === undefined ? colour(`c${(series.colour ?? index) % 8}`) : depthColour(series.depth);
   const mode = { both: "lines+markers", lines: "lines", points: "markers", open: "markers" }[series.mode ?? "both"];
   const many = series.x.length > 100;
   const behind = front !== null && front !== index;
   return {
-    type: "scatter", name: label(series.name), x: series.x, y: series.y, mode,
+    type: "scatter", name: label(series.name), x: places(chart, series, index), y: series.y, mode,
     opacity: behind ? 0.12 : 1,
     showlegend: series.listed !== false,
     line: { color: tint, width: front === index ? 3 : series.depth === undefined ? 2 : 1.3, dash: series.dashed ? "dash" : "solid" },
@@ -49,7 +56,9 @@ function trace(chart, series, index, front) {
     error_y: bars(series.y, series.y_low, series.y_high, tint),
     hoverinfo: behind ? "skip" : undefined,
     text: series.text?.map(label),
-    hovertemplate: `${label(series.name)}<br>${label(chart.y)}: %{y:${HOVER_DIGITS}}<br>${label(chart.x)}: %{x:${HOVER_DIGITS}}` +
+    customdata: chart.x_names && series.x.map((x) => label(chart.x_names[x])),
+    hovertemplate: `${label(series.name)}<br>${label(chart.y)}: %{y:${HOVER_DIGITS}}<br>${label(chart.x)}: ` +
+      (chart.x_names ? "%{customdata}" : `%{x:${HOVER_DIGITS}}`) +
       (series.text ? "<br>%{text}" : "") + "<extra></extra>",
   };
 }

@@ -146,9 +146,8 @@ def _print(config: Any, folder: Path, curve: list[dict[str, Any]]) -> None:
             ]
         )
     common.print_table(
-        f"{folder}: {model.hidden_act}, {model.d_model}x{model.n_layers}, {model.num_parameters:,} parameters;"
-        " loss in nats per token",
-        ["checkpoint", "tokens", "training loss", "held-out loss"],
+        f"{folder}: {model.hidden_act}, {model.d_model}x{model.n_layers}, {model.num_parameters:,} parameters",
+        ["checkpoint", "tokens", "loss, nats", "held-out loss, nats"],
         rows,
     )
     print(

@@ -12,6 +12,8 @@ from typing import Any
 from sparsing.errors import InputError
 from sparsing.training.checks import above, at_least, divides, one_of, share
 
+BUILTIN = "builtin"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -94,6 +96,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         at_least("data.heldout_tokens", self.heldout_tokens, 0)
+
+    @property
+    def heldout_source(self) -> str:
+        """Where held-out text is read; empty where there is none."""
+        return self.heldout or (BUILTIN if self.text == BUILTIN else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,6 +188,51 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """[tracking]: sparsity watched while training, see `SparsityCallback`; without this table it is not."""
+
+    tokens: int = 2048
+    """Held-out tokens of each measurement, at most 32,768."""
+    every: int = 0
+    """Steps between two measurements; 0: as many as keep the cost within 2% of the time."""
+    eps: float = 0.01
+    """Of FAT, a cut of `|gate|`."""
+    target_cett: float = 0.2
+    ppl_percent: float = 1.0
+    """The p of PPL-p%; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.tokens <= 32_768:
+            raise InputError(f"tracking.tokens must be in [2, 32768], got {self.tokens}; 2048 is enough")
+        at_least("tracking.every", self.every, 0)
+        at_least("tracking.eps", self.eps, 0)
+        share("tracking.target_cett", self.target_cett)
+        at_least("tracking.ppl_percent", self.ppl_percent, 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SparserConfig:
+    """[sparser]: ways to a sparser model; docs/tracking.md has their papers."""
+
+    start: str = ""
+    """Checkpoint of the same shape to start from; with another `model.hidden_act` that is ReLU-fication."""
+    l1_factors: tuple[float, ...] = ()
+    """Weight of the L1 term at the end of each stage; empty: no such term."""
+    l1_steps: tuple[int, ...] = ()
+    """Step at which each stage ends."""
+    fat_eps: float = 0.0
+    """FATReLU: `h` is zeroed where `|gate|` does not exceed this; 0: not at all."""
+
+    def __post_init__(self) -> None:
+        at_least("sparser.fat_eps", self.fat_eps, 0)
+        if len(self.l1_factors) != len(self.l1_steps):
+            raise InputError(
+                f"sparser.l1_factors has {len(self.l1_factors)} numbers, sparser.l1_steps {len(self.l1_steps)};"
+                " give both one per stage"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """A whole run."""
 
@@ -189,10 +241,8 @@ class TrainConfig:
     tokenizer: TokenizerConfig = TokenizerConfig()
     training: TrainingConfig
     checkpoints: CheckpointConfig = CheckpointConfig()
-    tracking: dict[str, Any] | None = None
-    """Arguments of `SparsityCallback`; None: sparsity is not watched in training."""
-    sparser: dict[str, Any] | None = None
-    """Arguments of `L1Penalty`; None: no term in the loss."""
+    tracking: TrackingConfig | None = None
+    sparser: SparserConfig | None = None
 
     def __post_init__(self) -> None:
         divides("model.context", self.model.context, "training.batch_tokens", self.training.batch_tokens)

@@ -21,11 +21,11 @@ from sparsing.corpus import bos_id
 from sparsing.errors import InputError
 from sparsing.results import write_atomic, write_text
 from sparsing.text import pieces
+from sparsing.training.config import BUILTIN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BUILTIN = "builtin"
 _BATCH = 256
 """Pieces that are tokenised at once, in parallel."""
 

@@ -45,7 +45,16 @@ def read_config(
     _merge(merged, tables)
     for key, value in overrides.items():
         _set(merged, key, value)
-    return _build(TrainConfig, merged, "")
+    return build_config(merged)
+
+
+def build_config(tables: dict[str, Any]) -> TrainConfig:
+    """A configuration from plain tables, as `TrainConfig.to_dict` gives them.
+
+    Raises:
+        InputError: as `read_config`.
+    """
+    return _build(TrainConfig, tables, "")
 
 
 def parse_pair(text: str) -> tuple[str, Any]:
@@ -109,7 +118,7 @@ def _build(cls: type, table: dict[str, Any], at: str) -> Any:
     for field in dataclasses.fields(cls):
         if field.name in values or field.default is not dataclasses.MISSING:
             continue
-        if dataclasses.is_dataclass(hints[field.name]):
+        if not at:
             values[field.name] = _build(hints[field.name], {}, field.name)
         else:
             key = f"{at}.{field.name}"
@@ -118,21 +127,20 @@ def _build(cls: type, table: dict[str, Any], at: str) -> Any:
 
 
 def _convert(annotation: Any, value: Any, key: str) -> Any:
+    """`value` as the annotation says."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(args[0], value, key)
     if dataclasses.is_dataclass(annotation):
         if not isinstance(value, dict):
             raise InputError(f"{key} must be a table, got {value!r}; write [{key}] and its keys below")
         return _build(annotation, value, key)  # pyright: ignore[reportArgumentType]
-    origin = typing.get_origin(annotation)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_convert(int, item, key) for item in value)
-    if isinstance(value, dict) and origin in (typing.Union, types.UnionType):
-        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_convert(args[0], item, key) for item in value)
     if annotation in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
         if annotation is float or float(value).is_integer():
             return annotation(value)
     elif annotation is str and isinstance(value, str):
         return value
-    wanted = {int: "a whole number", float: "a number", str: "a text in quotes"}.get(
-        annotation, "a list of whole numbers" if origin is tuple else "a table"
-    )
+    wanted = {int: "a whole number", float: "a number", str: "a text in quotes"}.get(annotation, "a list")
     raise InputError(f"{key} must be {wanted}, got {value!r}; correct it in the configuration")

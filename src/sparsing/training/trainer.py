@@ -22,8 +22,10 @@ from sparsing.progress import Progress
 from sparsing.results import write_text
 from sparsing.training import saving
 from sparsing.training.config import TrainConfig
-from sparsing.training.data import BUILTIN, Windows, read_texts, write_tokens
+from sparsing.training.data import Windows, read_texts, write_tokens
+from sparsing.training.extras import Extras
 from sparsing.training.mup import build_model, granite_config, parameter_groups
+from sparsing.training.reading import build_config
 from sparsing.training.schedule import Schedule, make_schedule
 from sparsing.training.tokenizer import open_tokenizer, train_tokenizer
 from sparsing.training.watching import Bar, LossCurve, Planned, read_curve
@@ -57,6 +59,7 @@ def train(
     schedule = make_schedule(config)
     micro, accumulation = split_batch(config)
     granite_config(config.model)
+    extras = Extras(config)
     with _first_process():
         _claim(run, config)
         tokenizer = _tokenizer(config, run)
@@ -67,7 +70,7 @@ def train(
     trainer = MupTrainer(
         config=config,
         schedule=schedule,
-        model=build_model(config.model, config.training.seed, tokenizer),
+        model=extras.start(build_model(config.model, config.training.seed, tokenizer)),
         args=_arguments(config, schedule, run, micro, accumulation),
         train_dataset=windows,
         eval_dataset=heldout,
@@ -81,6 +84,7 @@ def train(
         ],
     )
     trainer.remove_callback(PrinterCallback)
+    extras.attach(trainer, tokenizer)
     with contextlib.closing(bar), _quiet():
         trainer.train(resume_from_checkpoint=str(found) if (found := saving.newest(run)) else None)
     return read_curve(run)
@@ -102,7 +106,7 @@ class MupTrainer(Trainer):
         if self.optimizer is None:
             training = self.config.training
             groups = parameter_groups(
-                (self.model if model is None else model).named_parameters(),
+                (self.model if model is None else model).named_parameters(),  # pyright: ignore[reportOptionalMemberAccess]
                 self.config.model.width_ratio,
                 training,
             )
@@ -209,37 +213,31 @@ def _quiet() -> Iterator[None]:
 
 def _claim(run: Path, config: TrainConfig) -> None:
     """Write the configuration, or see that the folder has the same one."""
-    path, here = run / CONFIG_FILE, _flat(json.loads(json.dumps(config.to_dict())))
+    path = run / CONFIG_FILE
     if not path.exists():
         write_text(path, json.dumps(config.to_dict(), indent=1) + "\n")
-    there = _flat(json.loads(path.read_text(encoding="utf-8")))
-    for key in sorted(here.keys() | there.keys()):
-        if here.get(key) != there.get(key):
-            raise InputError(
-                f"the run in {str(run)!r} has {key} = {there.get(key)!r}, this configuration has"
-                f" {here.get(key)!r}; choose another folder with -o, or remove that run"
-            )
+    there = build_config(json.loads(path.read_text(encoding="utf-8")))
+    if there != config:
+        mine, theirs = _flat(config.to_dict()), _flat(there.to_dict())
+        key = next(key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key))
+        raise InputError(
+            f"the run in {str(run)!r} has {key} = {theirs.get(key)!r}, this configuration has {mine.get(key)!r};"
+            " choose another folder with -o, or remove that run"
+        )
     saving.clear_broken(run)
 
 
 def _flat(tables: dict[str, Any]) -> dict[str, Any]:
     """Dotted keys to values."""
-    flat: dict[str, Any] = {}
-    for name, value in tables.items():
-        inner = (
-            {f"{name}.{key}": item for key, item in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
-        flat |= inner
-    return flat
+    pairs = ((n, t.items()) if isinstance(t, dict) else ("", [(n, t)]) for n, t in tables.items())
+    return {f"{table}.{key}".lstrip("."): value for table, items in pairs for key, value in items}
 
 
 def _tokenizer(config: TrainConfig, run: Path) -> PreTrainedTokenizerBase:
     folder = run / "tokenizer"
     if not (folder / "tokenizer_config.json").exists():
-        if config.tokenizer.path:
-            tokenizer = open_tokenizer(config.tokenizer.path)
+        if there := config.tokenizer.path or (config.sparser.start if config.sparser else ""):
+            tokenizer = open_tokenizer(there)
         else:
             data = config.data
             texts = (text for text, _ in read_texts(data.text, split=data.split, column=data.column))
@@ -265,12 +263,10 @@ def _windows(
     ids = write_tokens(run / "tokens.bin", texts, tokenizer, most=most, key=key)
     count = schedule.tokens(schedule.steps) // context
     windows = Windows(ids, context, count, seed=config.training.seed)
-    source = data.heldout or (BUILTIN if data.text == BUILTIN else "")
-    if not (source and data.heldout_tokens):
+    if not (data.heldout_source and data.heldout_tokens):
         return windows, None
-    split = data.heldout_split
-    texts = read_texts(source, split=split, column=data.column)
-    key = {"text": source, "split": split, "column": data.column}
+    key = {"text": data.heldout_source, "split": data.heldout_split, "column": data.column}
+    texts = read_texts(data.heldout_source, split=data.heldout_split, column=data.column)
     ids = write_tokens(run / "heldout.bin", texts, tokenizer, most=max(data.heldout_tokens, context), key=key)
     heldout = Windows(ids, context, max(1, len(ids) // context), shuffle=False)
     return windows, heldout

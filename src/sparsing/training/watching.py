@@ -20,7 +20,6 @@ from sparsing.training.schedule import Schedule
 LOSS_FILE = "loss.jsonl"
 _SAID = {
     "loss": "loss",
-    "penalty": "penalty",
     "learning_rate": "lr",
     "grad_norm": "grad_norm",
     "eval_loss": "heldout_loss",

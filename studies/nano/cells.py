@@ -21,12 +21,12 @@ WORK = HERE / ".work"
 """Checkpoints; not committed."""
 RESULTS = HERE / "results"
 
-TOKENS = 8_000_000
-EARLY = tuple(round(value) for value in np.geomspace(100_000, 2_000_000, 12))
-LATE = tuple(range(2_500_000, TOKENS + 1, 500_000))
+TOKENS = 4_000_000
+EARLY = tuple(round(value) for value in np.geomspace(50_000, 1_000_000, 9))
+LATE = tuple(range(1_300_000, TOKENS + 1, 300_000))
 WINDOW = 256
-WINDOWS = 160
-"""Held-out windows that are tracked, spread evenly over the held-out documents: 40,960 tokens."""
+WINDOWS = 96
+"""Held-out windows that are tracked, spread evenly over the held-out documents: 24,576 tokens."""
 SCALES = ("nano-0.3M", "nano-0.9M", "nano-2M", "nano-4M")
 """All with a width-depth ratio of 48."""
 SHAPES = ("nano-256x1", "nano-176x2", "nano-144x3", "nano-112x5", "nano-80x10", "nano-96x7", "nano-64x15")

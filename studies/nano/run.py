@@ -30,7 +30,7 @@ from sparsing.models import LoadedModel
 from sparsing.training.reading import read_config
 from sparsing.training.shapes import PRESETS
 from sparsing.training.tokenizer import train_tokenizer
-from sparsing.training.tracking import Track, find_checkpoints, track
+from sparsing.training.tracking import find_checkpoints, track
 from sparsing.training.trainer import train
 
 

@@ -10,55 +10,11 @@ import math
 import numpy as np
 import pytest
 
-from sparsing.evaluation.activity import Activity
-from sparsing.evaluation.changes import changes_of
-from sparsing.evaluation.outcome import (
-    DENSE,
-    Evaluation,
-    Level,
-    PartOutcome,
-    Score,
-    TaskOutcome,
-    level_of,
-    rows_of,
-)
+from sparsing.evaluation.outcome import DENSE, Evaluation, Level, TaskOutcome, level_of
 from sparsing.evaluation.tables import as_csv, overview, paper_tables
-from sparsing.provenance import Provenance
 from sparsing.thresholds import Thresholds
 
-
-def score(items, title="PIQA", value=None) -> Score:
-    items = np.array(items, dtype=float)
-    return Score(title=title, metric="acc,none", value=items.mean() if value is None else value, items=items)
-
-
-def outcome(level, items, task="piqa", group="commonsense", title="PIQA") -> TaskOutcome:
-    sparse = level != DENSE
-    return TaskOutcome(
-        task=task,
-        group=group,
-        level=level,
-        identity="0",
-        shots=0,
-        scores=(score(items, title),),
-        parts=(PartOutcome(name=task, num_items=len(items), metrics={"acc,none": float(np.mean(items))}),),
-        absent=(),
-        num_items=len(items),
-        prefill=Activity(num_tokens=10, layer_activation_ratio=(0.2, 0.4)) if sparse else None,
-        decode=Activity(num_tokens=0, layer_activation_ratio=()) if sparse else None,
-        wall_sec=1.5,
-    )
-
-
-def evaluation(*outcomes) -> Evaluation:
-    chances = dict.fromkeys((one.task for one in outcomes), 0.5)
-    return Evaluation(
-        rows=rows_of(list(outcomes), chances),
-        changes=changes_of(outcomes),
-        limit=None,
-        harness_version="0",
-        provenance=Provenance(model="m"),
-    )
+from .outcomes import evaluation, outcome, score
 
 
 def test_stderr_by_hand():

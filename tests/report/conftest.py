@@ -12,19 +12,20 @@ import pytest
 
 from sparsing.cli import main
 
-from .page_parts import save_comparison, save_law, save_measurements, save_study
+from .page_parts import save_comparison, save_evaluation, save_law, save_measurements, save_study
 
 
 @pytest.fixture(scope="session")
 def whole_report(tmp_path_factory) -> Path:
-    """A page with everything on it: measures, checkpoints, rules, a law, two studies of neurons."""
+    """A page with everything on it: measures, checkpoints, rules, a law, two studies of neurons, an evaluation."""
     folder = tmp_path_factory.mktemp("report")
     save_measurements(folder / "measured")
     save_comparison(folder / "compared")
     save_law(folder / "law")
     save_study(folder / "neurons" / "one")
     save_study(folder / "neurons" / "two", seed=5)
-    runs = [str(folder / name) for name in ("measured", "compared", "law", "neurons")]
+    save_evaluation(folder / "evaluated")
+    runs = [str(folder / name) for name in ("measured", "compared", "law", "neurons", "evaluated")]
     assert main(["report", *runs, "-o", str(folder / "report.html")]) == 0
     return folder / "report.html"
 

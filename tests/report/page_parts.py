@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
+from sparsing.evaluation.outcome import DENSE
 from sparsing.frontier import Comparison, FrontierPoint
 from sparsing.laws import fit
 from sparsing.laws.points import Points
@@ -15,12 +17,14 @@ from sparsing.provenance import Provenance
 from sparsing.thresholds import Thresholds
 from sparsing.weights import WeightBytes
 
+from ..evaluation.outcomes import evaluation, outcome, score
 from ..measuring import text_corpus, tiny_loaded
 from .measurements import make_measurement
 
 ALARM = "<script>alert(1)</script>"
 MODEL = "<img src=x onerror=alert(1)>"
 RULES = ("cett", "fat", "top_k")
+LEVELS = ("PPL-1%", ALARM)
 
 
 def save_measurements(folder: Path) -> None:
@@ -84,3 +88,27 @@ def save_study(folder: Path, *, seed: int = 0) -> None:
         study = study_neurons(model, corpora, cuts, contexts=3, on_layer=table.add)
     save_vocabulary(study, model.tokenizer, folder / "vocabulary.parquet")
     study.save(folder / "neurons.json")
+
+
+def save_evaluation(folder: Path) -> None:
+    """Tasks of two groups and one called like an attack, at two levels, with a perplexity that has no interval."""
+    rng = np.random.default_rng(0)
+    outcomes = []
+    for task, group, title, items, right in (
+        ("piqa", "commonsense", "PIQA", 400, 0.8),
+        ("siqa", "commonsense", "SIQA", 40, 0.9),
+        ("lambada", "reading", "LAMBADA", 400, 0.0),
+        ("own", "", ALARM, 400, 0.7),
+    ):
+        dense = rng.random(items) < right
+        outcomes.append(outcome(DENSE, dense, task, group, title))
+        for level in LEVELS:
+            kept = dense & (rng.random(items) < 0.95)
+            outcomes.append(outcome(level, kept, task, group, title))
+    for level in (DENSE, *LEVELS):
+        perplexity = (score([-1.0, -2.0], "perplexity", value=4.5),)
+        one = outcome(level, [0, 0], "wikitext", "", "perplexity")
+        outcomes.append(dataclasses.replace(one, scores=perplexity))
+    table = evaluation(*outcomes)
+    origin = Provenance(model=MODEL, command=f"sparsing evaluate {MODEL} --tasks '{ALARM}'")
+    dataclasses.replace(table, provenance=origin).save(folder / "evaluation.json")

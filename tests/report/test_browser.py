@@ -9,7 +9,7 @@ import re
 import pytest
 
 from .conftest import Opened
-from .page_parts import ALARM, MODEL
+from .page_parts import ALARM, LEVELS, MODEL
 
 CONTROLS = {
     "button#theme", "button.log-x", "button.log-y", "button.csv", "button.copy", "button.neuron", "button.near",
@@ -164,6 +164,50 @@ def test_data_of_every_chart_can_be_saved(opened):
         assert len(rows) == 1 + drawn > 1
         assert {len(row) for row in rows} == {len(rows[0])}
         assert all(re.fullmatch(r"-?[\d.e+-]+", row[1]) for row in rows[1:])
+
+
+def test_benchmarks(opened):
+    page = opened.page
+    card = page.locator(".card", has=page.locator(".measure:text-is('benchmarks at PPL-1%')"))
+    assert re.fullmatch(
+        r"-\d\.\d\d 95% interval -\d\.\d\d to -\d\.\d\d", card.locator(".figure").inner_text()
+    )
+    few, guessed = card.locator(".cautions li").all_inner_texts()
+    assert few.startswith("Fewer than 100 items: SIQA, perplexity.")
+    assert "has nothing right: LAMBADA." in guessed
+    table = page.locator(".table", has=page.locator("figcaption:has-text('scores and ratios in percent')"))
+    lines = [row.split("\t") for row in table.locator("tbody tr").all_inner_texts()]
+    assert [line[:2] for line in lines[9:12]] == [[ALARM, level] for level in ("dense", *LEVELS)]
+    assert page.locator("figcaption:has-text('Table 4: Commonsense (2 of 5 columns)')").count() == 1
+
+
+def test_points_of_levels_stand_side_by_side(opened):
+    """Drawn apart with their intervals and names; in the CSV they stand at the task."""
+    scores = chart(opened.page, f"Change of each score: {MODEL}")
+    drawn = scores.locator(".plot").evaluate("plot => plot.data.map(trace => [...trace.x])")
+    assert len(drawn) == len(LEVELS)
+    assert [(a + b) / 2 for a, b in zip(*drawn, strict=True)] == pytest.approx([0, 1, 2, 3])
+    assert all(a < b for a, b in zip(*drawn, strict=True))
+    assert layout(scores, "xaxis.ticktext")[:3] == ["PIQA", "SIQA", "LAMBADA"]
+    rows = saved(opened.page, scores.locator(".csv"))
+    assert rows[0] == ["series", "score", "change from dense, points", "y_low", "y_high", "text", "name of x"]
+    assert [(row[0], row[1], row[6]) for row in rows[1:]] == [
+        (level, str(at), task)
+        for level in LEVELS
+        for at, task in enumerate(("PIQA", "SIQA", "LAMBADA", ALARM))
+    ]
+    low, change, high = (float(rows[1][i]) for i in (3, 2, 4))
+    assert low < change < high < 0
+    scores.scroll_into_view_if_needed()
+    point = scores.locator(".scatterlayer .point").first.bounding_box()
+    opened.page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    scores.locator(".hoverlayer .hovertext").first.wait_for()
+    assert "score: PIQA" in scores.locator(".hoverlayer").text_content()
+    groups = chart(opened.page, f"Change of the averages: {MODEL}")
+    names = saved(opened.page, groups.locator(".csv"))
+    assert list(dict.fromkeys(row[0] for row in names[1:])) == [
+        "Commonsense", "Reading comprehension", "all 4 scores"
+    ]  # fmt: skip
 
 
 def test_measurements_one_at_a_time(opened):

@@ -17,7 +17,7 @@ from sparsing.report.runs import Runs, read_runs
 from sparsing.report.text_view import packed, shown
 
 from .measurements import make_measurement
-from .page_parts import save_comparison, save_law, save_measurements, save_study
+from .page_parts import save_comparison, save_evaluation, save_law, save_measurements, save_study
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,7 @@ def folder(tmp_path_factory):
     save_comparison(made)
     save_law(made)
     save_study(made / "neurons")
+    save_evaluation(made / "evaluate")
     (made / ".journal").mkdir()
     (made / ".journal" / "broken.json").write_text("{")
     (made / "other.json").write_text('{"kind": "SearchResult"}')
@@ -35,25 +36,22 @@ def folder(tmp_path_factory):
 
 def test_everything_in_a_folder_is_found_once(folder):
     runs = read_runs([folder, folder / "comparison.json"])
-    assert [len(part) for part in (runs.measurements, runs.comparisons, runs.laws, runs.studies)] == [
-        6,
-        1,
-        1,
-        1,
-    ]
+    parts = (runs.measurements, runs.comparisons, runs.laws, runs.studies, runs.evaluations)
+    assert [len(part) for part in parts] == [6, 1, 1, 1, 1]
     assert len(runs.studies[0].words()) > 20
 
 
 def test_layout(folder):
     document = build_document(read_runs([folder]))
     assert [section.title for section in document.sections] == [
+        "Benchmarks",
         "Rules compared",
         "Along training",
         "Laws",
         "All measurements",
         "Neurons by corpus",
     ]
-    assert len(document.cards) == 2, "of checkpoints along training only the last has a card"
+    assert len(document.cards) == 3, "of checkpoints along training only the last has a card; one evaluation"
     assert [panel.label.endswith("PPL-1%") for panel in document.panels] == [True] * 3 + [False] * 3
     assert len(document.origins) == len({command for *_, command in document.origins})
 

@@ -148,6 +148,8 @@ def test_an_unwritable_place(tmp_path):
         (["0.63 [0.62, 0.64]", "1"], True),
         (["-1.5e-3", "12%", "3 s", "2.4B", "-", ""], True),
         (["1,234", "nan"], True),
+        (["-0.60 to +1.25", "-"], True),
+        (["dense to low"], False),
         (["0 drops zeros", "1"], False),
         (["", ""], False),
         (["PPL-1%"], False),

@@ -63,7 +63,7 @@ def group_chart(name: str, evaluation: Evaluation) -> Chart:
                 _title(group, chosen[0]),
                 [levels.index(change.level) for change in chosen],
                 chosen,
-                text=[f"mean of {change.num_scores} scores" for change in chosen],
+                text=[f"mean of {_scores(change.num_scores)}" for change in chosen],
             )
             for group in groups
             for chosen in [[change for change in evaluation.changes if change.group == group]]
@@ -75,9 +75,10 @@ def score_chart(name: str, evaluation: Evaluation) -> Chart:
     """Change of each score, a series per level; scores that are no mean over items have no interval and no place."""
     rows = [row for row in evaluation.rows if row.difference_interval is not None]
     titles = list(dict.fromkeys(row.title for row in rows))
+    levels = list(dict.fromkeys(row.level for row in rows))
     return _change_chart(
         title=f"Change of each score: {name}",
-        note="Change from the dense model, with its 95% interval over items.",
+        note=f"{', '.join(levels)} against dense, with 95% intervals over items.",
         x="score",
         x_names=titles,
         series=[
@@ -87,7 +88,7 @@ def score_chart(name: str, evaluation: Evaluation) -> Chart:
                 chosen,
                 text=[_said(row) for row in chosen],
             )
-            for level in dict.fromkeys(row.level for row in rows)
+            for level in levels
             for chosen in [[row for row in rows if row.level == level]]
         ],
     )
@@ -123,7 +124,11 @@ def _said(row: Row) -> str:
 def _title(group: str, change: Change) -> str:
     from sparsing.evaluation.tasks import GROUPS
 
-    return GROUPS.get(group, f"all {change.num_scores} scores")
+    return GROUPS.get(group, f"all {_scores(change.num_scores)}")
+
+
+def _scores(count: int) -> str:
+    return "1 score" if count == 1 else f"{count} scores"
 
 
 def benchmark_card(name: str, evaluation: Evaluation) -> Card | None:
@@ -139,7 +144,7 @@ def benchmark_card(name: str, evaluation: Evaluation) -> Card | None:
         name=f"benchmarks at {change.level}",
         figure=f"{100 * change.difference:+.2f}",
         interval=f"95% interval {points[0]:+.2f} to {points[1]:+.2f}" if points else "",
-        sentence=f"points from dense: the mean change of {change.num_scores} scores",
+        sentence=f"points from dense: the mean change of {_scores(change.num_scores)}",
         gains=_gains(evaluation, change.level),
         cautions=evaluation_cautions(evaluation),
     )

@@ -86,7 +86,7 @@ def evaluation_cautions(evaluation: Evaluation) -> list[str]:
     if guessed:
         notes.append(
             f"The dense model does no better than guessing, or has nothing right: {_of(guessed, dense)}."
-            " A score at its floor cannot fall, so no change there says little."
+            " A score at its floor cannot fall, whatever is dropped."
         )
     return notes
 

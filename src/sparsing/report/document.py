@@ -54,7 +54,11 @@ def build_document(runs: Runs, *, title: str | None = None) -> Document:
         ],
         sections=[
             section
-            for section in (benchmark_section(evaluations), *_sections(runs, series), _neurons(studies))
+            for section in (
+                benchmark_section(evaluations),
+                *_sections(runs, series),
+                *([_neurons(studies)] if studies else []),  # comparing studies needs torch
+            )
             if section.tables or section.charts
         ],
         panels=_panels(_inside(results), several=len(_models(results)) > 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from sparsing.laws.lawfit import LawFit
     from sparsing.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
+
+_MODULES = {
+    "Measurement": "sparsing.measurement",
+    "Comparison": "sparsing.frontier",
+    "LawFit": "sparsing.laws.lawfit",
+    "NeuronStudy": "sparsing.neurons.study",
+    "Evaluation": "sparsing.evaluation.outcome",
+}
+"""Kinds of results that a page shows, and where they are defined."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,9 +66,7 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
     Raises:
         InputError: no such file or folder, or nothing in it that a report could show.
     """
-    found: dict[str, list[Any]] = {
-        kind: [] for kind in ("Measurement", "Comparison", "LawFit", "NeuronStudy", "Evaluation")
-    }
+    found: dict[str, list[Any]] = {kind: [] for kind in _MODULES}
     for path in map(Path, paths):
         before = sum(map(len, found.values()))
         for file in _files(path):
@@ -103,14 +111,8 @@ def _kind(file: Path) -> str | None:
 
 
 def _reader(kind: str) -> Any:
-    from sparsing.evaluation.outcome import Evaluation
-    from sparsing.frontier import Comparison
-    from sparsing.laws.lawfit import LawFit
-    from sparsing.measurement import Measurement
-    from sparsing.neurons.study import NeuronStudy
-
-    readers = (Measurement, Comparison, LawFit, NeuronStudy, Evaluation)
-    return {reader.__name__: reader for reader in readers}[kind]
+    """The class of a result; only what is needed is imported, since a study of neurons needs torch."""
+    return getattr(importlib.import_module(_MODULES[kind]), kind)
 
 
 def _study(numbers: NeuronStudy, file: Path) -> Study:

@@ -78,7 +78,7 @@ class L1Penalty:
         self._handles: list[Any] = []
         self._means: dict[int, torch.Tensor] = {}
         self._mask: torch.Tensor | None = None
-        self._open = False
+        self._open = self._watching = False
 
     def attach(self, model: nn.Module) -> Self:
         """Watch the forward passes that `model` makes in training mode.
@@ -145,15 +145,20 @@ class L1Penalty:
         return self
 
     def _begin(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        self._open, self._means = module.training and torch.is_grad_enabled(), {}
+        self._open = self._watching = module.training and torch.is_grad_enabled()
+        self._means = {}
         self._mask = kwargs.get("attention_mask")
 
     def _end(self, module: Any, args: Any, output: Any) -> None:
-        self._open = False  # gradient checkpointing runs the blocks again, outside of a forward pass
+        self._open = False
 
     def _see(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> None:
-        if self._open and h.requires_grad:
-            self._means[layer] = _mean_size(h, self._mask)
+        if not (self._watching and h.requires_grad):
+            return
+        mean = _mean_size(h, self._mask)
+        # gradient checkpointing runs the block again in backward: it wants the same operations, not their result
+        if self._open:
+            self._means[layer] = mean
 
 
 def _mean_size(h: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

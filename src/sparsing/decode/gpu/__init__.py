@@ -1,0 +1,1 @@
+"""Kernels for CUDA GPUs, in Triton (extra `gpu`): `pip install 'sparsing[gpu]'`."""

@@ -8,13 +8,15 @@ keys and values and the activations are left out.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import InputError
 from sparsing.results import Result
 
 if TYPE_CHECKING:
     from sparsing.models import LoadedModel
+    from sparsing.sites import FFNSite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,16 +45,20 @@ class WeightBytes(Result):
 
 def weight_bytes(loaded: LoadedModel) -> WeightBytes:
     """Count the parameters of a loaded model."""
+    return model_weight_bytes(loaded.model, loaded.sites)
+
+
+def model_weight_bytes(model: Any, sites: Sequence[FFNSite]) -> WeightBytes:
+    """Count the parameters of a model, and as feed-forward neurons' those of `sites`."""
     from torch import nn
 
-    model = loaded.model
     head = model.get_output_embeddings()
     read = {id(p): p for p in model.parameters()}
     for module in model.modules():
         if isinstance(module, nn.Embedding) and (head is None or module.weight is not head.weight):
             read.pop(id(module.weight), None)
     ffn = {}
-    for site in loaded.sites:
+    for site in sites:
         # where a layer's projections sit on the layer itself, attention is in the same module
         widths = {site.d_ff, 2 * site.d_ff}
         ffn |= {id(p): p for p in model.get_submodule(site.name).parameters() if widths & set(p.shape)}

@@ -94,7 +94,7 @@ def build_predictor(
     norms = packed.column_norms()
     mass = hidden(packed, x, cuts).abs() * norms  # (tokens, d_ff), 0 where inactive
     weights = _weights(packed, cuts, x, norms, gate_alone)
-    threshold = _threshold(predictor.sizes(x, packed.act) * weights, mass, recall)
+    threshold = threshold_for_recall(predictor.sizes(x, packed.act) * weights, mass, recall)
     return dataclasses.replace(predictor, cuts=(threshold / weights).float())
 
 
@@ -110,7 +110,7 @@ def _weights(
     return (norms * typical).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _threshold(sizes: torch.Tensor, mass: torch.Tensor, recall: float) -> float:
+def threshold_for_recall(sizes: torch.Tensor, mass: torch.Tensor, recall: float) -> float:
     """The largest threshold whose predicted set still holds `recall` of the mass."""
     active = mass > 0
     if not bool(active.any()):

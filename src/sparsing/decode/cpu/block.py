@@ -35,7 +35,8 @@ class CpuFFN:
         self._weights = (*map(as_numpy, (packed.gate, packed.up, packed.down)), _scales(packed))
         self._neuron_bytes, self._cuts = packed.neuron_bytes, (float(cuts.gate), _floats(cuts.h))
         self._no_cuts = (-1.0, _floats(no_cuts(packed.d_ff).h))
-        self._act, self._predictor = kernel.ACTS.index(packed.act), predictor
+        self._act = kernel.ACTS.index(packed.act)
+        self._predictor_bytes = 0 if predictor is None else predictor.copy_bytes
         by_gate = packed.zeroing or cuts.gate >= 0
         self._how = kernel.PREDICTED if predictor else kernel.BY_GATE if by_gate else kernel.ALL
         self._copy = _predictor_arrays(predictor)
@@ -63,8 +64,7 @@ class CpuFFN:
 
     def bytes_read(self) -> int:
         """Bytes of weights and of the predictor's copy read since the last reset."""
-        predictor = 0 if self._predictor is None else self._predictor.copy_bytes
-        return int(self.counts.sum()) * self._neuron_bytes // 3 + self._predicted_calls * predictor
+        return int(self.counts.sum()) * self._neuron_bytes // 3 + self._predicted_calls * self._predictor_bytes
 
     def _run(self, x: torch.Tensor, how: int, gate_cut: float, h_cut: np.ndarray) -> torch.Tensor:
         tokens = x.shape[0]

@@ -170,6 +170,7 @@ def _arguments(
         lr_scheduler_kwargs={"num_decay_steps": schedule.decay, "decay_type": training.decay_shape},
         bf16=training.precision == "bfloat16" or (training.precision == "auto" and gpu),
         use_cpu=not gpu,
+        use_cache=True,  # in the saved configuration; `compute_loss` turns it off for training
         seed=training.seed,
         train_sampling_strategy="sequential",
         dataloader_pin_memory=gpu,

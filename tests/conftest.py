@@ -10,6 +10,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test m
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its own functions read it too
+
 from .tiny import save_checkpoint, tiny_input, tiny_model
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other

@@ -31,7 +31,7 @@ def quantise(x, codes, scales, D_MODEL: tl.constexpr, WIDTH: tl.constexpr, PADDE
     finite = tl.abs(values) < float("inf")
     values = tl.where(finite, values, 0.0)
     most = tl.max(tl.abs(values), 0)
-    scaled = values * tl.where(most > 0, 127 / most, 0.0)
+    scaled = values * (127 / tl.where(most > 0, most, 1.0))
     nearest = (scaled + 12582912.0) - 12582912.0  # 1.5 * 2**23: the sum has no bits left for a fraction
     tl.store(codes + token * WIDTH + d, nearest.to(tl.int8), mask=d < WIDTH)
     tl.store(scales + token, tl.where(tl.min(finite.to(tl.int32), 0) == 1, most / 127, float("nan")))

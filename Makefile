@@ -40,6 +40,7 @@ check: $(VENV)/.dev ## what CI checks beside the tests
 bench: $(VENV)/.dev ## the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/search_cost.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/evaluate_overhead.py
 	@echo 'the laws: $(BIN)/python benchmarks/laws.py PART --data POINTS (see docs/laws.md)'
 
 clean: ## remove the virtual environment and what was built

@@ -10,6 +10,7 @@ the clock and as processor time of the one thread, which other work on the machi
 
 from __future__ import annotations
 
+import importlib.metadata
 import statistics
 import sys
 import time
@@ -38,10 +39,24 @@ def main() -> int:
     torch.set_num_threads(1)
     demo = load_model(checkpoints("relu")[-1], dtype="float32", device="cpu")
     results = [_measure("demo-relu", demo, count=32), _measure("random 0.1B shape", _random(demo), count=4)]
-    save("evaluate_overhead", {"limit": LIMIT, "batch_size": BATCH, "models": results})
+    settings = {"limit": LIMIT, "batch_size": BATCH, "lm_eval": importlib.metadata.version("lm_eval")}
+    save("evaluate_overhead", {**settings, "models": results})
+    for one in results:
+        for kind, found in one["kinds"].items():
+            print(_line(one["model"], kind, found))
     worst = max(kind["cpu_sparse_over_dense"] for one in results for kind in one["kinds"].values())
     print(f"worst median, processor time: {worst:.3f} times dense, limit {LIMIT}")
     return int(worst > LIMIT)
+
+
+def _line(model: str, kind: str, found: dict[str, Any]) -> str:
+    """Sparse over dense as the median of pairs with quartiles, and how much was active."""
+    said = [f"{model}, {kind}: {100 * found['activation_ratio']:.1f}% active"]
+    for name, title in (("cpu", "processor"), ("wall", "clock")):
+        low, high = found[f"{name}_quartiles"]
+        times = f"{found[f'{name}_dense_sec']:.2f} s dense, {found[f'{name}_sparse_sec']:.2f} s sparse"
+        said.append(f"{title} {found[f'{name}_sparse_over_dense']:.3f} ({low:.3f}-{high:.3f}), {times}")
+    return "; ".join(said)
 
 
 def _random(demo: LoadedModel) -> LoadedModel:

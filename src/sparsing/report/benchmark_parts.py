@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NOTE = (
     "Every level answered the same items as the dense model, so changes are paired item by item; an"
-    " interval without width means that no item changed. Ratios were counted while the task ran: prefill over"
+    " interval from 0 to 0 means that no item changed. Ratios were counted while the task ran: prefill over"
     " prompts and scored texts, decode over generated tokens."
 )
 

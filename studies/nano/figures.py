@@ -1,0 +1,148 @@
+"""The pictures of the study, in the project's style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from cells import SCALES, SHAPES, CellResult
+from findings import LAST, last_ratio, law_fit, shape_fit
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sparsing.report.style import MARKERS, MUTED, PALETTE, new_figure, plain_numbers, styled, whiskers
+
+ACTS = {"relu": "ReLU", "silu": "SiLU"}
+
+
+@styled()
+def along_training(cells: Sequence[CellResult]) -> Figure:
+    """Activation ratio against training tokens, a panel per activation, the fitted laws as lines."""
+    figure = new_figure(
+        3.4, "Activation ratio along training", "points: one CETT per run; lines: the paper's laws"
+    )
+    for axes, (act, title) in zip(figure.subplots(1, 2), ACTS.items(), strict=True):
+        for cell in _shown(cells, SCALES, act):
+            colour, marker = _look(SCALES.index(cell.preset))
+            tokens = np.array([p.tokens for p in cell.track.points])
+            axes.plot(tokens, _ratios(cell), marker, color=colour, label=_size(cell))
+            whiskers(axes, tokens.tolist(), _bars(cell), colour=colour, width=0.8)
+            found = law_fit(cell)
+            grid = np.geomspace(found.kept_x[0], found.kept_x[-1], 200)
+            axes.plot(grid * 1e9, 100 * found.curve(grid), color=colour, linewidth=1)
+        axes.set_xscale("log")
+        plain_numbers(axes.xaxis, unit=1e6)
+        axes.set(title=title, xlabel="training tokens, millions", ylabel="activation ratio, %")
+        _legend(axes)
+    return figure
+
+
+@styled()
+def against_loss(cells: Sequence[CellResult]) -> Figure:
+    """Activation ratio against held-out loss, both activations."""
+    figure = new_figure(3.4, "Activation ratio at equal quality", "training goes from right to left")
+    axes = figure.add_subplot()
+    for act, line in zip(ACTS, ("-", "--"), strict=True):
+        for cell in _shown(cells, SCALES, act):
+            colour, marker = _look(SCALES.index(cell.preset))
+            losses = [p.loss for p in cell.track.points]
+            axes.plot(
+                losses, _ratios(cell), line, marker=marker, color=colour, label=f"{ACTS[act]} {_size(cell)}"
+            )
+    axes.set(xlabel="held-out loss, nats per token", ylabel="activation ratio, %")
+    _legend(axes, columns=2)
+    return figure
+
+
+@styled()
+def width_against_depth(cells: Sequence[CellResult]) -> Figure:
+    """Ratio and loss at the end against width over depth."""
+    shapes = sorted(_shown(cells, SHAPES, "relu"), key=_ratio_of)
+    figure = new_figure(
+        3.2, "Width against depth, ReLU", f"mean of the last {LAST} points; bars: their range"
+    )
+    left, right = figure.subplots(1, 2)
+    x = [_ratio_of(cell) for cell in shapes]
+    ends = [[(100 * p.activation_ratio, p.loss) for p in cell.track.points[-LAST:]] for cell in shapes]
+    for axes, column, label in (
+        (left, 0, "activation ratio, %"),
+        (right, 1, "held-out loss, nats per token"),
+    ):
+        values = [[point[column] for point in end] for end in ends]
+        axes.plot(x, [np.mean(v) for v in values], "o", color=PALETTE[0])
+        whiskers(axes, x, [(min(v), max(v)) for v in values], colour=PALETTE[0])
+        axes.set_xscale("log")
+        plain_numbers(axes.xaxis)
+        axes.set(xlabel="d_model / n_layers", ylabel=label)
+    if (found := shape_fit(shapes)) is not None:
+        grid = np.geomspace(min(x), max(x), 200)
+        left.plot(grid, 100 * found.curve(grid), color=MUTED, linewidth=1, label="linear, then flat")
+        _legend(left)
+    return figure
+
+
+@styled()
+def against_scale(cells: Sequence[CellResult]) -> Figure:
+    """Ratio at the end against the number of parameters, all seeds."""
+    figure = new_figure(
+        3.0, "Activation ratio at the end by scale", f"mean of the last {LAST} points; all seeds"
+    )
+    axes = figure.add_subplot()
+    for act, colour, marker in zip(ACTS, PALETTE, MARKERS, strict=False):
+        chosen = [c for c in cells if c.hidden_act == act and c.preset in SCALES]
+        sizes = [c.num_parameters / 1e6 for c in chosen]
+        axes.plot(sizes, [100 * last_ratio(c) for c in chosen], marker, color=colour, label=ACTS[act])
+    axes.set_xscale("log")
+    plain_numbers(axes.xaxis)
+    axes.set(xlabel="parameters, millions", ylabel="activation ratio, %", ylim=(0, None))
+    _legend(axes)
+    return figure
+
+
+@styled()
+def losses(cells: Sequence[CellResult]) -> Figure:
+    """Training loss of every cell."""
+    figure = new_figure(3.4, "Training loss")
+    axes = figure.add_subplot()
+    for i, cell in enumerate(cells):
+        window = np.ones(15) / 15
+        smooth = np.convolve(cell.loss, window, "valid")
+        axes.plot(
+            cell.loss_tokens[7:-7], smooth, color=PALETTE[i % len(PALETTE)], linewidth=1, label=cell.name
+        )
+    axes.set_xscale("log")
+    plain_numbers(axes.xaxis, unit=1e6)
+    axes.set(xlabel="training tokens, millions", ylabel="loss, nats per token, mean of 15 points")
+    axes.legend(fontsize=6, ncols=2)
+    return figure
+
+
+def _shown(cells: Sequence[CellResult], presets: Sequence[str], act: str) -> list[CellResult]:
+    chosen = [c for c in cells if c.preset in presets and c.hidden_act == act and c.seed == 1]
+    return sorted(chosen, key=lambda c: presets.index(c.preset))
+
+
+def _look(index: int) -> tuple[str, str]:
+    return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+
+
+def _ratios(cell: CellResult) -> list[float]:
+    return [100 * p.activation_ratio for p in cell.track.points]
+
+
+def _bars(cell: CellResult) -> list[tuple[float, float] | None]:
+    intervals = [p.activation_ratio_interval for p in cell.track.points]
+    return [None if i is None else (100 * i[0], 100 * i[1]) for i in intervals]
+
+
+def _ratio_of(cell: CellResult) -> float:
+    return cell.d_model / cell.n_layers
+
+
+def _size(cell: CellResult) -> str:
+    return f"{cell.num_parameters / 1e6:.2f}M"
+
+
+def _legend(axes: Axes, columns: int = 1) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(ncols=columns)

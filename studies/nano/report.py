@@ -1,0 +1,141 @@
+"""Write the study's page from the cells that are there: `README.md` and its pictures, no number typed by hand.
+
+python studies/nano/report.py
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import figures
+from cells import CELLS, EARLY, HERE, LATE, SCALES, SEEDED, SHAPES, TOKENS, WINDOW, WINDOWS, CellResult
+from findings import LAST, Finding, find, last_loss, last_ratio, load_cells, seed_spread
+
+from sparsing.report.style import save_image
+from sparsing.results import write_text
+
+PICTURES = {
+    "along_training": "Activation ratio along training",
+    "against_loss": "Activation ratio against held-out loss",
+    "width_against_depth": "Width against depth",
+    "against_scale": "Ratio at the end by scale",
+    "losses": "Training loss",
+}
+
+
+def main() -> None:
+    os.chdir(Path(__file__).resolve().parents[2])
+    cells = load_cells()
+    if not cells:
+        raise SystemExit("no cell is finished; run `python studies/nano/run.py` first")
+    for name in PICTURES:
+        save_image(getattr(figures, name)(list(cells.values())), HERE / f"{name}.png")
+    write_text(HERE / "README.md", page(cells))
+    print(f"written: {HERE / 'README.md'} from {len(cells)} of {len(CELLS)} cells")
+
+
+def page(cells: dict[str, CellResult]) -> str:
+    """The whole page."""
+    found = find(cells)
+    missing = [cell.name for cell in CELLS if cell.name not in cells]
+    return (
+        "\n\n".join(
+            [
+                "# The miniature study",
+                _lead(cells, missing),
+                "## The four findings",
+                _summary(found),
+                *(_section(finding) for finding in found),
+                "## Cells",
+                _table(list(cells.values())),
+                _seeds(cells),
+                "## Pictures",
+                "\n\n".join(f"![{title}]({name}.png)" for name, title in PICTURES.items()),
+                "## How it was made",
+                _method(cells),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _lead(cells: dict[str, CellResult], missing: list[str]) -> str:
+    there = (
+        "All cells are finished."
+        if not missing
+        else f"{len(missing)} cells are missing, and the answers are those of the rest: {', '.join(missing)}."
+    )
+    sizes = [cell.num_parameters / 1e6 for cell in cells.values()]
+    return (
+        f"The study of *Sparsing Law* in models of {min(sizes):.2f}M to {max(sizes):.2f}M parameters, trained on"
+        f" {TOKENS:,} tokens of Python's standard library each: a hundred times smaller than the paper's smallest"
+        " model and far from converged, so what shows up here supports the paper and what does not may be the"
+        f" scale. {len(cells)} of {len(CELLS)} cells are finished. {there}\n\n"
+        "This page is written by `python studies/nano/report.py` from `results/*.json`."
+    )
+
+
+def _summary(found: Sequence[Finding]) -> str:
+    rows = [f"| {finding.title} | **{finding.answer}** |" for finding in found]
+    return "\n".join(["| finding | at nano scale |", "|---|---|", *rows])
+
+
+def _section(finding: Finding) -> str:
+    lines = "\n".join(f"- {line}" for line in finding.lines) or "- no cell yet"
+    waiting = f"\n\nStill to come: {', '.join(finding.waiting)}." if finding.waiting else ""
+    return f"### {finding.title}: {finding.answer}\n\n{finding.claim}\n\n*Rule.* {finding.rule}\n\n{lines}{waiting}"
+
+
+def _table(cells: Sequence[CellResult]) -> str:
+    head = "| cell | shape | parameters | CETT | ratio at the end | held-out loss | training loss | minutes |"
+    rows = [
+        f"| {c.name} | {c.d_model}x{c.n_layers} | {c.num_parameters:,} | {c.track.level:.3g} |"
+        f" {last_ratio(c):.2%} | {last_loss(c):.3f} | {sum(c.loss[-10:]) / 10:.3f} |"
+        f" {(c.train_sec + c.track_sec) / 60:.0f} |"
+        for c in cells
+    ]
+    note = (
+        f"Ratio and held-out loss: mean of the last {LAST} points. Minutes: of the session that ended the cell, on a"
+        " machine that had other work."
+    )
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows]) + f"\n\n{note}"
+
+
+def _seeds(cells: dict[str, CellResult]) -> str:
+    lines = []
+    for act in ("relu", "silu"):
+        seeds = [c for c in cells.values() if (c.preset, c.hidden_act) == (SEEDED, act)]
+        ratios = ", ".join(f"{last_ratio(c):.2%} (seed {c.seed})" for c in seeds)
+        if seeds:
+            lines.append(f"{SEEDED}, {figures.ACTS[act]}: {ratios}.")
+    spread = seed_spread(cells)
+    known = "" if math.isnan(spread) else f" Standard deviation, ReLU: {100 * spread:.2f} points."
+    return "Seeds at one point: " + " ".join(lines) + known if lines else "No seed is repeated yet."
+
+
+def _method(cells: dict[str, CellResult]) -> str:
+    provenance = next(iter(cells.values())).track.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    return f"""```
+python studies/nano/run.py --jobs 2   # or `make study`: goes on where it was cut off
+python studies/nano/report.py
+```
+
+- Shapes: {len(SCALES)} scales at a width-depth ratio of 48 ({", ".join(SCALES)}), ReLU and SiLU; {len(SHAPES)} shapes
+  of one size, ReLU ({", ".join(SHAPES)}); {SEEDED} with three seeds (`sparsing train --list-presets`).
+- Training: muP with `dim_model_base` 64, peak rate 0.01, {TOKENS:,} tokens in steps of 2,048, windows of {WINDOW},
+  AdamW 0.9/0.95, weight decay 0.1, clip 1; the rate warms up over 2% of the steps and then stays, so all points lie
+  in the stable phase of WSD. Matrix products in bfloat16, weights in float32. One tokenizer of 1,024 entries.
+- Text: `sparsing.demo.text`, about one document in twenty held out by a digest of its name.
+- Measuring: {len(EARLY) + len(LATE)} checkpoints per run on {WINDOWS} held-out windows ({WINDOWS * WINDOW:,} tokens,
+  the same for all) in float32; one CETT per run, found on its last {LAST} checkpoints jointly at PPL-1%, used for all
+  (`sparsing track`). Intervals of single points are over windows, 95%.
+- Fits: `sparsing.laws`, 95% profile-likelihood intervals with correlated neighbours; points from 200,000 tokens on.
+- Versions: {versions}; {provenance.platform}."""
+
+
+if __name__ == "__main__":
+    main()

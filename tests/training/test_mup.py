@@ -1,0 +1,79 @@
+"""muP: the multipliers, the initial deviations and the learning rates, against the formulas worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sparsing.errors import InputError
+from sparsing.training.config import ModelConfig, TrainingConfig
+from sparsing.training.mup import build_model, granite_config, parameter_groups
+
+SHAPE = {"d_model": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "vocab_size": 300, "context": 64}
+TRAINING = TrainingConfig(tokens=1000, lr=0.01)
+
+
+def test_multipliers_of_mup():
+    config = granite_config(ModelConfig(**SHAPE, dim_model_base=64))
+    assert config.embedding_multiplier == 12
+    assert config.residual_multiplier == pytest.approx(1.4 / 2)
+    assert config.logits_scaling == 4
+    assert config.attention_multiplier == pytest.approx(32**-0.5)
+    assert config.intermediate_size == 640
+    assert config.tie_word_embeddings
+
+
+def test_the_standard_parametrization_multiplies_nothing():
+    config = granite_config(ModelConfig(**SHAPE, dim_model_base=64, parametrization="standard"))
+    assert (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("parametrization", "scale"), [("mup", 0.5), ("standard", 1.0)])
+def test_deviations_and_rates(parametrization, scale):
+    shape = ModelConfig(**SHAPE, dim_model_base=64, parametrization=parametrization)
+    model = build_model(shape, seed=0)
+    weights = dict(model.named_parameters())
+    hidden = weights["model.layers.0.mlp.down_proj.weight"]
+    embedding = weights["model.embed_tokens.weight"]
+    assert hidden.std().item() == pytest.approx(0.1 * scale, rel=0.02)
+    assert embedding.std().item() == pytest.approx(0.1, rel=0.02)
+    groups = parameter_groups(model.named_parameters(), shape.width_ratio, TRAINING)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert rates[id(hidden)] == pytest.approx(0.01 * scale**2)
+    assert rates[id(embedding)] == rates[id(weights["model.norm.weight"])] == 0.01
+    assert len(rates) == len(weights)
+    undecayed = [p for group in groups if group.get("weight_decay") == 0 for p in group["params"]]
+    assert {p.ndim for p in undecayed} == {1}
+    assert len(undecayed) == sum(p.ndim == 1 for p in weights.values())
+
+
+def test_the_seed_decides_the_weights_and_nothing_else_is_drawn():
+    shape = ModelConfig(**SHAPE)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again, other = (
+        build_model(shape, seed=seed).model.layers[0].mlp.gate_proj.weight for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_output_at_the_start_keeps_its_size_with_the_width():
+    sizes = []
+    for width in (64, 256):
+        shape = ModelConfig(
+            d_model=width, n_layers=2, n_heads=width // 16, vocab_size=300, context=32, dim_model_base=64
+        )
+        ids = torch.randint(300, (8, 32), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            sizes.append(build_model(shape, seed=0).model(ids).last_hidden_state.std().item())
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+    assert not math.isnan(sizes[0])
+
+
+def test_what_transformers_does_not_know_is_refused():
+    with pytest.raises(InputError, match=r"hidden_act must be one of .*relu.*, got 'rleu'"):
+        granite_config(ModelConfig(**SHAPE, hidden_act="rleu"))

@@ -145,9 +145,7 @@ def test_all_active_and_none():
 def test_a_predictor_that_names_nothing_reads_its_copy_alone():
     packed = packed_ffn(128, 40, "relu", torch.bfloat16)
     predictor = build_predictor(packed, no_cuts(40), tokens(16, packed))
-    kernels = block(
-        packed, no_cuts(40), dataclasses.replace(predictor, cuts=torch.full((40,), torch.inf))
-    )
+    kernels = block(packed, no_cuts(40), dataclasses.replace(predictor, cuts=torch.full((40,), torch.inf)))
     assert not kernels.sparse(tokens(1, packed)).any()
     assert kernels.bytes_read() == predictor.copy_bytes == 40 * (64 + 2)
 
@@ -191,7 +189,12 @@ def test_two_runs_give_the_same_bits_whatever_the_buffers_hold():
     kernels.dense(tokens(8, packed, seed=9))
     for buffer in (kernels._room.h, kernels._room.gates, kernels._room.parts):
         buffer.fill_(float("nan"))
-    for buffer in (kernels._room.entries, kernels._room.sizes, kernels._room.found, kernels._room.found_sizes):
+    for buffer in (
+        kernels._room.entries,
+        kernels._room.sizes,
+        kernels._room.found,
+        kernels._room.found_sizes,
+    ):
         buffer.fill_(10**9)
     assert torch.equal(kernels.sparse(x), first)
 

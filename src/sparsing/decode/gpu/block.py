@@ -128,12 +128,16 @@ class TritonFFN:
         return y.to(x.dtype)
 
 
-@torch.library.custom_op("sparsing::triton_ffn", mutates_args=(), schema="(Tensor x, int block, int mode) -> Tensor")
+@torch.library.custom_op(
+    "sparsing::triton_ffn", mutates_args=(), schema="(Tensor x, int block, int mode) -> Tensor"
+)
 def triton_ffn(x: torch.Tensor, block: int, mode: int) -> torch.Tensor:
     """A block by its number: what it keeps between calls is no business of the compiler's."""
     found = _blocks.get(block)
     if found is None:
-        raise InputError("the TritonFFN that this graph was compiled for is gone; keep it as long as the graph")
+        raise InputError(
+            "the TritonFFN that this graph was compiled for is gone; keep it as long as the graph"
+        )
     return found._run(x, mode)
 
 

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
 """The Triton kernels of a block, in the order they run: find the active set, compute `h` on it, add its rows of down.
 
 Several tokens share one list, the union of their sets; each token's own rule is applied to `h`. Grids do not depend
@@ -144,7 +145,8 @@ def hidden_pass(
     """`h (tokens, D_FF)` of the neurons found, an equal share to each program; lists those with one active `h`."""
     program = tl.program_id(0)
     SEGMENT: tl.constexpr = (D_FF + PROGRAMS - 1) // PROGRAMS
-    if MODE == BY_GATE or MODE == PREDICTED:
+    LISTED: tl.constexpr = MODE >= BY_GATE
+    if LISTED:
         tile = tl.arange(0, FOUND_PADDED)
         listed = tl.load(found_sizes + tile, mask=tile < FOUND_SEGMENTS, other=0)
         ends = tl.cumsum(listed, 0)
@@ -162,10 +164,8 @@ def hidden_pass(
     for first in range(program * share, end, ROWS):
         slots = first + row
         live = slots < end
-        if MODE == BY_GATE or MODE == PREDICTED:
-            neurons = tl.load(found + find(listed, ends, slots, FOUND_SEGMENT), mask=live, other=0)
-        else:
-            neurons = slots
+        place = find(listed, ends, slots, FOUND_SEGMENT) if LISTED else slots
+        neurons = tl.load(found + place, mask=live, other=0) if LISTED else slots
         here = (token < tokens)[:, None] & live[None, :]
         at = token[:, None] * D_FF + neurons[None, :]
         ups, sums = row_products(
@@ -180,10 +180,7 @@ def hidden_pass(
             BLOCK,
             STAGES,
         )
-        if MODE == BY_GATE:
-            size = tl.load(gates + at, mask=here, other=0.0)
-        else:
-            size = activate(sums, ACT)
+        size = tl.load(gates + at, mask=here, other=0.0) if MODE == BY_GATE else activate(sums, ACT)
         value = size * ups
         if MODE == DENSE:
             needed = live
@@ -227,16 +224,11 @@ def down_pass(
     total = tl.sum(listed, 0)
     d = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     token, row = tl.arange(0, TOKENS), tl.arange(0, ROWS)
-    if TOKENS == 1:
-        sums = tl.zeros((ROWS, BLOCK), tl.float32)
-    else:
-        sums = tl.zeros((TOKENS, BLOCK), tl.float32)
+    sums = tl.zeros((ROWS if TOKENS == 1 else TOKENS, BLOCK), tl.float32)
     for first in range(0, total, ROWS):
         slots = first + row
         live = slots < total
-        neurons = tl.load(
-            entries + start * SEGMENT + find(listed, ends, slots, SEGMENT), mask=live, other=0
-        )
+        neurons = tl.load(entries + start * SEGMENT + find(listed, ends, slots, SEGMENT), mask=live, other=0)
         here = live[:, None] & (d < D_MODEL)[None, :]
         weights = tl.load(down + neurons[:, None] * D_MODEL + d[None, :], mask=here, other=0.0)
         if TOKENS == 1:

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 """Dot products inside Triton kernels: of weight rows with tokens, and of the predictor's codes with quantised tokens.
 
 One token is multiplied lane by lane, with one sum over lanes at the end; several tokens go through the tensor cores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import itertools
 import json
 import platform
@@ -21,33 +20,15 @@ def trained_model() -> Path:
 
     A random model does not do: its perplexity hardly reacts to pruning, so PPL-1% means nothing on it.
     """
-    spec = importlib.util.spec_from_file_location("train_demo", ROOT.parent / "scripts/train_demo_models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
-    recipe = script.Recipe(
-        d_model=384,
-        n_layers=6,
-        n_heads=6,
-        n_kv_heads=6,
-        steps=STEPS,
-        batch=4,
-        context=512,
-        checkpoints=(1.0,),
-    )
-    folder = CACHE / f"relu-{recipe.d_model}x{recipe.n_layers}-{recipe.steps}"
-    if not list(folder.glob("relu/*/model.safetensors")):
-        from sparsing.demo.text import documents
+    from sparsing.training import read_config, train
 
+    folder = CACHE / f"relu-384x6-{STEPS}"
+    if not list(folder.rglob("model.safetensors")):
         print(f"training {folder.name} once (some minutes) ...", flush=True)
-        texts = list(itertools.islice(documents("train"), 400))
-        tokenizer = script.train_tokenizer(iter(texts), recipe.vocab_size, recipe.context)
-        script.train(
-            "relu", recipe, folder, tokenizer, texts, list(itertools.islice(documents("heldout"), 10))
-        )
-    return next(folder.glob("relu/*/model.safetensors")).parent
+        model = {"d_model": 384, "n_layers": 6, "n_heads": 6, "dim_model_base": 64}
+        rest = {"training.tokens": STEPS * 2048, "training.decay": 0.2, "checkpoints.at": [STEPS * 2048]}
+        train(read_config(overrides={f"model.{key}": value for key, value in model.items()} | rest), folder)
+    return next(folder.rglob("model.safetensors")).parent
 
 
 def text_file(characters: int) -> Path:

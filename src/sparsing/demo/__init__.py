@@ -1,7 +1,7 @@
 """What `sparsing demo` needs without a download: two small trained models and a text they never saw.
 
-The models lie in `models/`, a few checkpoints along training each; `scripts/train_demo_models.py` made
-them and `docs/demo-models.md` says how. Importing this costs nothing: no torch, no file is read.
+The models lie in `models/`, a few checkpoints along training each; `docs/demo-models.md` says how they were
+made. Importing this costs nothing: no torch, no file is read.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ class CpuFFN:
 
     def bytes_read(self) -> int:
         """Bytes of weights and of the predictor's copy read since the last reset."""
-        return int(self.counts.sum()) * self._neuron_bytes // 3 + self._predicted_calls * self._predictor_bytes
+        return (
+            int(self.counts.sum()) * self._neuron_bytes // 3 + self._predicted_calls * self._predictor_bytes
+        )
 
     def _run(self, x: torch.Tensor, how: int, gate_cut: float, h_cut: np.ndarray) -> torch.Tensor:
         tokens = x.shape[0]
@@ -99,10 +101,9 @@ class _Room:
 
     def __init__(self, packed: PackedFFN):
         self.threads = get_num_threads()
-        groups = -(-packed.d_ff // kernel.GROUP)
-        most = (
-            -(-groups // self.threads) * kernel.GROUP + 8
-        )  # neurons of a thread, and what fills the last eight
+        group = kernel.group_size(packed.d_ff, self.threads)
+        # what the thread with most groups finds, and what fills its last eight
+        most = -(-packed.d_ff // (self.threads * group)) * group + 8
         self._found = np.zeros((self.threads, most), np.int32)
         self._named = np.zeros((self.threads, most, MAX_TOKENS), np.bool_)
         self._gates, self._h = np.zeros((2, self.threads, most, MAX_TOKENS), np.float32)

@@ -14,14 +14,20 @@ import numpy as np
 from numba import njit, prange
 
 from sparsing.decode.cpu.lanes import dot_4bit, dot_8bit
-from sparsing.decode.cpu.rows import FAST, add_eight, dots, dots_of_eight
+from sparsing.decode.cpu.rows import FAST, add_eight, announce, dots_of_eight
 
 ALL, BY_GATE, PREDICTED = range(3)
 """How `find` finds."""
 ACTS = ("relu", "relu2", "silu", "gelu", "gelu_tanh")
 """Order of the activation codes."""
-GROUP = 16
-"""Neighbouring neurons that go to one thread; small, so that frequent neurons are spread over threads."""
+MOST_IN_GROUP = 128
+"""Neighbouring neurons that go to one thread: long enough to be read as a stream, short enough to share out."""
+
+
+@njit(nogil=True, cache=True)
+def group_size(d_ff, threads):
+    """Neurons of a group, so that every thread gets some; frequent neurons often stand together."""
+    return max(16, min(MOST_IN_GROUP, d_ff // (4 * threads)))
 
 
 @njit(nogil=True, cache=True)
@@ -52,16 +58,20 @@ def find_all(first, last, count, found):
 @njit(fastmath=FAST, nogil=True, cache=True)
 def find_by_gate(first, last, count, gate, scales, x, act, gate_cut, found, gates):
     """Those whose `|act(gate)|` is above its cut for a token, their gates beside them."""
-    for i in range(first, last):
-        values = gates[count]
-        dots(gate, i, x, values)
-        wanted = False
-        for token in range(x.shape[0]):
-            values[token] = activate(act, values[token] * scales[0, i])
-            wanted |= not (abs(values[token]) <= gate_cut)
-        if wanted:
-            found[count] = i
-            count += 1
+    for eight in range(first, last, 8):
+        at, values = found[count : count + 8], gates[count : count + 8]
+        for r in range(8):
+            at[r] = min(eight + r, last - 1)
+        dots_of_eight(gate, at, x, values)
+        for r in range(min(8, last - eight)):
+            wanted = False
+            for token in range(x.shape[0]):
+                g = activate(act, values[r, token] * scales[0, eight + r])
+                gates[count, token] = g
+                wanted |= not (abs(g) <= gate_cut)
+            if wanted:
+                found[count] = eight + r
+                count += 1
     return count
 
 
@@ -104,9 +114,13 @@ def hidden(how, count, weights, x, act, gate_cut, h_cut, found, named, gates, h)
     """`h` of the neurons in `found`, times down's scale; those above their cuts move to the front; returns how many."""
     gate, up, _, scales = weights
     for eight in range(0, count, 8):
-        at = found[eight : eight + 8]
+        at, following = found[eight : eight + 8], found[eight + 8 : min(eight + 16, (count + 7) // 8 * 8)]
         if how != BY_GATE:
+            announce(up, at)
             dots_of_eight(gate, at, x, gates[eight : eight + 8])
+            announce(gate, following)
+        else:
+            announce(up, following)
         dots_of_eight(up, at, x, h[eight : eight + 8])
     kept = 0
     for place in range(count):
@@ -133,6 +147,7 @@ def add(kept, down, active, h, y):
     """Add the neurons in `active` to `y`."""
     h[kept : (kept + 7) // 8 * 8] = 0  # what only fills the last eight adds nothing
     for eight in range(0, kept, 8):
+        announce(down, active[eight + 8 : min(eight + 16, (kept + 7) // 8 * 8)])
         add_eight(down, active[eight : eight + 8], h[eight : eight + 8], y)
 
 
@@ -140,9 +155,10 @@ def add(kept, down, active, h, y):
 def work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, y, counts):
     """One thread's part: every n-th group of neurons."""
     found, named, gates, h = room[0][thread], room[1][thread], room[2][thread], room[3][thread]
-    step, d_ff, count = GROUP * room[0].shape[0], h_cut.size, 0
-    for first in range(thread * GROUP, d_ff, step):
-        last = min(first + GROUP, d_ff)
+    threads, d_ff, count = room[0].shape[0], h_cut.size, 0
+    group = group_size(d_ff, threads)
+    for first in range(thread * group, d_ff, threads * group):
+        last = min(first + group, d_ff)
         if how == ALL:
             count = find_all(first, last, count, found)
         elif how == BY_GATE:

@@ -1,4 +1,4 @@
-"""What Numba lacks for memory-speed loops: bfloat16 bits as float32, and dot products of 4- and 8-bit codes.
+"""What Numba lacks for memory-speed loops: bfloat16 bits as float32, prefetch, and dot products of 4- and 8-bit codes.
 
 Each is one intrinsic that emits LLVM vector code. Products of bytes use the processor's dot-product instruction
 (AVX-512 VNNI) where there is one and plain widened multiplications elsewhere; both give the same integers.
@@ -33,6 +33,21 @@ def bf16_to_f32(typingctx: Any, bits: Any) -> Any:
         return builder.bitcast(wide, _F32)
 
     return types.float32(types.uint16), codegen
+
+
+@intrinsic
+def prefetch_line(typingctx: Any, rows: Any, i: Any, byte: Any) -> Any:
+    """Ask for the cache line at this byte of `rows[i]` (a C-contiguous matrix); returns at once."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row = _row(context, builder, signature.args[0], args[0], args[1])
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # for reading, into the second-level cache, data
+        builder.call(function, [builder.gep(row, [args[2]]), _I32(0), _I32(2), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp), codegen
 
 
 def _products(builder: Any, total: Any, weights: Any, x: Any) -> Any:

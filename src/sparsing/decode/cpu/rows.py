@@ -9,10 +9,12 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from sparsing.decode.cpu.lanes import bf16_to_f32
+from sparsing.decode.cpu.lanes import bf16_to_f32, prefetch_line
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Fast-math without the promises that there are no NaN and no infinity: a NaN must come out again."""
+PAGE = 4096
+"""The processor's own prefetching follows a row as far as the next multiple of this many bytes, and starts anew."""
 
 
 def as_f32(weight):  # without types: Numba compares the signature with the overload's
@@ -52,6 +54,16 @@ def dots(rows: np.ndarray, i: int, x: np.ndarray, out: np.ndarray) -> None:
         out[first], out[first + 1], out[first + 2], out[first + 3] = a, b, c, d
     for token in range(four, tokens):
         out[token] = dot(rows, i, x, token)
+
+
+@njit(nogil=True, cache=True)
+def announce(rows, at):
+    """Ask for the first line of each page that the rows `at` touch: where the processor's prefetching takes over."""
+    size = rows.shape[1] * rows.itemsize
+    for i in at:
+        prefetch_line(rows, i, 0)
+        for byte in range(-(i * size) % PAGE, size, PAGE):
+            prefetch_line(rows, i, byte)
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)

@@ -72,7 +72,7 @@ class LayerReport(Result):
 class Predictor(Result):
     """Names the active neurons of each block from few bytes; saved as JSON and safetensors."""
 
-    kind: str
+    predictor_kind: str
     """`quantised` or `low_rank`; only the first is for the kernels."""
     bits: int
     """Of the quantised copy, 4 or 8; 16 for `low_rank`."""
@@ -112,9 +112,9 @@ class Predictor(Result):
         Raises:
             InputError: of another kind.
         """
-        if self.kind != "quantised":
+        if self.predictor_kind != "quantised":
             raise InputError(
-                f"the kernels take a quantised predictor, this is {self.kind}; it serves to compare"
+                f"the kernels take a quantised predictor, this is {self.predictor_kind}; it serves to compare"
             )
         return _from_arrays(self.layers[index], self.bits, self.recall)
 
@@ -154,7 +154,7 @@ def calibrate_predictor(
             reports.append(_judged(made, packed, layer_cuts(packed, thresholds, index), sample, index))
             advance(1)
     return Predictor(
-        kind=kind,
+        predictor_kind=kind,
         bits=bits if kind == "quantised" else 16,
         recall=recall,
         thresholds=thresholds,

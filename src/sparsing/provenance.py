@@ -55,10 +55,13 @@ def describe(loaded: LoadedModel, corpus: Corpus | None = None, *, seed: int = 0
     text: dict[str, Any] = {}
     if corpus is not None:
         text = {"corpus": corpus.source, "corpus_sha256": corpus.sha256(), "num_tokens": corpus.num_tokens}
+    return made_now(**loaded.provenance(), **text, seed=seed)
+
+
+def made_now(**fields: Any) -> Provenance:
+    """The provenance of something made now, by this command; `fields` say of what."""
     return Provenance(
-        **loaded.provenance(),
-        **text,
-        seed=seed,
+        **fields,
         versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         platform=f"{platform.system()} {platform.machine()}",
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsing.registry import Registry
 from sparsing.training.shapes import PRESETS
+
+if TYPE_CHECKING:
+    from sparsing.models import LoadedModel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,22 @@ class DecodeShape:
     def ffn_weights(self) -> int:
         """Weights of one gated block: gate, up and down."""
         return 3 * self.d_model * self.d_ff
+
+
+def shape_of(loaded: LoadedModel) -> DecodeShape:
+    """The shape of a loaded model."""
+    config, site = loaded.model.config.get_text_config(), loaded.sites[0]
+    heads = config.num_attention_heads
+    return DecodeShape(
+        name=Path(loaded.name).name,
+        d_model=site.d_model,
+        d_ff=site.d_ff,
+        n_layers=len(loaded.sites),
+        n_heads=heads,
+        n_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or site.d_model // heads,
+        vocab_size=config.vocab_size,
+    )
 
 
 SHAPES: Registry[DecodeShape] = Registry("shape")

@@ -1,0 +1,118 @@
+"""The tables of a decoding benchmark, the same on a terminal and in the docs: a header and rows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparsing.report.tables import Rows, percent
+
+if TYPE_CHECKING:
+    from sparsing.decode.bench_result import FFNBench, FFNLine
+    from sparsing.decode.whole_result import WholeBench, WholeLine
+
+_NONE = "-"
+
+
+def ffn_tables(bench: FFNBench) -> dict[str, Rows]:
+    """Title to table, one for each shape, dtype and batch."""
+    return {
+        f"FFN of {shape}, {dtype}, batch {batch}, {bench.threads} threads": ffn_table(
+            bench.of(shape, dtype, batch)
+        )
+        for shape, dtype, batch in bench.groups()
+    }
+
+
+def ffn_table(lines: Sequence[FFNLine]) -> Rows:
+    """One row per engine and ratio, the dense engines first."""
+    header = ["engine", "ratio", "active", "read", "predicted", "recall", "ms", "quartiles", "speed-up"]
+    header += ["ceiling", "reached", "MB", "GB/s", "of memory's"]
+    ordered = sorted(lines, key=lambda line: (line.ratio or 0, not line.dense))
+    return header, [_ffn_row(line) for line in ordered]
+
+
+def _ffn_row(line: FFNLine) -> list[str]:
+    return [
+        line.name,
+        _share(line.ratio),
+        _share(line.active_ratio),
+        _NONE if line.dense else _share(line.read_ratio),
+        _share(line.predicted_ratio),
+        _share(line.recall),
+        f"{line.ms:.3f}",
+        f"{line.ms_low:.2f}-{line.ms_high:.2f}",
+        f"{line.speedup:.2f}",
+        f"{line.byte_ceiling:.2f}",
+        percent(line.ceiling_share, 0),
+        f"{line.bytes_moved / 1e6:.1f}",
+        f"{line.bytes_per_sec / 1e9:.1f}",
+        percent(line.bandwidth_share, 0),
+    ]
+
+
+def whole_tables(bench: WholeBench) -> dict[str, Rows]:
+    """Title to table, one for each shape and dtype."""
+    context = f"context {bench.prompt_tokens} to {bench.prompt_tokens + bench.new_tokens}"
+    return {
+        f"generate(), {title}, batch 1, {bench.threads} threads, {context}": whole_table(lines)
+        for title, lines in bench.groups().items()
+    }
+
+
+def whole_table(lines: Sequence[WholeLine]) -> Rows:
+    """One row per engine and ratio."""
+    rivals = list(lines[0].speedups)
+    header = [
+        "engine",
+        "ratio",
+        "active",
+        "recall",
+        "tokens/s",
+        "ms [quartiles]",
+        "MB per token",
+        "of bandwidth",
+    ]
+    header += ["byte ceiling", "of ceiling", *(f"against {name}" for name in rivals)]
+    return header, [_whole_row(line, rivals) for line in lines]
+
+
+def _whole_row(line: WholeLine, rivals: list[str]) -> list[str]:
+    return [
+        line.name,
+        _share(line.ratio),
+        _share(line.active_ratio),
+        _share(line.recall),
+        f"{line.tok_per_sec:.2f}",
+        f"{line.ms:.1f}",
+        f"{line.ms_low:.1f}-{line.ms_high:.1f}",
+        f"{line.bytes_per_token / 1e6:.0f}",
+        percent(line.bandwidth_share, 0),
+        f"{line.byte_ceiling:.2f}",
+        percent(line.ceiling_share, 0),
+        *(f"{line.speedups[name]:.2f}" for name in rivals),
+    ]
+
+
+def notes(bench: FFNBench | WholeBench) -> list[str]:
+    """What a reader of the tables must know, in lines."""
+    measured = bench.bandwidth
+    lines = [
+        f"{bench.processor}, {bench.threads} threads, medians of {bench.rounds} rounds in turn",
+        f"memory: read {measured.read_bytes_per_sec / 1e9:.1f} GB/s, copy {measured.copy_bytes_per_sec / 1e9:.1f} GB/s"
+        f" with {measured.threads} threads; the better one is the bandwidth",
+        f"weights: {bench.weights}",
+        "ceiling: speed-up that fewer bytes allow; reached: share of it; of memory's: bytes a second, of the bandwidth",
+    ]
+    return [*lines, *(f"left out: {why}" for why in bench.left_out)]
+
+
+def markdown(rows: Rows) -> str:
+    """The table in Markdown."""
+    header, body = rows
+    lines = [header, ["---", *("---:" for _ in header[1:])], *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else percent(value, 1)

@@ -50,9 +50,15 @@ def _tables(name: str, evaluation: Evaluation) -> list[Table]:
 
 
 def group_chart(name: str, evaluation: Evaluation) -> Chart:
-    """Change of the averages against level, a series per group; empty without a level beside dense."""
+    """Change of the averages against level, a series per group; empty without a level beside dense.
+
+    The average of all scores is left out where it is that of the one group.
+    """
+    from sparsing.evaluation.outcome import ALL
+
     levels = list(dict.fromkeys(change.level for change in evaluation.changes))
-    groups = list(dict.fromkeys(change.group for change in evaluation.changes))
+    sizes = {change.group: change.num_scores for change in evaluation.changes}
+    groups = [group for group in sizes if group != ALL or list(sizes.values()).count(sizes[ALL]) == 1]
     return _change_chart(
         title=f"Change of the averages: {name}",
         note="Mean change of the scores of a group, with its 95% interval over items.",
@@ -172,7 +178,7 @@ def _gains(evaluation: Evaluation, level: str) -> list[tuple[str, str]]:
     gains.append(
         (
             "time, dense to sparse",
-            f"{sum(r.wall_sec for r in dense):,.0f} s to {sum(r.wall_sec for r in sparse):,.0f} s",
+            f"{sum(r.wall_sec for r in dense):,.1f} s to {sum(r.wall_sec for r in sparse):,.1f} s",
         )
     )
     return gains

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo-report
 
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check bench study clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,10 @@ bench: $(VENV)/.dev ## the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/evaluate_overhead.py
 	@echo 'the laws: $(BIN)/python benchmarks/laws.py PART --data POINTS (see docs/laws.md)'
+
+study: $(VENV)/.dev ## the miniature study, four hours on two cores; goes on where it was cut off
+	$(BIN)/python studies/nano/run.py --jobs 2
+	$(BIN)/python studies/nano/report.py
 
 clean: ## remove the virtual environment and what was built
 	rm -rf $(VENV) dist build $(DEMO) outputs

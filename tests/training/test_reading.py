@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import typing
+from pathlib import Path
 
 import pytest
 
 from sparsing.errors import InputError
+from sparsing.training.config import TrainConfig
 from sparsing.training.reading import build_config, parse_pair, parse_pairs, read_config
 
 
@@ -134,3 +139,14 @@ def test_files_that_are_none(toml, tmp_path):
         read_config(toml("lr: 3"))
     with pytest.raises(InputError, match=r"model must be a table, got 3; write \[model\]"):
         read_config(toml("model = 3"))
+
+
+def test_the_docs_list_every_key_and_no_other():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"### \[(\w+)\]\n(.*?)(?=\n##)", page, re.DOTALL))
+    hints = typing.get_type_hints(TrainConfig)
+    assert sections.keys() == hints.keys()
+    for name, hint in hints.items():
+        table = next((part for part in typing.get_args(hint) if dataclasses.is_dataclass(part)), hint)
+        keys = re.findall(r"^\| `(\w+)` \|", sections[name], re.MULTILINE)
+        assert keys == [field.name for field in dataclasses.fields(table)]

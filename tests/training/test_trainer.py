@@ -98,6 +98,16 @@ def test_another_configuration_in_the_same_folder_is_refused(finished_run, train
         train(tiny_config(training_text, training__lr=0.02), finished_run)
 
 
+def test_before_the_first_checkpoint_the_configuration_may_change(training_text, tmp_path):
+    with pytest.raises(InputError, match="no file or folder here"):
+        train(tiny_config(tmp_path / "nowhere"), tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(training_text), tmp_path / "run", callbacks=(StopAt(1),))
+    config = tiny_config(training_text, model__vocab_size=300, training__tokens=256, checkpoints__at=[])
+    assert train(config, tmp_path / "run")[-1]["step"] == 2
+    assert load_model(tmp_path / "run" / "checkpoint-2").model.config.vocab_size == 300
+
+
 def test_micro_batches_give_the_same_loss_as_whole_ones(finished_run, training_text, tmp_path):
     train(tiny_config(training_text, training__micro_batch=1), tmp_path / "micro")
     pairs = zip(read_curve(tmp_path / "micro"), read_curve(finished_run), strict=True)

@@ -7,8 +7,10 @@ What is ours: muP's parameter groups, the order of the windows, when to save, an
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,9 +54,11 @@ def train(
     ends with the same bytes of `loss.jsonl` on a CPU with the same number of threads; a finished run is left as it is.
 
     Raises:
-        InputError: a folder of another configuration, a text or tokenizer that cannot be read, a batch that does not
-            divide among the processes.
+        InputError: accelerate is not installed, a folder of another configuration, a text or tokenizer that
+            cannot be read, a batch that does not divide among the processes.
     """
+    if importlib.util.find_spec("accelerate") is None:
+        raise InputError("training needs accelerate: pip install 'sparsing[train]'")
     run = Path(run)
     schedule = make_schedule(config)
     micro, accumulation = split_batch(config)
@@ -213,19 +217,22 @@ def _quiet() -> Iterator[None]:
 
 
 def _claim(run: Path, config: TrainConfig) -> None:
-    """Write the configuration, or see that the folder has the same one."""
-    path = run / CONFIG_FILE
-    if not path.exists():
-        write_text(path, json.dumps(config.to_dict(), indent=1) + "\n")
-    there = build_config(json.loads(path.read_text(encoding="utf-8")))
-    if there != config:
-        mine, theirs = _flat(config.to_dict()), _flat(there.to_dict())
-        key = next(key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key))
-        raise InputError(
-            f"the run in {str(run)!r} has {key} = {theirs.get(key)!r}, this configuration has {mine.get(key)!r};"
-            " choose another folder with -o, or remove that run"
-        )
+    """Write the configuration, or see that the folder has the same one; without a checkpoint it may still change."""
     saving.clear_broken(run)
+    path = run / CONFIG_FILE
+    there = build_config(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if there == config:
+        return
+    if there is None or saving.newest(run) is None:
+        shutil.rmtree(run / "tokenizer", ignore_errors=True)
+        write_text(path, json.dumps(config.to_dict(), indent=1) + "\n")
+        return
+    mine, theirs = _flat(config.to_dict()), _flat(there.to_dict())
+    key = next(key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key))
+    raise InputError(
+        f"the run in {str(run)!r} has {key} = {theirs.get(key)!r}, this configuration has {mine.get(key)!r};"
+        " choose another folder with -o, or remove that run"
+    )
 
 
 def _flat(tables: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from sparsing.decode.cuts import no_cuts
 from sparsing.decode.gguf_model import BYTES, KINDS, llama_cpp
+from sparsing.decode.kernels import make_kernel
 from sparsing.decode.packing import PackedFFN, to_int8
 from sparsing.decode.pages import on_huge_pages
 from sparsing.decode.quantised import LayerPredictor, build_predictor
@@ -84,9 +85,7 @@ def copies(packed: PackedFFN, count: int) -> list[PackedFFN]:
 
 def dense_kernel(layers: Sequence[PackedFFN]) -> Contestant:
     """The sparse kernels with nothing skipped."""
-    from sparsing.decode.cpu.block import CpuFFN
-
-    blocks = tuple(CpuFFN(layer, no_cuts(layer.d_ff)) for layer in layers)
+    blocks = tuple(make_kernel(layer, no_cuts(layer.d_ff)) for layer in layers)
     return Contestant(name="own dense", calls=tuple(block.dense for block in blocks), blocks=blocks)
 
 
@@ -94,12 +93,10 @@ def sparse_kernels(
     layers: Sequence[PackedFFN], planted: Planted, ratio: float, *, bits: Sequence[int], recall: float
 ) -> Iterator[Contestant]:
     """The exact ReLU path, then one with a predictor for each of `bits`."""
-    from sparsing.decode.cpu.block import CpuFFN
-
     cuts, sample = no_cuts(layers[0].d_ff), planted.inputs(CALIBRATION_TOKENS, ratio, seed=1)
     for width in (None, *bits):
         predictor = width and build_predictor(layers[0], cuts, sample, bits=width, recall=recall)
-        blocks = tuple(CpuFFN(layer, cuts, predictor or None) for layer in layers)
+        blocks = tuple(make_kernel(layer, cuts, predictor or None) for layer in layers)
         yield Contestant(
             name=f"{width}-bit predictor" if width else "sparse, exact",
             calls=tuple(block.sparse for block in blocks),

@@ -15,6 +15,7 @@ from sparsing.decode.bandwidth import CACHE_MULTIPLE, Bandwidth, last_cache_byte
 from sparsing.decode.bench_result import FFNBench, FFNLine
 from sparsing.decode.bench_truth import Truth
 from sparsing.decode.contestants import Contestant
+from sparsing.decode.kernels import check_kernels
 from sparsing.decode.machine import processor, with_threads
 from sparsing.decode.pages import on_huge_pages
 from sparsing.decode.planted import SPREAD, Planted, plant
@@ -69,8 +70,9 @@ def bench_ffn(shapes: Sequence[DecodeShape], plan: FFNPlan, *, progress: Progres
     """Time `plan` on every shape, on the CPU.
 
     Raises:
-        InputError: a predictor's bits or recall that are none.
+        InputError: a predictor's bits or recall that are none, or no Numba for the kernels.
     """
+    check_kernels("cpu")
     threads = plan.threads or torch.get_num_threads()
     cycled = plan.cycled_bytes or CACHE_MULTIPLE * last_cache_bytes()
     run = _Run(plan, threads, cycled, Flush(cycled), measure_bandwidth(threads=threads))

@@ -20,6 +20,7 @@ from sparsing.decode.fast_path import accelerate
 from sparsing.decode.generating import hugging_face_seconds, llama_cpp_seconds
 from sparsing.decode.gguf_model import BYTES, KINDS, llama_cpp
 from sparsing.decode.inputs import sample_inputs
+from sparsing.decode.kernels import check_kernels
 from sparsing.decode.machine import processor, with_threads
 from sparsing.decode.packing import pack
 from sparsing.decode.plain import hidden
@@ -153,6 +154,7 @@ class _Run:
     """Lines and notes of a run as it goes on."""
 
     def __init__(self, plan: WholePlan):
+        check_kernels("cpu")
         self.plan = plan
         self.threads = plan.threads or torch.get_num_threads()
         self.bandwidth: Bandwidth = measure_bandwidth(threads=self.threads)
@@ -186,7 +188,6 @@ class _Run:
     ) -> None:
         """All engines on one model, round by round."""
         predictors, recalls = self._predictors(model, sites, rule, text)
-        ids = text[-self.plan.prompt_tokens - self.plan.new_tokens :]
         sparse = {"sparse, exact": None, **predictors}
         seconds: dict[str, list[float]] = {}
         stats: dict[str, DecodeStats] = {}
@@ -194,18 +195,20 @@ class _Run:
         def timed(name: str, found: list[float]) -> None:
             seconds.setdefault(name, []).extend(found)
 
-        for turn in range(self.plan.rounds + 1):  # the first round compiles and is not counted
-            timed(HUGGING_FACE, hugging_face_seconds(model, ids, self.plan.prompt_tokens))
+        prompt = self.plan.prompt_tokens
+        for turn in range(self.plan.rounds + 1):
+            ids = text[-prompt - self.plan.new_tokens :][: None if turn else prompt + 3]  # round 0 warms up
+            timed(HUGGING_FACE, hugging_face_seconds(model, ids, prompt))
             for name, engine in llamas.items():
-                timed(name, llama_cpp_seconds(engine, ids, self.plan.prompt_tokens))
+                timed(name, llama_cpp_seconds(engine, ids, prompt))
             for name, predictor in sparse.items():
                 with accelerate(model, rule, predictor=predictor, measure=False, prefill="dense") as fast:
                     if predictor is None:
                         fast.mode = "dense"
-                        timed(OWN_DENSE, hugging_face_seconds(model, ids, self.plan.prompt_tokens))
+                        timed(OWN_DENSE, hugging_face_seconds(model, ids, prompt))
                         fast.mode = "sparse"
                     fast.reset_stats()
-                    timed(name, hugging_face_seconds(model, ids, self.plan.prompt_tokens))
+                    timed(name, hugging_face_seconds(model, ids, prompt))
                     stats[name] = fast.stats()
             if turn == 0:
                 seconds.clear()

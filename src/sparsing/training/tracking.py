@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import gc
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -286,8 +285,7 @@ class ParkedSubject(Subject):
             return super().ppl_ratio(rule, level, on_all)
 
     def _park(self) -> None:
-        del self.loaded
-        gc.collect()  # modules and their hooks refer to each other
+        del self.loaded  # nothing else holds the model
 
 
 def _measured(subject: Subject, level: float, folder: Path) -> Measurement:

@@ -58,27 +58,38 @@ def find(cells: dict[str, CellResult]) -> list[Finding]:
 
 def direction(cells: Sequence[CellResult]) -> Finding:
     """Whether the ratio falls with data for ReLU and rises for SiLU: the slope of a line in ln D."""
-    slopes = {cell.name: slope(cell) for cell in cells}
-    signs = [math.copysign(1, s.low) if s.low * s.high > 0 else 0 for s in slopes.values()]
+    slopes = [slope(cell, law_fit(cell).num_dropped) for cell in cells]
+    signs = [math.copysign(1, s.low) if s.low * s.high > 0 else 0 for s in slopes]
     wanted = [-1 if cell.hidden_act == "relu" else 1 for cell in cells]
     return Finding(
         title="ReLU falls and SiLU rises with training data",
         claim="The activation ratio of ReLU models decreases along training, that of SiLU models increases.",
-        rule="Each scale of an activation is a cell; in every one the slope of a line in the logarithm of the"
-        f" tokens (points from {WARM:,} tokens on) has the paper's sign over its whole interval. It does not show"
-        " up when no slope has it and one has the other.",
+        rule="In every cell the slope of a line in the logarithm of the tokens has the paper's sign over its whole"
+        f" interval, on the points that the fit of the law keeps: of those from {WARM:,} tokens on it leaves out a"
+        " first part where the data say so, as the paper leaves out its warm-up. It does not show up when no slope"
+        " has that sign and one has the other.",
         answer=_verdict(
             [s == w for s, w in zip(signs, wanted, strict=True)],
             [s == -w for s, w in zip(signs, wanted, strict=True)],
             _both(cells),
         ),
-        lines=tuple(
-            f"{_label(cell)}: {_points(s.value * math.log(2))} points per doubling of the tokens"
-            f" [{_points(s.low * math.log(2))}, {_points(s.high * math.log(2))}]"
-            for cell, s in zip(cells, slopes.values(), strict=True)
-        ),
+        lines=tuple(_direction_line(cell, s) for cell, s in zip(cells, slopes, strict=True)),
         waiting=_waiting(cells, SCALES, ("relu", "silu")),
     )
+
+
+def _direction_line(cell: CellResult, kept: Estimate) -> str:
+    """Both slopes of a cell in points per doubling, and from where the law is fitted."""
+    found = law_fit(cell)
+    return (
+        f"{_label(cell)}: {_doubling(kept)} points per doubling of the tokens from"
+        f" {found.x[found.num_dropped]:,.0f} tokens on; {_doubling(slope(cell, 0))} from {WARM:,} on"
+    )
+
+
+def _doubling(s: Estimate) -> str:
+    value, low, high = (_points(x * math.log(2)) for x in (s.value, s.low, s.high))
+    return f"{value} [{low}, {high}]"
 
 
 def equal_quality(cells: Sequence[CellResult]) -> Finding:
@@ -182,9 +193,9 @@ def law_fit(cell: CellResult) -> LawFit:
     return fit(points_of(cell), cell.hidden_act, level=LEVEL, num_resamples=0)
 
 
-def slope(cell: CellResult) -> Estimate:
+def slope(cell: CellResult, drop: int) -> Estimate:
     """Change of the ratio per unit of ln D, with an interval that allows for correlated neighbours."""
-    return fit(points_of(cell), "log_line", drop=0, level=LEVEL, num_resamples=0).estimate("b")
+    return fit(points_of(cell), "log_line", drop=drop, level=LEVEL, num_resamples=0).estimate("b")
 
 
 def shape_fit(cells: Sequence[CellResult]) -> LawFit | None:

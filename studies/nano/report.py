@@ -16,6 +16,7 @@ from findings import LAST, Finding, find, last_loss, last_ratio, load_cells, see
 
 from sparsing.report.style import save_image
 from sparsing.results import write_text
+from sparsing.training.shapes import PRESETS
 
 PICTURES = {
     "along_training": "Activation ratio along training",
@@ -71,8 +72,8 @@ def _lead(cells: dict[str, CellResult], missing: list[str]) -> str:
     sizes = [cell.num_parameters / 1e6 for cell in cells.values()]
     return (
         f"The study of *Sparsing Law* in models of {min(sizes):.2f}M to {max(sizes):.2f}M parameters, trained on"
-        f" {TOKENS:,} tokens of Python's standard library each: a hundred times smaller than the paper's smallest"
-        " model and far from converged, so what shows up here supports the paper and what does not may be the"
+        f" {TOKENS:,} tokens of Python's standard library each. The paper's smallest model has"
+        f" {PRESETS['0.1B'].parameters / 1e6:.0f}M: what shows up here supports the paper, what does not may be the"
         f" scale. {len(cells)} of {len(CELLS)} cells are finished. {there}\n\n"
         "This page is written by `python studies/nano/report.py` from `results/*.json`."
     )

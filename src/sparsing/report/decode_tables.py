@@ -63,17 +63,8 @@ def whole_tables(bench: WholeBench) -> dict[str, Rows]:
 def whole_table(lines: Sequence[WholeLine]) -> Rows:
     """One row per engine and ratio."""
     rivals = list(lines[0].speedups)
-    header = [
-        "engine",
-        "ratio",
-        "active",
-        "recall",
-        "tokens/s",
-        "ms [quartiles]",
-        "MB per token",
-        "of bandwidth",
-    ]
-    header += ["byte ceiling", "of ceiling", *(f"against {name}" for name in rivals)]
+    header = ["engine", "ratio", "active", "recall", "tok/s", "ms", "quartiles", "MB", "of memory's"]
+    header += ["ceiling", "reached", *(f"/ {name}" for name in rivals)]
     return header, [_whole_row(line, rivals) for line in lines]
 
 

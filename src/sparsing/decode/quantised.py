@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sparsing.decode.packing import ZEROING
 from sparsing.decode.plain import ACT, hidden
 from sparsing.errors import InputError
 
@@ -40,8 +41,7 @@ class LayerPredictor:
     """As `gate_codes`; None where the gate alone decides."""
     up_scales: torch.Tensor | None = None
     cuts: torch.Tensor
-    """A neuron is predicted active when the predicted `|act(gate)|`, times the predicted `|up|` where there is one, is
-    above this; shape `(d_ff,)`, float32."""
+    """A neuron is predicted active when its predicted size (see `sizes`) is above this; shape `(d_ff,)`, float32."""
 
     @property
     def copy_bytes(self) -> int:
@@ -50,10 +50,17 @@ class LayerPredictor:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
     def sizes(self, x: torch.Tensor, act: str) -> torch.Tensor:
-        """Predicted sizes, shape `(tokens, d_ff)`, float32: what the kernels compute, in plain PyTorch."""
+        """Predicted sizes, shape `(tokens, d_ff)`, float32: what the kernels compute, in plain PyTorch.
+
+        `|act(gate)|`, times `|up|` where that is predicted too. Under a zeroing activation the gate before it, with its
+        sign: a cut below 0 can then name neurons whose small gate is taken for a negative one.
+        """
         codes, scale = quantise_tokens(x)
         values = codes.float() * scale[:, None]
-        size = ACT[act](values @ _values(self.gate_codes, self.gate_scales, self.bits, x.shape[1]).T)
+        gate = values @ _values(self.gate_codes, self.gate_scales, self.bits, x.shape[1]).T
+        if act in ZEROING:
+            return gate
+        size = ACT[act](gate)
         if self.up_codes is not None and self.up_scales is not None:
             size = size * (values @ _values(self.up_codes, self.up_scales, self.bits, x.shape[1]).T)
         return size.abs()
@@ -103,9 +110,7 @@ def _weights(
 ) -> torch.Tensor:
     """What to weigh predicted sizes by, so that one threshold serves all neurons of the layer, shape `(d_ff,)`."""
     if gate_alone and not bool((cuts.h > 0).any()):
-        return torch.ones(
-            packed.d_ff
-        )  # the rule looks at the gate alone: an active neuron is one with a large gate
+        return torch.ones(packed.d_ff)  # an active neuron is one with a large gate
     typical = (x.float() @ packed.floats()[1].T).abs().mean(0) if gate_alone else torch.ones(packed.d_ff)
     return (norms * typical).clamp_min(torch.finfo(torch.float32).tiny)
 
@@ -118,8 +123,8 @@ def threshold_for_recall(sizes: torch.Tensor, mass: torch.Tensor, recall: float)
     size, order = sizes[active].sort()
     lost = mass[active][order].double().cumsum(0)
     first_kept = int((lost <= (1 - recall) * lost[-1]).sum())
-    # just below the first that must stay: active is strictly above
-    return float(size[first_kept]) * (1 - 1e-6) if first_kept < len(size) else 0.0
+    kept = float(size[min(first_kept, len(size) - 1)])
+    return kept - 1e-6 * abs(kept)  # just below the first that must stay: active is strictly above
 
 
 def recall_of(predicted: torch.Tensor, mass: torch.Tensor) -> float:

@@ -19,7 +19,8 @@ from sparsing.decode.cpu.rows import FAST, add_eight, announce, dots_of_eight
 ALL, BY_GATE, PREDICTED = range(3)
 """How `find` finds."""
 ACTS = ("relu", "relu2", "silu", "gelu", "gelu_tanh")
-"""Order of the activation codes."""
+"""Order of the activation codes; the first two are zero for every input at or below zero."""
+LAST_ZEROING = 1
 MOST_IN_GROUP = 128
 """Neighbouring neurons that go to one thread: long enough to be read as a stream, short enough to share out."""
 
@@ -87,14 +88,16 @@ def find_predicted(first, last, count, predictor, tokens, act, found, named):
                 g = dot_4bit(gate_codes, gate_scales, i, x_codes, x_start, token)
             else:
                 g = dot_8bit(gate_codes, gate_scales, i, x_codes, x_start, token)
-            size = activate(act, g * x_scale[token])
+            size = g * x_scale[token]  # with its sign under a zeroing activation
+            if act > LAST_ZEROING:
+                size = abs(activate(act, size))
             if with_up:
                 if bits == 4:
                     u = dot_4bit(up_codes, up_scales, i, x_codes, x_start, token)
                 else:
                     u = dot_8bit(up_codes, up_scales, i, x_codes, x_start, token)
-                size *= u * x_scale[token]
-            named[count, token] = not (abs(size) <= cuts[i])
+                size *= abs(u * x_scale[token])
+            named[count, token] = not (size <= cuts[i])
             wanted |= named[count, token]
         if wanted:
             found[count] = i

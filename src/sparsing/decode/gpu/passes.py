@@ -102,12 +102,14 @@ def predict_pass(
     gate = code_products(
         x, gate_codes, gate_scales, neurons, keep, tokens, GROUPS, BITS, TOKENS, CHUNK, STAGES
     )
-    size = activate(gate * scale, ACT)
+    size = gate * scale  # with its sign under a zeroing activation
+    if ACT != "relu" and ACT != "relu2":
+        size = tl.abs(activate(size, ACT))
     if WITH_UP:
         up = code_products(x, up_codes, up_scales, neurons, keep, tokens, GROUPS, BITS, TOKENS, CHUNK, STAGES)
-        size = size * (up * scale)
+        size = size * tl.abs(up * scale)
     cut = tl.load(cuts + neurons, mask=keep, other=0.0)
-    wanted = (token < tokens)[:, None] & keep[None, :] & ((tl.abs(size) > cut[None, :]) | (size != size))
+    wanted = (token < tokens)[:, None] & keep[None, :] & ((size > cut[None, :]) | (size != size))
     vote = tl.sum(wanted.to(tl.int32) << token[:, None], 0)
     tl.store(votes + neurons, vote, mask=keep)
     tl.store(sizes + tile, append(entries, tile * ROWS, 0, neurons, vote != 0))

@@ -9,17 +9,22 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "FATReLU": "fatrelu",
+    "L1Penalty": "l1",
+    "L1Schedule": "l1",
     "PRESETS": "shapes",
+    "SparsityCallback": "callback",
     "Track": "tracking",
     "TrainConfig": "config",
     "find_checkpoints": "tracking",
     "read_config": "reading",
+    "relufy": "relufication",
     "track": "tracking",
     "train": "trainer",
 }
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 
-__all__ = sorted(_HOME)
+__all__ = [*sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -171,13 +173,23 @@ def test_every_is_chosen_from_the_time_a_step_takes(corpus, tmp_path, monkeypatc
             clock[0] += 1
 
     monkeypatch.setattr(callback_module, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(SparsityCallback, "_costs", lambda self, **kwargs: (2.0, 20.0))
+
+    def takes(seconds: float, call):
+        def timed(*args, **kwargs):
+            clock[0] += seconds
+            return call(*args, **kwargs)
+
+        return timed
+
+    monkeypatch.setattr(callback_module, "probe", takes(2, probe))
+    monkeypatch.setattr(SparsityCallback, "_ppl", takes(20, SparsityCallback._ppl))
     trainer = tiny_trainer(tmp_path, steps=12, callbacks=[Tick()])
     SparsityCallback(corpus).attach(trainer)
     trainer.train()
     rows = read_rows(tmp_path / FILE)
     # (2 + 20 / 20) s of every N steps may be 2% of the time: N is 150, and 200 on the scale
     assert [(row["step"], row["every"]) for row in rows] == [(0, None), (10, 200), (12, 200)]
+    assert [row["seconds"] for row in rows] == [2, 22, 22]
 
 
 def test_a_resumed_run_keeps_its_interval(corpus, tmp_path, monkeypatch):
@@ -235,3 +247,19 @@ def test_sharded_models_are_refused(corpus, tmp_path, monkeypatch):
 def test_numbers_out_of_bounds_are_refused(wrong, corpus):
     with pytest.raises(InputError):
         SparsityCallback(corpus, **wrong)
+
+
+@pytest.mark.slow
+def test_under_torchrun_the_main_process_measures_alone(tmp_path):
+    """Two processes, gloo: the same losses with and without, and each row once."""
+    script = Path(__file__).with_name("watched_on_two.py")
+    said = {}
+    for how in ("plain", "watched"):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / how), how], capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        said[how] = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
+    assert said["plain"] == said["watched"]
+    assert [row["step"] for row in read_rows(tmp_path / "watched" / FILE)] == [0, 2, 4]

@@ -130,41 +130,40 @@ class SparsityCallback(TrainerCallback):
         if done < TIMED[1]:
             return
         step_sec = (time.perf_counter() - self._begun[1]) / (TIMED[1] - TIMED[0])
-        seconds, ppl_seconds = self._costs(**kwargs)
-        self._every = _round_up((seconds + ppl_seconds / PPL_EVERY) / (BUDGET * step_sec))
-        self._measure(state, control, with_ppl=True, **kwargs)
-
-    def _costs(self, **kwargs: Any) -> tuple[float, float]:
-        """Seconds of a probe and of finding PPL-p%."""
-        times = [time.perf_counter()]
-        with undisturbed(kwargs["model"]) as loaded:
-            probe(loaded, self._corpus, eps=self._eps, target_cett=self._target_cett)
-            times.append(time.perf_counter())
-            self._ppl(loaded)
-            times.append(time.perf_counter())
-        return times[1] - times[0], times[2] - times[1]
+        self._measure(state, control, with_ppl=True, step_sec=step_sec, **kwargs)
 
     def _measure(
-        self, state: TrainerState, control: TrainerControl, *, with_ppl: bool, **kwargs: Any
+        self,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        with_ppl: bool,
+        step_sec: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        began = time.perf_counter()
+        """Writes a row; given the seconds of a training step, it also chooses `every` by what measuring took."""
+        times = [time.perf_counter()]
         with undisturbed(kwargs["model"]) as loaded:
             readings = probe(loaded, self._corpus, eps=self._eps, target_cett=self._target_cett)
+            times.append(time.perf_counter())
             if with_ppl and (found := self._ppl(loaded)):
                 readings["ppl"] = found
+            times.append(time.perf_counter())
+        if step_sec is not None:
+            a_row = times[1] - times[0] + (times[2] - times[1]) / PPL_EVERY
+            self._every = _round_up(a_row / (BUDGET * step_sec))
         row = {
             "step": state.global_step,
             "tokens": state.num_input_tokens_seen or None,
             "every": self._every,
-            "seconds": time.perf_counter() - began,
+            "seconds": times[2] - times[0],
             **{name: dataclasses.asdict(found) for name, found in readings.items()},
         }
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(row))
         if self._log is not None:
-            should_log = (
-                control.should_log
-            )  # logging now must not cancel what the Trainer wants to log itself
+            # logging now must not cancel what the Trainer wants to log itself
+            should_log = control.should_log
             self._log(_scalars(readings))
             control.should_log = should_log
 

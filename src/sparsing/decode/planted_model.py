@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _CONSTANT = 0.5
 """Norm of the constant part of an embedding over that of its own part."""
+_RESIDUAL = 0.3
+"""So little that what layers add, which random layers make alike for all tokens, does not drown the embedding: the
+ratio would drift with the position."""
 _TOKENS = 256
 """Tokens on which gates are measured."""
 _WINDOW = 64
@@ -52,7 +55,7 @@ def build_model(shape: DecodeShape, dtype: str, *, context: int = 4096, seed: in
         num_key_value_heads=shape.n_kv_heads,
         attention_multiplier=shape.head_dim**-0.5,
         embedding_multiplier=12.0,
-        residual_multiplier=1.4 / math.sqrt(shape.n_layers),
+        residual_multiplier=_RESIDUAL / math.sqrt(shape.n_layers),
         vocab_size=shape.vocab_size,
         max_position_embeddings=context,
         tie_word_embeddings=True,

@@ -19,7 +19,8 @@ from sparsing.rules import make_rule
 from sparsing.subject import Subject, measure
 from sparsing.thresholds import read_thresholds
 from sparsing.training import tracking
-from sparsing.training.tracking import Track, find_checkpoints, track
+from sparsing.training.tracking import find_checkpoints, track
+from sparsing.training.trackpoints import Track
 
 from ..measuring import source_text, trained
 from ..tiny import build, save_checkpoint

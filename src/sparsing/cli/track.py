@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.training.tracking import Track
+    from sparsing.training.trackpoints import Track
 
 EPILOG = """examples:
   sparsing track runs/nano-relu --text heldout.txt

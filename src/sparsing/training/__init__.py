@@ -14,7 +14,7 @@ _HOME = {
     "L1Schedule": "l1",
     "PRESETS": "shapes",
     "SparsityCallback": "callback",
-    "Track": "tracking",
+    "Track": "trackpoints",
     "TrainConfig": "config",
     "find_checkpoints": "tracking",
     "read_config": "reading",

@@ -134,11 +134,10 @@ def hidden(how, count, weights, x, act, gate_cut, h_cut, found, named, gates, h)
                 g = activate(act, g * scales[0, i])
             value = g * (h[place, token] * scales[1, i])
             # a token takes what was predicted for itself, whatever its batch reads
-            unnamed = how == PREDICTED and not named[place, token]
-            if unnamed or abs(g) <= gate_cut or abs(value) <= h_cut[i]:
-                value = np.float32(0)
-            h[kept, token] = value * scales[2, i]
-            wanted |= value != 0
+            inactive = how == PREDICTED and not named[place, token]
+            inactive |= abs(g) <= gate_cut or abs(value) <= h_cut[i]
+            h[kept, token] = np.float32(0) if inactive else value * scales[2, i]
+            wanted |= not inactive
         if wanted:
             found[kept] = i
             kept += 1

@@ -61,9 +61,12 @@ def assert_close(y: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> N
 
 
 def separated(packed: PackedFFN, predictor: LayerPredictor, x: torch.Tensor) -> LayerPredictor:
-    """With cuts that lie in the widest gap near the middle of the predicted sizes: no rounding decides."""
+    """With cuts in the widest gap below the middle of the predicted sizes: no rounding decides.
+
+    Under a ReLU they are below zero there, so that the sign of a predicted gate counts.
+    """
     sizes = predictor.sizes(x, packed.act).flatten().sort().values
-    middle = sizes[len(sizes) // 2 : len(sizes) * 3 // 4]
+    middle = sizes[len(sizes) * 2 // 5 : len(sizes) // 2]
     widest = int(middle.diff().argmax())
     cut = float(middle[widest : widest + 2].mean())
     return dataclasses.replace(predictor, cuts=torch.full((packed.d_ff,), cut))
@@ -104,6 +107,7 @@ def test_the_predicted_set_is_computed_exactly(number, bits, act):
     predictor = build_predictor(packed, cuts, tokens(32, packed, seed=3), bits=bits)
     assert (predictor.up_codes is None) == (act == "relu")
     predictor = separated(packed, predictor, x)
+    assert (float(predictor.cuts[0]) < 0) == (act == "relu")
     predicted = predictor.predict(x, act)
     kernels = block(packed, cuts, predictor)
     h = hidden(packed, x, cuts) * predicted

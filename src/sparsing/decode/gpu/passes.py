@@ -93,7 +93,10 @@ def predict_pass(
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Lists the neurons of a tile that are predicted active; bit `t` of their vote says that token `t` wants them."""
+    """Lists the neurons of a tile that are predicted active; bit `t` of their vote says that token `t` wants them.
+
+    Their predicted size is that of `LayerPredictor.sizes`.
+    """
     tile = tl.program_id(0)
     neurons = tile * ROWS + tl.arange(0, ROWS)
     keep = neurons < D_FF

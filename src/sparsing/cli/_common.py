@@ -34,7 +34,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_corpus_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+def add_corpus_arguments(
+    parser: argparse.ArgumentParser, *, required: bool = True, max_tokens: int | None = None
+) -> None:
     group = parser.add_argument_group("text")
     group.add_argument(
         "--text",
@@ -44,7 +46,13 @@ def add_corpus_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
     )
     group.add_argument("--split", default="train", help="split of a dataset (default: train)")
     group.add_argument("--column", default="text", help="column of jsonl, parquet, datasets (default: text)")
-    group.add_argument("--max-tokens", type=int, metavar="N", help="stop after N tokens (default: all)")
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        default=max_tokens,
+        metavar="N",
+        help=f"stop after N tokens (default: {max_tokens or 'all'})",
+    )
     group.add_argument(
         "--window",
         type=int,
@@ -101,6 +109,15 @@ def load(args: argparse.Namespace, name: str) -> LoadedModel:
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
     )
+
+
+def load_to_decode(args: argparse.Namespace, name: str) -> LoadedModel:
+    """As `load`; a float16 checkpoint becomes bfloat16 on a CPU, which has no kernels for it, unless --dtype says."""
+    loaded = load(args, name)
+    if args.dtype is None and loaded.device == "cpu" and loaded.dtype == "float16":
+        args.dtype = "bfloat16"
+        loaded = load(args, name)
+    return loaded
 
 
 def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Corpus | None]:

@@ -15,7 +15,7 @@ import torch
 
 from sparsing.decode.cuts import layer_cuts
 from sparsing.decode.input_sample import InputSample, sample_corpus
-from sparsing.decode.low_rank import fit_low_rank
+from sparsing.decode.low_rank import LowRankPredictor, fit_low_rank
 from sparsing.decode.packing import pack
 from sparsing.decode.plain import hidden
 from sparsing.decode.quantised import LayerPredictor, build_predictor, recall_of
@@ -28,7 +28,6 @@ from sparsing.thresholds import Thresholds
 if TYPE_CHECKING:
     from sparsing.corpus import Corpus
     from sparsing.decode.cuts import Cuts
-    from sparsing.decode.low_rank import LowRankPredictor
     from sparsing.decode.packing import PackedFFN
     from sparsing.models import LoadedModel
 
@@ -44,6 +43,8 @@ class PredictorEffect(Result):
     """Sparse by the thresholds, over dense."""
     ppl_ratio_predicted: float
     """Sparse by the predicted set, over dense."""
+    ppl_change_interval: tuple[float, float] | None
+    """95% of `ppl_change`, over windows; None for one window."""
     num_tokens: int
 
     @property
@@ -106,17 +107,13 @@ class Predictor(Result):
         """Mean over layers, on held-out tokens."""
         return _mean(self.reports, "bytes_ratio")
 
-    def layer(self, index: int) -> LayerPredictor:
-        """The quantised predictor of a layer.
-
-        Raises:
-            InputError: of another kind.
-        """
-        if self.predictor_kind != "quantised":
-            raise InputError(
-                f"the kernels take a quantised predictor, this is {self.predictor_kind}; it serves to compare"
-            )
-        return _from_arrays(self.layers[index], self.bits, self.recall)
+    def layer(self, index: int) -> LayerPredictor | LowRankPredictor:
+        """The predictor of a layer."""
+        tensors = {name: torch.from_numpy(array) for name, array in self.layers[index].items()}
+        halves = {name: t.view(torch.bfloat16) for name, t in tensors.items() if t.dtype == torch.uint16}
+        if self.predictor_kind == "low_rank":
+            return LowRankPredictor(**(tensors | halves))
+        return LayerPredictor(bits=self.bits, recall=self.recall, **(tensors | halves))
 
 
 def calibrate_predictor(
@@ -174,7 +171,7 @@ def layer_predictors(
     """The predictor of each layer for a model that runs under `thresholds`.
 
     Raises:
-        InputError: made for other thresholds, or for another number of layers.
+        InputError: made for other thresholds or for another number of layers, or low-rank.
     """
     if predictor is None:
         return [None] * n_layers
@@ -182,7 +179,10 @@ def layer_predictors(
         made_for = predictor.thresholds
         if thresholds is None or (made_for.on, made_for.values) != (thresholds.on, thresholds.values):
             raise InputError("the predictor was made for other thresholds; calibrate one for these")
-        return [predictor.layer(index) for index in range(n_layers)]
+        made = [predictor.layer(index) for index in range(n_layers)]
+        if not all(isinstance(one, LayerPredictor) for one in made):
+            raise InputError("the kernels take a quantised predictor, this is low_rank; it serves to compare")
+        return made  # pyright: ignore[reportReturnType]
     if len(predictor) != n_layers:
         raise InputError(
             f"{len(predictor)} layer predictors for a model of {n_layers} layers; give one for each"
@@ -231,12 +231,6 @@ def _to_arrays(made: Any) -> dict[str, np.ndarray]:
         name: (t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).cpu().numpy()
         for name, t in tensors.items()
     }
-
-
-def _from_arrays(arrays: dict[str, np.ndarray], bits: int, recall: float) -> LayerPredictor:
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    scales = {name: t.view(torch.bfloat16) for name, t in tensors.items() if t.dtype == torch.uint16}
-    return LayerPredictor(bits=bits, recall=recall, **(tensors | scales))
 
 
 def _mean(reports: Sequence[LayerReport], name: str) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sparsing.bootstrap import ratio_interval
 from sparsing.decode.calibration import Predictor, PredictorEffect
 from sparsing.decode.inputs import inputs_tapped
 from sparsing.decode.packing import ACTIVATIONS
@@ -54,7 +55,7 @@ def predictor_effect(
     """Three passes over the corpus: dense, sparse, sparse by the predicted set.
 
     Raises:
-        InputError: a predictor of another kind, or for another number of layers.
+        InputError: a predictor for another number of layers.
     """
     if len(predictor.layers) != len(loaded.sites):
         raise InputError(
@@ -65,9 +66,11 @@ def predictor_effect(
     exact = _pass(loaded, corpus, MaskWatcher(loaded.sites, predictor.thresholds), "sparse", progress)
     with inputs_tapped(loaded.sites, predicted.on_input):
         named = _pass(loaded, corpus, predicted, "sparse by the predicted set", progress)
+    interval = ratio_interval(named["nll"] - exact["nll"], dense["labels"])
     return PredictorEffect(
         ppl_ratio_exact=_ppl_ratio(exact, dense),
         ppl_ratio_predicted=_ppl_ratio(named, dense),
+        ppl_change_interval=None if interval is None else (math.expm1(interval[0]), math.expm1(interval[1])),
         num_tokens=corpus.num_tokens,
     )
 

@@ -1,0 +1,88 @@
+"""What a predictor reads and what it costs in perplexity, by kind, bits and recall, at PPL-1% of trained models.
+
+    python benchmarks/predictors.py
+    python benchmarks/predictors.py --model CHECKPOINT --text FILE
+
+Thresholds and predictors are made on the first half of the text and judged on the second. Bytes are of a token's
+feed-forward weights: the predictor's copy and the predicted neurons, over all neurons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import torch
+from _common import save, text_file
+
+from sparsing import LoadedModel, Subject, load_corpus, load_model, split_holdout
+from sparsing.decode.calibration import calibrate_predictor
+from sparsing.decode.effect import predictor_effect
+from sparsing.demo import ACTIVATIONS, checkpoints
+from sparsing.rules import make_rule
+
+RECALLS = (0.99, 0.995, 0.998, 0.999)
+KINDS = (("quantised", 4), ("quantised", 8), ("low_rank", 16))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="a checkpoint in place of the built-in ones")
+    parser.add_argument("--text", help="its text (default: of the standard library)")
+    parser.add_argument("--name", default="predictors", help="name of the result (default: predictors)")
+    args = parser.parse_args()
+    text = args.text or str(text_file(300_000))
+    models = [args.model] if args.model else [str(checkpoints(act)[-1]) for act in ACTIVATIONS]
+    rows = [row for model in models for row in _of(load_model(model, dtype="float32", device="cpu"), text)]
+    save(args.name, {"what": __doc__.splitlines()[0], "rows": rows})
+
+
+def _of(loaded: LoadedModel, text: str) -> list[dict[str, Any]]:
+    window = min(256, loaded.model.config.max_position_embeddings)
+    corpus = load_corpus(text, loaded.tokenizer, window=window, max_tokens=40_000)
+    corpus, heldout = split_holdout(corpus, 0.5)
+    subject = Subject(loaded, corpus, scores=["neuron_norm"])
+    rule = make_rule("cett")
+    thresholds = subject.thresholds(rule, subject.search(rule, 1.01).level, 1.01)
+    rows = []
+    for kind, bits in KINDS:
+        for recall in RECALLS:
+            began = time.perf_counter()
+            made = calibrate_predictor(
+                loaded, corpus, thresholds, kind=kind, bits=4 if kind == "low_rank" else bits, recall=recall
+            )
+            seconds = time.perf_counter() - began
+            row = {
+                "model": "/".join(loaded.name.split("/")[-2:]),
+                "act": loaded.model.config.hidden_act,
+                "kind": kind,
+                "bits": bits,
+                "recall_wanted": recall,
+                "recall": made.mean_recall,
+                "activation_ratio": sum(r.activation_ratio for r in made.reports) / len(made.reports),
+                "predicted_ratio": made.mean_predicted_ratio,
+                "bytes_ratio": made.mean_bytes_ratio,
+                "fit_sec": seconds,
+            }
+            effect = predictor_effect(loaded, heldout, made)
+            row |= {
+                "ppl_change": effect.ppl_change,
+                "ppl_change_interval": effect.ppl_change_interval,
+                "num_tokens": effect.num_tokens,
+            }
+            rows.append(row)
+            print(
+                f"{row['act']} {kind} {bits} {recall}: recall {made.mean_recall:.4f}, predicted"
+                f" {made.mean_predicted_ratio:.3f}, bytes {made.mean_bytes_ratio:.3f}, ppl {effect.ppl_change:+.3%}"
+                f" {effect.ppl_change_interval}",
+                flush=True,
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    with torch.random.fork_rng(devices=[]):
+        main()

@@ -1,0 +1,146 @@
+"""`sparsing advise`: whether skipping neurons pays on this machine, for each rule and cost in perplexity.
+
+Tells the activation ratio, the bytes read per token, the speed-up that bytes allow, the one that was measured, and
+what it costs in perplexity. Two minutes on a small model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.decode.advice_result import Advice, AdviceRow
+
+EPILOG = """examples:
+  sparsing advise ./my-checkpoint --text book.txt
+  sparsing advise meta-llama/Llama-3.2-1B --text book.txt --rule cett --ppl 1 5 10 --dtype bfloat16 -o advice/
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "advise",
+        help="whether skipping neurons pays on this machine, and what it costs",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    group = parser.add_argument_group("what to ask")
+    group.add_argument(
+        "--rule", nargs="+", default=["cett", "fat", "top_k"], help="rules (default: cett fat top_k)"
+    )
+    group.add_argument(
+        "--ppl",
+        nargs="+",
+        type=float,
+        default=[1.0, 5.0],
+        metavar="P",
+        help="costs in perplexity, percent (default: 1 5)",
+    )
+    group.add_argument(
+        "--predict",
+        type=int,
+        choices=(0, 4, 8),
+        default=4,
+        metavar="BITS",
+        help="bits of the predictor's copy of the weights, 4 or 8; 0 for none (default: 4)",
+    )
+    group.add_argument(
+        "--new-tokens", type=int, default=48, metavar="N", help="tokens of a timed run (default: 48)"
+    )
+    common.add_corpus_arguments(parser, max_tokens=8_000)
+    common.add_model_arguments(parser)
+    common.add_run_arguments(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.decode.advice import advise
+    from sparsing.errors import InputError
+    from sparsing.rules import make_rule
+    from sparsing.runs import check_writable, default_folder
+
+    rules = [make_rule(name) for name in args.rule]
+    if min(args.ppl) <= 0 or args.new_tokens < 2:
+        raise InputError(
+            f"--ppl must be above 0 and --new-tokens at least 2, got {args.ppl} and {args.new_tokens}"
+        )
+    folder = check_writable(args.output or default_folder(args.model))
+    loaded = common.load_to_decode(args, args.model)
+    subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules})
+    advice = advise(
+        subject,
+        rules=args.rule,
+        ppl_ratios=[1 + p / 100 for p in args.ppl],
+        bits=args.predict or None,
+        new_tokens=args.new_tokens,
+    )
+    advice.save(folder / "advice.json")
+    if not args.no_figures:
+        from sparsing.report.advice_figure import advice_figure
+        from sparsing.report.style import save
+
+        save(advice_figure(advice), folder, "advice")
+    subject.journal.clear()
+    if args.json:
+        common.print_json(advice)
+    else:
+        _print(advice)
+        print(f"results and picture: {folder}")
+    return 0
+
+
+def _print(advice: Advice) -> None:
+    where, peak = advice.provenance, advice.roofline.bandwidth.peak_bytes_per_sec
+    header = [
+        "rule",
+        "way",
+        "active",
+        "ppl ratio",
+        "MB/token",
+        "ceiling",
+        "bytes allow",
+        "tok/s",
+        "dense",
+        "speed-up",
+    ]
+    title = (
+        f"{where.model}, {where.dtype}, {advice.threads} threads: {advice.weights.total_bytes / 1e6:.3f} MB a token,"
+        f" {advice.ffn_share:.0%} feed-forward; memory {peak / 1e9:.1f} GB/s;"
+        f" own code {advice.torch_tok_per_sec:.1f} tok/s"
+    )
+    common.print_table(title, header, [_row(row) for row in advice.rows])
+    for row in advice.rows:
+        print(f"{_name(row)}, {row.way}: {row.advice}")
+    print(advice.sentence)
+
+
+def _row(row: AdviceRow) -> list[str]:
+    change = "" if row.predictor_ppl_change is None else f" {row.predictor_ppl_change:+.3%}"
+    speed = f"{row.tok_per_sec:.1f}" + ("" if row.measured else " (predicted)")
+    return [
+        _name(row),
+        row.way,
+        f"{row.activation_ratio:.2%}",
+        f"{row.ppl_ratio:.5f}{change}",
+        f"{row.step_bytes / 1e6:.3f}",
+        f"{row.ceiling:.2f}",
+        f"{row.byte_speedup:.2f}",
+        speed,
+        f"{row.dense_tok_per_sec:.1f}",
+        _speedup(row),
+    ]
+
+
+def _speedup(row: AdviceRow) -> str:
+    """With the quartiles of the pairs."""
+    spread = row.speedup_spread
+    return f"{row.speedup:.2f}" + (f" [{spread[0]:.2f}, {spread[1]:.2f}]" if spread else "")
+
+
+def _name(row: AdviceRow) -> str:
+    return f"{row.rule} PPL-{100 * (row.target_ppl_ratio - 1):g}%"

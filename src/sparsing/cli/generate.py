@@ -1,0 +1,194 @@
+"""`sparsing generate`: text from a model whose inactive neurons are skipped, and how fast.
+
+Decoding goes through kernels that read only the active neurons (greedy, batch 1); the prompt goes through the model's
+own code with the same rule. A predictor names the active neurons from few bytes: calibrate one with --predict and
+--text, or load one that was saved with --save-predictor.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.decode.calibration import Predictor, PredictorEffect
+    from sparsing.decode.decode_stats import DecodeStats
+    from sparsing.decode.timing import TimedTokens
+    from sparsing.models import LoadedModel
+    from sparsing.thresholds import Thresholds
+
+EPILOG = """examples:
+  sparsing generate ./my-checkpoint --thresholds outputs/my-checkpoint/cett-ppl-1/thresholds.json --prompt "On"
+  sparsing generate ./my-checkpoint --thresholds t.json --prompt "Once" --predict 4 --text book.txt --stats
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "generate",
+        help="decode with inactive neurons skipped",
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    group = parser.add_argument_group("generation")
+    group.add_argument("--prompt", required=True, help="text to go on from")
+    group.add_argument(
+        "--max-new-tokens", type=int, default=64, metavar="N", help="tokens to write (default: 64)"
+    )
+    group.add_argument("--thresholds", metavar="FILE", help="thresholds of sparsing measure (cett, fat)")
+    group.add_argument(
+        "--dense", action="store_true", help="skip nothing, by the same kernels: the baseline (default: off)"
+    )
+    group.add_argument(
+        "--weights",
+        choices=("float32", "bfloat16", "int8"),
+        help="what the kernels read (default: the model's dtype; another one is a second copy in memory)",
+    )
+    group.add_argument(
+        "--no-measure", action="store_true", help="do not time at load which way is fastest (default: time)"
+    )
+    group.add_argument(
+        "--stats", action="store_true", help="tokens/s, active share and bytes per token (default: off)"
+    )
+    group.add_argument(
+        "--json", action="store_true", help="one JSON document in place of text (default: off)"
+    )
+    _add_predictor_arguments(parser)
+    common.add_corpus_arguments(parser, required=False)
+    common.add_model_arguments(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bars (default: on a terminal)")
+    return parser
+
+
+def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("predictor")
+    group.add_argument("--predictor", metavar="FILE", help="a saved predictor")
+    group.add_argument(
+        "--predict", type=int, choices=(4, 8), metavar="BITS", help="make one of 4 or 8 bits on --text"
+    )
+    group.add_argument(
+        "--recall",
+        type=float,
+        default=0.995,
+        metavar="SHARE",
+        help="share of the active neurons' norm to predict, with --predict (default: 0.995)",
+    )
+    group.add_argument(
+        "--save-predictor", type=Path, metavar="FILE", help="keep the one of --predict (.json)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from sparsing.decode.fast_path import accelerate
+    from sparsing.decode.timing import generate_timed
+    from sparsing.thresholds import read_thresholds
+
+    _check(args)
+    thresholds = read_thresholds(args.thresholds) if args.thresholds else None
+    loaded = common.load_to_decode(args, args.model)
+    predictor = None if args.dense else _predictor(args, loaded, thresholds)
+    ids = loaded.tokenizer(args.prompt, return_tensors="pt")["input_ids"]
+    fast = accelerate(
+        loaded.model,
+        thresholds,
+        predictor=predictor,
+        mode="dense" if args.dense else "sparse",
+        dtype=args.weights,
+        measure=not args.no_measure,
+    )
+    with fast:
+        fast.reset_stats()
+        written = generate_timed(loaded.model, ids, max_new_tokens=args.max_new_tokens)  # pyright: ignore
+        stats = fast.stats()
+    text = str(loaded.tokenizer.decode(written.ids[0], skip_special_tokens=True))
+    if args.json:
+        common.print_json(_document(text, written, stats, predictor))
+        return 0
+    print(text)
+    if args.stats:
+        _print_stats(written, stats, predictor)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from sparsing.errors import InputError
+
+    if not (args.thresholds or args.dense):
+        raise InputError("give --thresholds FILE of sparsing measure, or --dense for the baseline")
+    if args.predictor and args.predict:
+        raise InputError("--predictor and --predict exclude each other; give one of them")
+    if args.predict and not args.text:
+        raise InputError("--predict makes a predictor on a text; give one with --text")
+
+
+def _predictor(
+    args: argparse.Namespace, loaded: LoadedModel, thresholds: Thresholds | None
+) -> Predictor | None:
+    """The saved predictor, or one made on the text, its effect on perplexity measured on all of that."""
+    from sparsing.decode.calibration import Predictor, calibrate_predictor
+    from sparsing.decode.effect import with_effect
+
+    if args.predictor:
+        return Predictor.load(args.predictor)
+    if not args.predict or thresholds is None:
+        return None
+    corpus, _ = common.read_text(args, loaded)
+    progress = common.make_progress(args)
+    made = calibrate_predictor(
+        loaded, corpus, thresholds, bits=args.predict, recall=args.recall, progress=progress
+    )
+    made = with_effect(loaded, corpus, made, progress=progress)
+    if args.save_predictor:
+        made.save(args.save_predictor)
+    return made
+
+
+def _document(
+    text: str, written: TimedTokens, stats: DecodeStats, predictor: Predictor | None
+) -> dict[str, Any]:
+    effect = predictor.effect if predictor is not None else None
+    return {
+        "text": text,
+        "num_new_tokens": written.num_new_tokens,
+        "ttft_sec": written.ttft_sec,
+        "tok_per_sec": written.tok_per_sec,
+        "stats": stats,
+        "predictor_ppl_change": None if effect is None else effect.ppl_change,
+    }
+
+
+def _print_stats(written: TimedTokens, stats: DecodeStats, predictor: Predictor | None) -> None:
+    rows = [
+        ["new tokens", str(written.num_new_tokens)],
+        ["first token, s", f"{written.ttft_sec:.3f}"],
+        ["tokens/s after it", f"{written.tok_per_sec:.2f}"],
+        ["active share", f"{stats.activation_ratio:.2%}"],
+        ["MB read per token", f"{stats.bytes_per_step / 1e6:.3f}"],
+        ["MB of dense", f"{stats.dense_bytes_per_step / 1e6:.3f}"],
+        ["bytes allow", f"{stats.byte_speedup:.2f}x"],
+        ["ways at batch 1", _ways(stats)],
+    ]
+    if predictor is not None:
+        effect = predictor.effect
+        rows.append(["predictor, recall", f"{predictor.mean_recall:.4f} (held-out tokens)"])
+        rows.append(["predictor, perplexity", "not measured" if effect is None else _change(effect)])
+    common.print_table(f"{stats.mode} decoding", ["", ""], rows)
+
+
+def _change(effect: PredictorEffect) -> str:
+    interval = effect.ppl_change_interval
+    bounds = f" [{interval[0]:+.3%}, {interval[1]:+.3%}]" if interval else ""
+    return f"{effect.ppl_change:+.3%}{bounds} on {effect.num_tokens:,} tokens"
+
+
+def _ways(stats: DecodeStats) -> str:
+    """How many layers go which way."""
+    if stats.mode == "dense":
+        return "dense kernel"
+    ways = [layer.ways.get("1") or layer.ways["any"] for layer in stats.layers]
+    return ", ".join(f"{way} {ways.count(way)}" for way in dict.fromkeys(ways))

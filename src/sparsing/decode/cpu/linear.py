@@ -7,16 +7,20 @@ import torch
 from numba import get_num_threads, njit, prange
 
 from sparsing.decode.cpu.block import MAX_TOKENS, as_numpy
-from sparsing.decode.cpu.rows import FAST, dots
+from sparsing.decode.cpu.rows import FAST, dots_of_eight
 from sparsing.errors import InputError
 
 
 @njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
-def linear_kernel(rows: np.ndarray, x: np.ndarray, threads: int, y: np.ndarray) -> None:
-    """`y[i] = rows[i] . x` with `y` of shape `(out, tokens)`."""
+def linear_kernel(rows, x, at, y):
+    """`y[i] = rows[i] . x` with `y (out rounded up to eights, tokens)`; `at (threads, 8)` int32 is room."""
+    threads, eights = at.shape[0], y.shape[0] // 8
     for thread in prange(threads):
-        for i in range(thread * rows.shape[0] // threads, (thread + 1) * rows.shape[0] // threads):
-            dots(rows, i, x, y[i])
+        mine = at[thread]
+        for eight in range(thread * eights // threads, (thread + 1) * eights // threads):
+            for r in range(8):
+                mine[r] = min(8 * eight + r, rows.shape[0] - 1)
+            dots_of_eight(rows, mine, x, y[8 * eight : 8 * eight + 8])
 
 
 class CpuLinear:
@@ -27,14 +31,16 @@ class CpuLinear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
-        self._rows, self._bias, self._threads = as_numpy(weight.detach()), bias, get_num_threads()
+        self._rows, self._bias = as_numpy(weight.detach()), bias
+        self._at = np.zeros((get_num_threads(), 8), np.int32)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Shape `(tokens, out)`, dtype of `x`."""
         if x.shape[0] > MAX_TOKENS:
             raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {x.shape[0]}")
         values = x.detach().to(torch.float32).contiguous().numpy()
-        y = np.empty((self._rows.shape[0], x.shape[0]), np.float32)
-        linear_kernel(self._rows, values, self._threads, y)
-        out = torch.from_numpy(y).T.to(x.dtype)
+        rows = self._rows.shape[0]
+        y = np.empty((-(-rows // 8) * 8, x.shape[0]), np.float32)
+        linear_kernel(self._rows, values, self._at, y)
+        out = torch.from_numpy(y[:rows]).T.to(x.dtype)
         return out if self._bias is None else out + self._bias

@@ -1,7 +1,7 @@
 """What a predictor reads and what it costs in perplexity, by kind, bits and recall, at PPL-1% of trained models.
 
     python benchmarks/predictors.py
-    python benchmarks/predictors.py --model CHECKPOINT --text FILE
+    python benchmarks/predictors.py --model CHECKPOINT --text FILE   prints, and writes no result
 
 Thresholds and predictors are made on the first half of the text and judged on the second. Bytes are of a token's
 feed-forward weights: the predictor's copy and the predicted neurons, over all neurons.
@@ -32,12 +32,12 @@ def main() -> None:
     )
     parser.add_argument("--model", help="a checkpoint in place of the built-in ones")
     parser.add_argument("--text", help="its text (default: of the standard library)")
-    parser.add_argument("--name", default="predictors", help="name of the result (default: predictors)")
     args = parser.parse_args()
     text = args.text or str(text_file(300_000))
     models = [args.model] if args.model else [str(checkpoints(act)[-1]) for act in ACTIVATIONS]
     rows = [row for model in models for row in _of(load_model(model, dtype="float32", device="cpu"), text)]
-    save(args.name, {"what": __doc__.splitlines()[0], "rows": rows})
+    if not args.model:
+        save("predictors", {"what": __doc__.splitlines()[0], "rows": rows})
 
 
 def _of(loaded: LoadedModel, text: str) -> list[dict[str, Any]]:

@@ -22,7 +22,9 @@ print(f"same text as the mask: {written.ids.equal(wanted.ids)}; {written.tok_per
 print(f"{stats.activation_ratio:.1%} active, {stats.bytes_ratio:.0%} of dense bytes read per token")
 
 predictor = with_effect(loaded, corpus, calibrate_predictor(loaded, corpus, thresholds, bits=4))
-print(f"predictor: recall {predictor.mean_recall:.4f}, {predictor.mean_predicted_ratio:.1%} predicted", end=", ")
+print(
+    f"predictor: recall {predictor.mean_recall:.4f}, {predictor.mean_predicted_ratio:.1%} predicted", end=", "
+)
 print(f"perplexity {predictor.effect.ppl_change:+.3%}")
 with accelerate(loaded.model, thresholds, predictor=predictor) as fast:
     generate_timed(fast.model, prompt, max_new_tokens=40)

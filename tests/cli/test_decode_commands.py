@@ -84,7 +84,8 @@ def test_generate_refuses(checkpoint, thresholds, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_advise_ends_with_a_table_and_a_picture(checkpoint, text, tmp_path, capsys):
+def test_advise_ends_with_a_table_and_a_picture(checkpoint, text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sparsing.decode.advice.ENOUGH_SEC", 0.0)
     command = [
         "advise",
         str(checkpoint),

@@ -138,8 +138,8 @@ def _row(row: AdviceRow) -> list[str]:
 
 def _speedup(row: AdviceRow) -> str:
     """With the quartiles of the pairs."""
-    spread = row.speedup_spread
-    return f"{row.speedup:.2f}" + (f" [{spread[0]:.2f}, {spread[1]:.2f}]" if spread else "")
+    found = row.speedup_quartiles
+    return f"{row.speedup:.2f}" + (f" [{found[0]:.2f}, {found[2]:.2f}]" if found else "")
 
 
 def _name(row: AdviceRow) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from sparsing.subject import Subject
     from sparsing.thresholds import Thresholds
 
-PAIRS = 5
-"""Dense and sparse runs in turn; the medians count."""
+FEWEST, MOST, ENOUGH_SEC = 3, 25, 5.0
+"""Pairs of dense and sparse runs of a row; the medians count."""
 TOLERANCE = 1e-3
 """Distance of the perplexity ratio from its target that is near enough for advice."""
 
@@ -131,7 +132,7 @@ def _timed(
         dense_bytes=stats.dense_bytes_per_step,
         tok_per_sec=statistics.median(sparse for _, sparse in pairs),
         dense_tok_per_sec=statistics.median(dense for dense, _ in pairs),
-        speedup_spread=_quartiles([sparse / dense for dense, sparse in pairs]),
+        speedup_quartiles=_quartiles([sparse / dense for dense, sparse in pairs]),
         predictor_ppl_change=None if effect is None else effect.ppl_change,
         predictor_recall=None if predictor is None else predictor.mean_recall,
         torch_layers=sum(
@@ -140,14 +141,15 @@ def _timed(
     )
 
 
-def alternating(
-    fast: Accelerated, prompt: torch.Tensor, new_tokens: int, pairs: int = PAIRS
-) -> list[tuple[float, float]]:
-    """`(dense, sparse)` tokens per second of greedy runs in turn; statistics are then those of the last sparse one."""
-    found = []
-    for turn in range(pairs + 1):
+def alternating(fast: Accelerated, prompt: torch.Tensor, new_tokens: int) -> list[tuple[float, float]]:
+    """`(dense, sparse)` tokens per second of greedy runs in turn; statistics are then those of the last sparse one.
+
+    As many pairs as fit into a few seconds, within bounds.
+    """
+    found, began = [], time.monotonic()
+    while len(found) <= FEWEST or (len(found) <= MOST and time.monotonic() - began < ENOUGH_SEC):
         speeds = {}
-        for mode in ("dense", "sparse") if turn % 2 else ("sparse", "dense"):
+        for mode in ("dense", "sparse") if len(found) % 2 else ("sparse", "dense"):
             fast.mode = mode
             if mode == "sparse":
                 fast.reset_stats()
@@ -157,9 +159,9 @@ def alternating(
     return found[1:]  # the first pair warms up
 
 
-def _quartiles(values: list[float]) -> tuple[float, float]:
-    low, _, high = statistics.quantiles(values, n=4)
-    return low, high
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high
 
 
 def _model_speed(loaded: LoadedModel, subject: Subject, new_tokens: int) -> float:
@@ -167,7 +169,7 @@ def _model_speed(loaded: LoadedModel, subject: Subject, new_tokens: int) -> floa
     prompt = _prompt(subject)
     runs = [
         generate_timed(loaded.model, prompt, max_new_tokens=new_tokens, to_the_end=True)
-        for _ in range(PAIRS + 1)
+        for _ in range(FEWEST + 1)
     ]
     return statistics.median(run.tok_per_sec for run in runs[1:])
 

@@ -37,8 +37,8 @@ class AdviceRow(Result):
     """Sparse, batch 1."""
     dense_tok_per_sec: float = math.nan
     """Dense by the same kernels, in turn with the sparse runs."""
-    speedup_spread: tuple[float, float] | None = None
-    """Quartiles of sparse over dense, pair by pair; None where not measured."""
+    speedup_quartiles: tuple[float, float, float] | None = None
+    """Lower quartile, median and upper quartile of sparse over dense, pair by pair; None where not measured."""
     predictor_ppl_change: float | None = None
     """Perplexity with the predictor over without, minus 1, on the corpus; None without one."""
     predictor_recall: float | None = None
@@ -50,7 +50,9 @@ class AdviceRow(Result):
 
     @property
     def speedup(self) -> float:
-        """Median sparse over median dense tokens per second."""
+        """Sparse over dense tokens per second, the median over pairs where measured."""
+        if self.speedup_quartiles is not None:
+            return self.speedup_quartiles[1]
         return self.tok_per_sec / self.dense_tok_per_sec
 
     @property

@@ -47,7 +47,7 @@ def _sentence(row: AdviceRow, weights: WeightBytes) -> str:
 
 def _worth(row: AdviceRow) -> bool:
     """Faster than dense, and so in three pairs of four."""
-    return row.speedup >= WORTH and (row.speedup_spread is None or row.speedup_spread[0] > 1)
+    return row.speedup >= WORTH and (row.speedup_quartiles is None or row.speedup_quartiles[0] > 1)
 
 
 def _reason(row: AdviceRow, weights: WeightBytes) -> str:
@@ -61,7 +61,8 @@ def _reason(row: AdviceRow, weights: WeightBytes) -> str:
         return f"all weights ({weights.total_bytes / 1e6:.1f} MB) stay in the cache, so reading less saves no time"
     if row.byte_speedup < LOW_CEILING:
         return f"finding the active neurons reads so much that bytes allow {row.byte_speedup:.2f}x"
-    spread = f" ({row.speedup_spread[0]:.2f} to {row.speedup_spread[1]:.2f})" if row.speedup_spread else ""
+    found = row.speedup_quartiles
+    spread = f" ({found[0]:.2f} to {found[2]:.2f})" if found else ""
     return f"{row.speedup:.2f}x{spread} was measured where bytes allow {row.byte_speedup:.2f}x"
 
 

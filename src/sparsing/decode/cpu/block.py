@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +76,8 @@ class CpuFFN:
         if tokens == 0:
             return x.clone()
         values = x.detach().to(torch.float32).contiguous().numpy()
-        room, codes = self._room, tuple(part[:tokens] for part in self._room.codes)
+        room = self._room
+        codes = tuple(part[:tokens] for part in room.codes)
         if how == kernel.PREDICTED:
             kernel.quantise(values, 2 ** (self._copy[0] - 1), *codes)
             self._predicted_calls += 1
@@ -89,7 +91,7 @@ class CpuFFN:
             np.float32(gate_cut),
             h_cut,
             room.lists(tokens),
-            room.parts[:, :tokens],
+            room.parts(tokens),
             self._counts,
             y.numpy(),
         )
@@ -105,9 +107,10 @@ class _Room:
         # what the thread with most groups finds, and what fills its last eight
         most = -(-packed.d_ff // (self.threads * group)) * group + 8
         self._found = np.zeros((self.threads, most), np.int32)
-        self._named = np.zeros((self.threads, most, MAX_TOKENS), np.bool_)
-        self._gates, self._h = np.zeros((2, self.threads, most, MAX_TOKENS), np.float32)
-        self.parts = np.zeros((self.threads, MAX_TOKENS, packed.d_model), np.float32)
+        self._named = np.zeros(self.threads * most * MAX_TOKENS, np.bool_)
+        self._gates, self._h = np.zeros((2, self.threads * most * MAX_TOKENS), np.float32)
+        self._parts = np.zeros(self.threads * MAX_TOKENS * packed.d_model, np.float32)
+        self._d_model = packed.d_model
         groups = -(-packed.d_model // 128)
         self.codes = (
             np.zeros((MAX_TOKENS, groups * 128), np.int8),
@@ -116,7 +119,18 @@ class _Room:
         )
 
     def lists(self, tokens: int) -> tuple[np.ndarray, ...]:
-        return self._found, self._named[..., :tokens], self._gates[..., :tokens], self._h[..., :tokens]
+        """`found`, `named`, `gates` and `h`. Contiguous: Numba's code for other arrays is many times slower."""
+        shape = (*self._found.shape, tokens)
+        return self._found, *(_front(room, shape) for room in (self._named, self._gates, self._h))
+
+    def parts(self, tokens: int) -> np.ndarray:
+        """Each thread's part of the output."""
+        return _front(self._parts, (self.threads, tokens, self._d_model))
+
+
+def _front(room: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """As much of flat `room` as the shape takes."""
+    return room[: math.prod(shape)].reshape(shape)
 
 
 def _predictor_arrays(predictor: LayerPredictor | None) -> tuple[Any, ...]:

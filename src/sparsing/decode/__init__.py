@@ -22,7 +22,7 @@ _HOME = {
 }
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 
-__all__ = sorted(_HOME)
+__all__ = [*sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

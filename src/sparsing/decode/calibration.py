@@ -107,9 +107,9 @@ class Predictor(Result):
         """Mean over layers, on held-out tokens."""
         return _mean(self.reports, "bytes_ratio")
 
-    def layer(self, index: int) -> LayerPredictor | LowRankPredictor:
-        """The predictor of a layer."""
-        tensors = {name: torch.from_numpy(array) for name, array in self.layers[index].items()}
+    def layer(self, index: int, device: torch.device | str = "cpu") -> LayerPredictor | LowRankPredictor:
+        """The predictor of a layer, its tensors on `device`."""
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in self.layers[index].items()}
         halves = {name: t.view(torch.bfloat16) for name, t in tensors.items() if t.dtype == torch.uint16}
         if self.predictor_kind == "low_rank":
             return LowRankPredictor(**(tensors | halves))
@@ -145,7 +145,7 @@ def calibrate_predictor(
     bar = (progress or Progress(False)).bar(f"{kind} predictor, layers", len(loaded.sites))
     with bar as advance:
         for index, site in enumerate(loaded.sites):
-            packed = pack(site)
+            packed = _on_cpu(pack(site))
             made = _make(kind, packed, layer_cuts(packed, thresholds, index), sample.fit[index], bits, recall)
             layers.append(_to_arrays(made))
             reports.append(_judged(made, packed, layer_cuts(packed, thresholds, index), sample, index))
@@ -167,6 +167,7 @@ def layer_predictors(
     predictor: Predictor | Sequence[LayerPredictor | None] | None,
     thresholds: Thresholds | None,
     n_layers: int,
+    device: torch.device | str = "cpu",
 ) -> list[LayerPredictor | None]:
     """The predictor of each layer for a model that runs under `thresholds`.
 
@@ -179,7 +180,7 @@ def layer_predictors(
         made_for = predictor.thresholds
         if thresholds is None or (made_for.on, made_for.values) != (thresholds.on, thresholds.values):
             raise InputError("the predictor was made for other thresholds; calibrate one for these")
-        made = [predictor.layer(index) for index in range(n_layers)]
+        made = [predictor.layer(index, device) for index in range(n_layers)]
         if not all(isinstance(one, LayerPredictor) for one in made):
             raise InputError("the kernels take a quantised predictor, this is low_rank; it serves to compare")
         return made  # pyright: ignore[reportReturnType]
@@ -213,6 +214,12 @@ def _judged(
         predictor_bytes=made.copy_bytes,
         bytes_ratio=made.copy_bytes / block + share,
     )
+
+
+def _on_cpu(packed: PackedFFN) -> PackedFFN:
+    """The sample lies there; a layer at a time is moved."""
+    gate, up, down = (weight.cpu() for weight in (packed.gate, packed.up, packed.down))
+    return dataclasses.replace(packed, gate=gate, up=up, down=down)
 
 
 def _check(kind: str, thresholds: Thresholds, n_layers: int) -> None:

@@ -34,7 +34,8 @@ class PredictedWatcher(MaskWatcher):
 
     def __init__(self, loaded: LoadedModel, predictor: Predictor):
         super().__init__(loaded.sites, predictor.thresholds)
-        self._layers = [predictor.layer(index) for index in range(len(loaded.sites))]
+        places = [site.weight.device for site in loaded.sites]
+        self._layers = [predictor.layer(index, place) for index, place in enumerate(places)]
         self._acts = [ACTIVATIONS[type(site.gate_act).__name__] for site in loaded.sites]
         self._inputs: dict[int, torch.Tensor] = {}
         self.on_ffn = self._predicted

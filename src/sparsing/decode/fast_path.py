@@ -80,10 +80,11 @@ def accelerate(
     check_arguments(model, thresholds, mode, dtype)
     if thresholds is not None:
         thresholds.check_layers(len(sites))
-    copies = layer_predictors(predictor, thresholds, len(sites))
+    device = next(model.parameters()).device
+    copies = layer_predictors(predictor, thresholds, len(sites), device)
     inputs = sample_inputs(model, sites, thresholds, sample) if measure and thresholds else {}
     fast = Accelerated(model, sites, thresholds, prefill=prefill, mode=mode)
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    on_cpu = device.type == "cpu"
     try:
         if on_cpu:
             threads = set_cpu_threads(torch.get_num_threads())

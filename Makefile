@@ -41,6 +41,8 @@ bench: $(VENV)/.dev ## the benchmarks; results go to benchmarks/results
 	$(BIN)/python benchmarks/search_cost.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/evaluate_overhead.py
+	$(BIN)/python benchmarks/decode.py ffn
+	@echo 'decoding in batches and whole models: $(BIN)/python benchmarks/decode.py batches|whole, tables (see docs/benchmarks.md)'
 	@echo 'the laws: $(BIN)/python benchmarks/laws.py PART --data POINTS (see docs/laws.md)'
 
 study: $(VENV)/.dev ## the miniature study, four hours on two cores; goes on where it was cut off

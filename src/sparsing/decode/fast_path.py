@@ -25,7 +25,8 @@ from sparsing.decode.fast_linear import FastLinear, other_linears
 from sparsing.decode.inputs import sample_inputs
 from sparsing.decode.kernels import MAX_TOKENS, set_cpu_threads
 from sparsing.decode.packing import PackedFFN, pack
-from sparsing.decode.preparing import Mode, check_arguments, check_mode, checked, converted, share
+from sparsing.decode.pages import on_huge_pages
+from sparsing.decode.preparing import Mode, check_arguments, check_mode, checked, converted, paged, share
 from sparsing.decode.speeds import choose_block_ways, choose_linear_ways
 from sparsing.decode.swapping import Swap
 from sparsing.errors import UnsupportedModelError
@@ -204,9 +205,10 @@ class Accelerated:
         module = self.model.get_submodule(site.name)
         cuts = no_cuts(packed.d_ff) if self.thresholds is None else layer_cuts(packed, self.thresholds, layer)
         in_dtype = converted(packed, dtype)
+        read = paged(in_dtype, fused=in_dtype is packed and len(site.projections) == 1)
         if in_dtype is packed:
-            share(self._swap, site, packed)
-        block = FastBlock(in_dtype, cuts, copy, module.forward, check_recall=recall)
+            share(self._swap, site, read)
+        block = FastBlock(read, cuts, copy, module.forward, check_recall=recall)
         block.mode = self._mode
         self._swap.forward(module, block.forward)
         self.blocks[site.name] = block
@@ -214,6 +216,8 @@ class Accelerated:
     def _replace_linears(self, dtype: str | None) -> None:
         wanted = torch.bfloat16 if dtype == "bfloat16" else None
         for name, module in list(other_linears(self.model, self._replaced())):
+            if wanted in (None, module.weight.dtype):  # otherwise a copy is read
+                self._swap.memory(module.weight, on_huge_pages(module.weight.detach()))
             linear = FastLinear(module, wanted)
             linear.mode = self._mode
             self._other_bytes += linear.weight_bytes - module.weight.numel() * module.weight.element_size()

@@ -10,6 +10,7 @@ import torch
 from sparsing.decode.cuts import no_cuts
 from sparsing.decode.kernels import check_kernels
 from sparsing.decode.packing import PackedFFN, to_int8
+from sparsing.decode.pages import on_huge_pages
 from sparsing.decode.plain import ffn
 from sparsing.errors import InputError, UnsupportedModelError
 
@@ -86,6 +87,17 @@ def converted(packed: PackedFFN, dtype: str | None) -> PackedFFN:
         return packed
     gate, up, down = (weight.to(wanted) for weight in (packed.gate, packed.up, packed.down))
     return dataclasses.replace(packed, gate=gate, up=up, down=down)
+
+
+def paged(packed: PackedFFN, *, fused: bool) -> PackedFFN:
+    """The block on huge pages, where rows taken here and there are found sooner; on a CPU only.
+
+    Fused projections share one parameter and stay where they are, or they would be in memory twice.
+    """
+    if packed.gate.device.type != "cpu":
+        return packed
+    names = ("down",) if fused else ("gate", "up", "down")
+    return dataclasses.replace(packed, **{name: on_huge_pages(getattr(packed, name)) for name in names})
 
 
 def share(swap: Swap, site: FFNSite, packed: PackedFFN) -> None:

@@ -26,7 +26,7 @@ def as_f32(weight):  # without types: Numba compares the signature with the over
 @overload(as_f32, inline="always")
 def _as_f32(weight):
     if weight == types.uint16:
-        return lambda weight: bf16_to_f32(weight)
+        return lambda weight: bf16_to_f32(weight)  # pyright: ignore[reportCallIssue]  (Numba gives the context)
     return lambda weight: np.float32(weight)
 
 
@@ -35,9 +35,9 @@ def announce(rows, at):
     """Ask for the first line of each page that the rows `at` touch: where the processor's prefetching takes over."""
     size = rows.shape[1] * rows.itemsize
     for i in at:
-        prefetch_line(rows, i, 0)
+        prefetch_line(rows, i, 0)  # pyright: ignore[reportCallIssue]
         for byte in range(-(i * size) % PAGE, size, PAGE):
-            prefetch_line(rows, i, byte)
+            prefetch_line(rows, i, byte)  # pyright: ignore[reportCallIssue]
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)
@@ -69,7 +69,7 @@ def add_eight(rows, at, factors, y):
     """`y[token] += sum_r factors[r, token] * rows[at[r]]` over eight rows from anywhere."""
     for token in range(y.shape[0]):
         f = factors[:, token]
-        eight_adds(rows, at, (f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7]), y, token)
+        eight_adds(rows, at, (f[0], f[1], f[2], f[3], f[4], f[5], f[6], f[7]), y, token)  # pyright: ignore[reportCallIssue]
         for j in range(rows.shape[1] // LANES * LANES, rows.shape[1]):
             for r in range(8):
                 y[token, j] += f[r] * as_f32(rows[at[r], j])

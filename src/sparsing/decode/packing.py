@@ -104,7 +104,7 @@ def gate_and_up(site: FFNSite) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         UnsupportedModelError: a block without a gate.
     """
-    weights = [module.weight.detach() for module in site.projections]
+    weights = [module.get_parameter("weight").detach() for module in site.projections]
     if len(weights) == 1:
         weights = list(weights[0].split(site.d_ff))
     if len(weights) != 2 or any(weight.shape != (site.d_ff, site.d_model) for weight in weights):

@@ -30,7 +30,7 @@ class LlamaCpp:
     """A loaded model that decodes tokens, some at a time."""
 
     def __init__(self, path: Path, *, threads: int, context: int):
-        from llama_cpp import Llama
+        from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
 
         self._model = Llama(
             str(path),
@@ -79,8 +79,8 @@ def write_gguf(path: Path, shape: DecodeShape, kind: str, *, seed: int = 0) -> P
         InputError: llama-cpp-python or gguf is not installed.
     """
     try:
-        import gguf
-        import llama_cpp  # noqa: F401
+        import gguf  # pyright: ignore[reportMissingImports]
+        import llama_cpp  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             f"llama.cpp cannot be timed ({error}); install it with pip install 'sparsing[bench]'"
@@ -108,7 +108,7 @@ def write_gguf(path: Path, shape: DecodeShape, kind: str, *, seed: int = 0) -> P
 
 def _add_tensors(writer: Any, shape: DecodeShape, kind: Any, rng: np.random.Generator) -> None:
     """Every tensor; a layer's are made once and stand in the file once per layer."""
-    import gguf
+    import gguf  # pyright: ignore[reportMissingImports]
 
     def matrix(rows: int, columns: int) -> np.ndarray:
         return gguf.quantize(rng.standard_normal((rows, columns), dtype=np.float32) * 0.02, kind)

@@ -57,6 +57,7 @@ def test_a_run_is_tracked_and_fitted(run, book, tmp_path, capsys):
     assert "relu: 2 points" in capsys.readouterr().err, "the points are read; a law needs more of them"
 
 
+@pytest.mark.slow
 def test_json_is_the_track(run, book, tmp_path, capsys):
     out = tmp_path / "track"
     command = [
@@ -79,6 +80,7 @@ def test_json_is_the_track(run, book, tmp_path, capsys):
     assert not (out / "along-training.png").exists()
 
 
+@pytest.mark.slow
 def test_without_an_output_folder_it_lies_beside_the_measurements(run, book, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["track", str(run), "--text", str(book), "--last", "1", "--no-figures"]

@@ -40,6 +40,7 @@ def check(kernels: list[dict], shared_bytes: int) -> None:
             assert kernel["narrow_loads"] == 0, f"weights are read two bytes at a time: {kernel}"
 
 
+@pytest.mark.slow
 def test_kernels_compile_without_spills(tmp_path):
     check(compiled(tmp_path, "90", "bfloat16", "4096", "14336"), shared_bytes=56 * 1024)
 

@@ -85,6 +85,15 @@ def test_a_half_written_checkpoint_is_thrown_away(finished_run, training_text, t
     assert curve(tmp_path / "run") == curve(finished_run)
 
 
+def test_checkpoints_of_another_trainer_are_not_touched(training_text, tmp_path):
+    theirs = tmp_path / "checkpoint-7" / "model.safetensors"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(InputError, match="choose another folder"):
+        train(tiny_config(training_text), tmp_path)
+    assert theirs.read_bytes() == b"theirs"
+
+
 def test_a_finished_run_is_left_as_it_is(finished_run, training_text):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
     assert train(tiny_config(training_text), finished_run) == read_curve(finished_run)

@@ -218,9 +218,13 @@ def _quiet() -> Iterator[None]:
 
 def _claim(run: Path, config: TrainConfig) -> None:
     """Write the configuration, or see that the folder has the same one; without a checkpoint it may still change."""
-    saving.clear_broken(run)
     path = run / CONFIG_FILE
     there = build_config(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if there is None and any(run.glob("checkpoint-*")):
+        raise InputError(
+            f"{str(run)!r} holds checkpoints that no `sparsing train` run has made; choose another folder with -o"
+        )
+    saving.clear_broken(run)
     if there == config:
         return
     if there is None or saving.newest(run) is None:

@@ -5,8 +5,7 @@ Public names are loaded on first use, so that `import sparsing` costs nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from sparsing.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -33,13 +32,4 @@ _HOME = {
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 
 __all__ = ["__version__", *sorted(_HOME)]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sparsing' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sparsing.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -5,8 +5,7 @@ Public names are loaded on first use, as in `sparsing`.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from sparsing.lazy import lazily
 
 _HOME = {
     "Accelerated": "fast_path",
@@ -23,13 +22,4 @@ _HOME = {
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 
 __all__ = [*sorted(_HOME)]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sparsing.decode' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sparsing.decode.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, _HOME)

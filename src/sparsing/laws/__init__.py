@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from sparsing.lazy import lazily
 
 _HOME = {
     "FORMS": "forms",
@@ -26,13 +25,4 @@ _HOME = {
 }
 
 __all__ = [*sorted(_HOME)]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sparsing.laws' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sparsing.laws.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -5,8 +5,7 @@ Public names are loaded on first use.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from sparsing.lazy import lazily
 
 _HOME = {
     "FATReLU": "fatrelu",
@@ -25,13 +24,4 @@ _HOME = {
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 
 __all__ = [*sorted(_HOME)]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sparsing.training' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sparsing.training.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, _HOME)

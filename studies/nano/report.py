@@ -33,9 +33,20 @@ def main() -> None:
     if not cells:
         raise SystemExit("no cell is finished; run `python studies/nano/run.py` first")
     for name in PICTURES:
-        save_image(getattr(figures, name)(list(cells.values())), HERE / f"{name}.png")
+        path = HERE / f"{name}.png"
+        if name in drawn(cells):
+            save_image(getattr(figures, name)(list(cells.values())), path)
+        else:
+            path.unlink(missing_ok=True)
     write_text(HERE / "README.md", page(cells))
     print(f"written: {HERE / 'README.md'} from {len(cells)} of {len(CELLS)} cells")
+
+
+def drawn(cells: dict[str, CellResult]) -> list[str]:
+    """Pictures for which there are cells: one that compares needs two to compare."""
+    there = {cell.preset for cell in cells.values()}
+    compared = {"width_against_depth": SHAPES, "against_scale": SCALES}
+    return [name for name in PICTURES if name not in compared or len(there & set(compared[name])) > 1]
 
 
 def page(cells: dict[str, CellResult]) -> str:
@@ -54,7 +65,7 @@ def page(cells: dict[str, CellResult]) -> str:
                 _table(list(cells.values())),
                 _seeds(cells),
                 "## Pictures",
-                "\n\n".join(f"![{title}]({name}.png)" for name, title in PICTURES.items()),
+                "\n\n".join(f"![{PICTURES[name]}]({name}.png)" for name in drawn(cells)),
                 "## How it was made",
                 _method(cells),
             ]
@@ -69,9 +80,10 @@ def _lead(cells: dict[str, CellResult], missing: list[str]) -> str:
         if not missing
         else f"{len(missing)} cells are missing, and the answers are those of the rest: {', '.join(missing)}."
     )
-    sizes = [cell.num_parameters / 1e6 for cell in cells.values()]
+    sizes = sorted({round(cell.num_parameters / 1e6, 2) for cell in cells.values()})
+    span = " to ".join(f"{size:.2f}M" for size in dict.fromkeys((sizes[0], sizes[-1])))
     return (
-        f"The study of *Sparsing Law* in models of {min(sizes):.2f}M to {max(sizes):.2f}M parameters, trained on"
+        f"The study of *Sparsing Law* in models of {span} parameters, trained on"
         f" {TOKENS:,} tokens of Python's standard library each. The paper's smallest model has"
         f" {PRESETS['0.1B'].parameters / 1e6:.0f}M: what shows up here supports the paper, what does not may be the"
         f" scale. {len(cells)} of {len(CELLS)} cells are finished. {there}\n\n"

@@ -66,7 +66,7 @@ def test_a_line_per_rule_and_what_each_keeps(tmp_path):
     assert {"cett", "fat", "top_k", "dense", "PPL-1%"} <= {text.get_text() for text in upper.texts}
     assert [label.get_text() for label in lower.get_yticklabels()] == ["cett", "fat"]
     assert [text.get_text() for text in lower.texts] == ["0.500", "0.869"]
-    assert "hollow: between two measured levels; top_k: no levels around it" in lower.get_title(loc="left")
+    assert "hollow: interpolated; no levels around it: top_k" in lower.get_title(loc="left")
     assert len(save(figure, tmp_path, "compare")) == 2
 
 

@@ -205,9 +205,10 @@ def _draw_kept(axes: Axes, kept: Mapping[str, Kept], rules: Sequence[str], at: f
     axes.set_yticks(range(len(rows)), [drawable(rule) for rule in rows])
     axes.set_ylim(len(rows) - 0.5, -0.8)
     axes.grid(visible=False, axis="y")
-    hollow = "; hollow: between two measured levels" if any(not k.measured for k in kept.values()) else ""
-    missing = "".join(f"; {drawable(rule)}: no levels around it" for rule in rules if rule not in kept)
-    axes.set_title(f"kept at PPL-{round((at - 1) * 100, 4):g}%, with 95% intervals{hollow}{missing}")
+    hollow = "; hollow: interpolated" if any(not k.measured for k in kept.values()) else ""
+    missing = ", ".join(drawable(rule) for rule in rules if rule not in kept)
+    missing = f"; no levels around it: {missing}" if missing else ""
+    axes.set_title(f"kept at PPL-{round((at - 1) * 100, 4):g}%, 95% intervals{hollow}{missing}")
 
 
 def _by_tokens(name: str, measurements: Sequence[Measurement]) -> list[Measurement]:

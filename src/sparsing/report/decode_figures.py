@@ -34,7 +34,8 @@ def speedup_curves(bench: FFNBench, batch: int) -> Figure:
         _panel(panel, f"{shape}, {dtype}", bench.of(shape, dtype, batch))
     for panel in axes[len(groups) :]:
         panel.set_axis_off()
-    axes[0].legend()
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper")  # over no curve
     return figure
 
 

@@ -52,11 +52,12 @@ def save(name: str, result: dict[str, Any]) -> Path:
     import transformers
 
     import sparsing
+    from sparsing.decode.machine import processor
 
     result |= {
         "command": f"python benchmarks/{name}.py",
         "date": datetime.date.today().isoformat(),
-        "machine": {"processor": _processor(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
         "versions": {
             "python": platform.python_version(),
             "sparsing": sparsing.__version__,
@@ -71,11 +72,3 @@ def save(name: str, result: dict[str, Any]) -> Path:
     print(json.dumps(result, indent=1))
     print(f"written to {path.relative_to(ROOT.parent)}")
     return path
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

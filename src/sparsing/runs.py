@@ -28,7 +28,7 @@ def check_writable(folder: Path) -> Path:
     Raises:
         InputError: it cannot be made or written.
     """
-    probe = folder / ".journal" / "writable"
+    probe = folder / ".writable"
     write_text(probe, "")
     probe.unlink()
     return folder

@@ -107,7 +107,6 @@ def run(args: argparse.Namespace) -> int:
     from sparsing.runs import check_writable
 
     check_writable(args.output)
-    (args.output / ".journal").rmdir()  # nothing here is resumed
     if args.model or args.whole:
         whole = _model(args) if args.model else _whole(args)
         path = whole.save(args.output / "whole.json")

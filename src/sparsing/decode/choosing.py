@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from sparsing.decode.bandwidth import CACHE_MULTIPLE, last_cache_bytes
+from sparsing.decode.machine import processor
 from sparsing.errors import InputError
 from sparsing.results import write_text
 
@@ -115,18 +115,8 @@ def machine(device: torch.device) -> str:
     """The processor that computes, by name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {os.cpu_count()} cores"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        keys = ("model name", "cpu family", "model", "stepping")
-        fields = dict(line.split(":", 1) for line in lines if ":" in line)
-        named = {key.strip(): value.strip() for key, value in fields.items()}
-        return " ".join(named[key] for key in keys if key in named) or platform.machine()
-    except (OSError, UnicodeDecodeError):
-        return platform.processor() or platform.machine()
+    name = processor("model name", "cpu family", "model", "stepping")
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def _wait() -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 import torch
 
 
-def processor() -> str:
-    """The processor's name, as the system gives it."""
+def processor(*fields: str) -> str:
+    """What Linux says of the first processor in these fields, its `model name` by default; else what Python knows."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    except (OSError, UnicodeDecodeError):
+        first = ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    known = {name.strip(): value.strip() for name, _, value in pairs}
+    said = " ".join(known[field] for field in fields or ("model name",) if field in known)
+    return said or platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager

@@ -35,7 +35,5 @@ class Roofline(Result):
     def tok_per_sec(self, step_bytes: float) -> float:
         """What a step that reads so many bytes can be expected to reach: reading, and the rest of the dense run."""
         scale = min(1.0, step_bytes / self.dense_bytes)
-        reading = (
-            1 / self.dense_tok_per_sec - self.rest_sec
-        )  # in the dense run, from memory or from the cache
+        reading = 1 / self.dense_tok_per_sec - self.rest_sec  # in the dense run, from memory or the cache
         return 1 / (self.rest_sec + reading * scale)

@@ -11,16 +11,15 @@ from numba import get_num_threads
 
 from sparsing.decode.cpu import block_kernel as kernel
 from sparsing.decode.cuts import no_cuts
+from sparsing.decode.kernels import MAX_TOKENS
 from sparsing.decode.pages import on_huge_pages
+from sparsing.decode.quantised import GROUP
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
     from sparsing.decode.cuts import Cuts
     from sparsing.decode.packing import PackedFFN
     from sparsing.decode.quantised import LayerPredictor
-
-MAX_TOKENS = 8
-"""Rows of `x` that one call takes; beyond, a matrix product is faster."""
 
 
 class CpuFFN:
@@ -111,9 +110,9 @@ class _Room:
         self._gates, self._h = np.zeros((2, self.threads * most * MAX_TOKENS), np.float32)
         self._parts = np.zeros(self.threads * MAX_TOKENS * packed.d_model, np.float32)
         self._d_model = packed.d_model
-        groups = -(-packed.d_model // 128)
+        groups = -(-packed.d_model // GROUP)
         self.codes = (
-            np.zeros((MAX_TOKENS, groups * 128), np.int8),
+            np.zeros((MAX_TOKENS, groups * GROUP), np.int8),
             np.zeros((MAX_TOKENS, groups * 16), np.int32),
             np.zeros(MAX_TOKENS, np.float32),
         )

@@ -15,6 +15,7 @@ from numba import njit, prange
 
 from sparsing.decode.cpu.lanes import dot_4bit, dot_8bit
 from sparsing.decode.cpu.rows import FAST, add_eight, announce, dots_of_eight
+from sparsing.decode.quantised import GROUP
 
 ALL, BY_GATE, PREDICTED = range(3)
 """How `find` finds."""
@@ -191,7 +192,7 @@ def block_kernel(how, weights, predictor, x, act, gate_cut, h_cut, room, parts, 
 
 @njit(nogil=True, cache=True)
 def quantise(x, offset, codes, start, scale):
-    """Tokens as int8 by `max |x| / 127`, and what the sum of each group of 128 begins with: `-offset * sum(codes)`.
+    """Tokens as int8 by `max |x| / 127`, and what the sum of each `GROUP` begins with: `-offset * sum(codes)`.
 
     A token that is not finite gets the scale NaN: everything is then predicted active, and the exact rows say what
     comes of it.
@@ -214,4 +215,4 @@ def quantise(x, offset, codes, start, scale):
         for j in range(x.shape[1]):
             code = np.int32(np.rint(x[token, j] * inverse))
             codes[token, j] = code
-            start[token, j // 128 * 16] -= offset * code
+            start[token, j // GROUP * 16] -= offset * code

@@ -14,8 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-GROUP = 128
-"""Weights that share one scale in the predictor's copy."""
+from sparsing.decode.quantised import GROUP
 
 _I8, _I32, _F32 = ir.IntType(8), ir.IntType(32), ir.FloatType()
 _BYTES = ir.VectorType(_I8, 64)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numba import get_num_threads, njit, prange
 
-from sparsing.decode.cpu.block import MAX_TOKENS, as_numpy
+from sparsing.decode.cpu.block import as_numpy
 from sparsing.decode.cpu.rows import FAST, dots_of_eight
+from sparsing.decode.kernels import MAX_TOKENS
 from sparsing.errors import InputError
 
 

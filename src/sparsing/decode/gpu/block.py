@@ -18,6 +18,7 @@ from sparsing.decode.gpu.launches import Launch, launches
 from sparsing.decode.gpu.products import INTERPRETED
 from sparsing.decode.gpu.room import Room
 from sparsing.decode.gpu.tiles import MORE_TOKENS, ONE_TOKEN, Tiles
+from sparsing.decode.kernels import MAX_TOKENS
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from sparsing.decode.packing import PackedFFN
     from sparsing.decode.quantised import LayerPredictor
 
-MAX_TOKENS = 8
-"""Rows of `x` that one call takes; beyond, a matrix product is faster."""
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 _blocks: weakref.WeakValueDictionary[int, TritonFFN] = weakref.WeakValueDictionary()

@@ -313,15 +313,43 @@ def test_the_command_can_be_copied(opened):
     assert button.inner_text() in ("copied", "selected")
 
 
-def test_printed_it_is_light_and_without_controls(browser, whole_report):
+MISSING = """[...document.querySelectorAll('.chart, .explorer')].filter(part => part.offsetParent)
+    .filter(part => !part.querySelector('.main-svg, tbody tr')).length"""
+"""Charts and lists of neurons of the shown panels that are still blank."""
+INK = "[...new Set([...document.querySelectorAll('.xtick text')].map(text => text.style.fill))]"
+"""Colours of the labels of all charts."""
+LIGHT = "rgb(31, 35, 40)"
+
+
+def tell_by_media(page, on: bool) -> None:
+    page.emulate_media(media="print" if on else "screen")
+
+
+def tell_by_event(page, on: bool) -> None:
+    page.evaluate(f"dispatchEvent(new Event('{'before' if on else 'after'}print'))")
+
+
+@pytest.mark.parametrize("printing", [tell_by_media, tell_by_event])
+def test_printed_all_is_drawn_in_light_colours(browser, whole_report, printing):
+    """Also what was never near the screen, also from a dark screen, to which it goes back."""
     window = Opened(browser, whole_report, dark=True)
-    window.page.emulate_media(media="print", color_scheme="dark")
+    page = window.page
+    assert page.evaluate(MISSING) > 3
+    assert LIGHT not in page.evaluate(INK)
+    printing(page, True)
+    page.wait_for_function(f"() => {MISSING} === 0")
+    assert page.evaluate(INK) == [LIGHT]
+    printing(page, False)
+    page.wait_for_function("() => document.documentElement.dataset.theme === 'system'")
+    assert LIGHT not in page.evaluate(INK)
+    window.close()
+
+
+def test_a_pdf_is_light_whole_and_without_controls(browser, whole_report):
+    window = Opened(browser, whole_report, dark=True)
+    assert window.page.pdf().startswith(b"%PDF")
+    assert window.page.evaluate(MISSING) == 0
+    window.page.emulate_media(media="print")
     assert not window.page.locator(".controls:visible, nav:visible, #theme:visible").count()
-    pages = window.page.pdf()
-    assert pages.startswith(b"%PDF")
     assert window.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    drawn = window.page.evaluate(
-        "[...document.querySelectorAll('.chart')].filter(f => f.offsetParent).every(f => f.querySelector('.main-svg'))"
-    )
-    assert drawn, "charts that were never on the screen are printed too"
     window.close()

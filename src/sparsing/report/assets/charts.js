@@ -10,8 +10,7 @@ function label(text) {
 }
 
 function depthColour(depth) {
-  const dark = getComputedStyle(document.documentElement).colorScheme === "dark" || isDark();
-  const at = (dark ? 0.22 + 0.78 * depth : 0.9 * depth) * (VIRIDIS.length - 1);
+  const at = (isDark() ? 0.22 + 0.78 * depth : 0.9 * depth) * (VIRIDIS.length - 1);
   const mix = (a, b, t) => Math.round(a + (b - a) * t);
   const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
   const low = parts(VIRIDIS[Math.floor(at)]);
@@ -188,7 +187,7 @@ function setUp(figure) {
     make("button", { type: "button", class: "csv", onclick: () => download(`${slug(chart.title)}.csv`, csv(chartRows(chart))) }, "CSV"),
   );
   redraws.add(() => drawn && draw());
-  return { draw: () => drawn || draw(), figure };
+  return () => drawn || draw();
 }
 
 const waiting = new Map([...document.querySelectorAll("[data-chart]")].map((figure) => [figure, setUp(figure)]));
@@ -196,14 +195,12 @@ const near = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     if (!entry.isIntersecting) continue;
     near.unobserve(entry.target);
-    waiting.get(entry.target).draw();
+    waiting.get(entry.target)();
   }
 }, { rootMargin: "400px" });
 for (const figure of waiting.keys()) near.observe(figure);
-if (waiting.size) waiting.values().next().value.draw(); // the first one at once, wherever it is
+if (waiting.size) waiting.values().next().value(); // the first one at once, wherever it is
 
-addEventListener("beforeprint", () => {
-  for (const { draw, figure } of waiting.values()) if (figure.offsetParent) draw();
-  redrawAll();
+unfinished.add(() => {
+  for (const [figure, draw] of waiting) if (figure.offsetParent) draw();
 });
-addEventListener("afterprint", redrawAll);

@@ -148,11 +148,12 @@ function openExplorer(number) {
 document.getElementById("explorer")?.addEventListener("change", (event) => openExplorer(event.target.value));
 if (DATA.explorers.length) {
   // built when it comes near the screen: the first chart has the right of way
-  const root = document.querySelector(".explorer");
+  const open = () => openExplorer(document.getElementById("explorer")?.value ?? "0");
   new IntersectionObserver((entries, self) => {
     if (entries.some((entry) => entry.isIntersecting)) {
       self.disconnect();
-      openExplorer(document.getElementById("explorer")?.value ?? "0");
+      open();
     }
-  }, { rootMargin: "600px" }).observe(root);
+  }, { rootMargin: "600px" }).observe(document.querySelector(".explorer"));
+  unfinished.add(open);
 }

@@ -4,6 +4,7 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const THEMES = ["system", "light", "dark"];
 const redraws = new Set(); // called when the colours have changed
+const unfinished = new Set(); // called before printing: what waits to come near the screen is to be made
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -75,6 +76,21 @@ document.getElementById("theme").addEventListener("click", (event) => {
   redrawAll();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
+
+let screenTheme = null; // while the page is printed: the colours to go back to
+
+// Charts take their colours when they are drawn, so the page turns light before it is printed.
+function setPrinting(on) {
+  if (on === (screenTheme !== null)) return; // browsers tell by the events, by the media query, or by both
+  const root = document.documentElement;
+  [root.dataset.theme, screenTheme] = on ? ["light", root.dataset.theme ?? "system"] : [screenTheme, null];
+  redrawAll();
+  if (on) for (const finish of unfinished) finish();
+}
+
+addEventListener("beforeprint", () => setPrinting(true));
+addEventListener("afterprint", () => setPrinting(false));
+matchMedia("print").addEventListener("change", (event) => setPrinting(event.matches));
 
 document.getElementById("panel")?.addEventListener("change", (event) => {
   for (const panel of document.querySelectorAll(".panel")) panel.hidden = panel.dataset.panel !== event.target.value;

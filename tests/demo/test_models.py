@@ -59,7 +59,6 @@ def test_folders_are_in_training_order_and_say_where_they_stand(activation):
     states = [json.loads((f / "training_state.json").read_text("utf-8")) for f in checkpoints(activation)]
     assert all(earlier["tokens"] < later["tokens"] for earlier, later in pairwise(states))
     assert all(earlier["step"] < later["step"] for earlier, later in pairwise(states))
-    assert all(0 < state["loss"] < math.log(1024) for state in states)
 
 
 def test_both_activations_were_saved_at_the_same_tokens():

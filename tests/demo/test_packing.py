@@ -1,4 +1,4 @@
-"""The script that packs a run for the package, and the recipes that come as examples."""
+"""The study's script that packs a run for the package, and the recipes that come as examples."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location(
-        "train_demo_models", ROOT / "scripts" / "train_demo_models.py"
-    )
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "studies" / "nano" / "demo.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

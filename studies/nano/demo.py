@@ -1,0 +1,69 @@
+"""Train the models of `sparsing demo` and pack their checkpoints for the package: float16, no optimizer.
+
+    python studies/nano/demo.py            both, side by side, one thread each
+    python studies/nano/demo.py relu       one
+
+The recipe is `examples/train/demo.toml`; the same command goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import torch
+
+from sparsing.demo import ACTIVATIONS, MODELS
+from sparsing.models import load_model
+from sparsing.training import read_config, train
+from sparsing.training.saving import checkpoint_folders, mark_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "examples" / "train" / "demo.toml"
+WORK = ROOT / "studies" / "nano" / ".work"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "activations", nargs="*", metavar="ACTIVATION", help=f"of {', '.join(ACTIVATIONS)} (default: all)"
+    )
+    chosen = parser.parse_args().activations or list(ACTIVATIONS)
+    if unknown := set(chosen) - set(ACTIVATIONS):
+        parser.error(f"activation must be one of {', '.join(ACTIVATIONS)}, got {', '.join(sorted(unknown))}")
+    if len(chosen) > 1:
+        workers = [subprocess.Popen([sys.executable, __file__, activation]) for activation in chosen]
+        return max(worker.wait() for worker in workers)
+    run, output = WORK / f"demo-{chosen[0]}", MODELS / chosen[0]
+    train(read_config(RECIPE, overrides={"model.hidden_act": chosen[0]}), run)
+    shutil.rmtree(output, ignore_errors=True)
+    for folder in pack(run, output):
+        print(folder.relative_to(ROOT))
+    return 0
+
+
+def pack(run: Path, output: Path) -> list[Path]:
+    """Every kept checkpoint of `run` as `output/tokens-<millions>M`, in float16."""
+    packed = []
+    for checkpoint in checkpoint_folders(run):
+        loaded = load_model(checkpoint)
+        assert loaded.train_step is not None
+        assert loaded.train_tokens is not None
+        folder = output / f"tokens-{loaded.train_tokens / 1e6:.3g}M"
+        loaded.model.to(torch.float16).save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        mark_whole(folder, loaded.train_step, loaded.train_tokens)
+        packed.append(folder)
+    return packed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -33,16 +33,18 @@ class CpuFFN:
 
     def __init__(self, packed: PackedFFN, cuts: Cuts, predictor: LayerPredictor | None = None):
         self._weights = (*map(as_numpy, (packed.gate, packed.up, packed.down)), _scales(packed))
-        self._neuron_bytes, self._cuts = packed.neuron_bytes, (float(cuts.gate), _floats(cuts.h))
-        self._no_cuts = (-1.0, _floats(no_cuts(packed.d_ff).h))
+        self._neuron_bytes, self._cuts = packed.neuron_bytes, (np.float32(cuts.gate), as_floats(cuts.h))
+        self._no_cuts = (np.float32(-1), as_floats(no_cuts(packed.d_ff).h))
         self._act = kernel.ACTS.index(packed.act)
         self._predictor_bytes = 0 if predictor is None else predictor.copy_bytes
         by_gate = packed.zeroing or cuts.gate >= 0
         self._how = kernel.PREDICTED if predictor else kernel.BY_GATE if by_gate else kernel.ALL
         self._copy = _predictor_arrays(predictor)
         if packed.zeroing:  # what the activation zeroes is inactive under every rule
-            self._cuts = (max(self._cuts[0], 0.0), self._cuts[1])
+            self._cuts = (max(self._cuts[0], np.float32(0)), self._cuts[1])
         self._room = _Room(packed)
+        self._views: dict[int, tuple[Any, ...]] = {}
+        """Number of tokens -> codes of the tokens, lists and parts: what a call would spend a tenth of its time on."""
         self.reset_counts()
 
     def sparse(self, x: torch.Tensor) -> torch.Tensor:
@@ -74,27 +76,28 @@ class CpuFFN:
             raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {tokens}")
         if tokens == 0:
             return x.clone()
-        values = x.detach().to(torch.float32).contiguous().numpy()
-        room = self._room
-        codes = tuple(part[:tokens] for part in room.codes)
-        if how == kernel.PREDICTED:
-            kernel.quantise(values, 2 ** (self._copy[0] - 1), *codes)
-            self._predicted_calls += 1
-        y = torch.empty(tokens, x.shape[1])
+        views = self._views.get(tokens)
+        if views is None:
+            codes = tuple(part[:tokens] for part in self._room.codes)
+            views = self._views[tokens] = (codes, self._room.lists(tokens), self._room.parts(tokens))
+        codes, lists, parts = views
+        self._predicted_calls += how == kernel.PREDICTED
+        y = torch.empty(x.shape)
         kernel.block_kernel(
             how,
             self._weights,
-            (*self._copy, *codes),
-            values,
+            self._copy,
+            codes,
+            as_floats(x),
             self._act,
-            np.float32(gate_cut),
+            gate_cut,
             h_cut,
-            room.lists(tokens),
-            room.parts(tokens),
+            lists,
+            parts,
             self._counts,
             y.numpy(),
         )
-        return y.to(x.dtype)
+        return y if x.dtype == torch.float32 else y.to(x.dtype)
 
 
 class _Room:
@@ -139,7 +142,7 @@ def _predictor_arrays(predictor: LayerPredictor | None) -> tuple[Any, ...]:
         return 4, codes, scales, codes, scales, np.zeros(0, np.float32)
     tensors = (predictor.gate_codes, predictor.gate_scales, predictor.up_codes, predictor.up_scales)
     given = [as_numpy(on_huge_pages(tensor)) for tensor in tensors if tensor is not None]
-    return predictor.bits, *(given if len(given) == 4 else (*given, codes, scales)), _floats(predictor.cuts)
+    return predictor.bits, *(given if len(given) == 4 else (*given, codes, scales)), as_floats(predictor.cuts)
 
 
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -151,9 +154,10 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _floats(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().to(torch.float32).contiguous().numpy()
+def as_floats(tensor: torch.Tensor) -> np.ndarray:
+    """Float32 and C-contiguous; a view where it is already."""
+    return tensor.detach().float().contiguous().numpy()
 
 
 def _scales(packed: PackedFFN) -> np.ndarray:
-    return np.ones((3, packed.d_ff), np.float32) if packed.scales is None else _floats(packed.scales)
+    return np.ones((3, packed.d_ff), np.float32) if packed.scales is None else as_floats(packed.scales)

@@ -180,16 +180,6 @@ def work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, y, coun
     counts[2] += kept
 
 
-@njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
-def block_kernel(how, weights, predictor, x, act, gate_cut, h_cut, room, parts, counts, y):
-    """`y (tokens, d_model)` of the block for `x (tokens, d_model)`, both float32."""
-    for thread in prange(parts.shape[0]):
-        work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, parts[thread], counts[thread])
-    y[:] = parts[0]
-    for thread in range(1, parts.shape[0]):
-        y += parts[thread]
-
-
 @njit(nogil=True, cache=True)
 def quantise(x, offset, codes, start, scale):
     """Tokens as int8 by `max |x| / 127`, and what the sum of each `GROUP` begins with: `-offset * sum(codes)`.
@@ -216,3 +206,16 @@ def quantise(x, offset, codes, start, scale):
             code = np.int32(np.rint(x[token, j] * inverse))
             codes[token, j] = code
             start[token, j // GROUP * 16] -= offset * code
+
+
+@njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
+def block_kernel(how, weights, copy, codes, x, act, gate_cut, h_cut, room, parts, counts, y):
+    """`y (tokens, d_model)` of the block for `x (tokens, d_model)`, both float32."""
+    if how == PREDICTED:
+        quantise(x, 2 ** (copy[0] - 1), *codes)
+    predictor = copy + codes
+    for thread in prange(parts.shape[0]):
+        work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, parts[thread], counts[thread])
+    y[:] = parts[0]
+    for thread in range(1, parts.shape[0]):
+        y += parts[thread]

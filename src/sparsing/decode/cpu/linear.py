@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numba import get_num_threads, njit, prange
 
-from sparsing.decode.cpu.block import as_numpy
+from sparsing.decode.cpu.block import as_floats, as_numpy
 from sparsing.decode.cpu.rows import FAST, dots_of_eight
 from sparsing.decode.kernels import MAX_TOKENS
 from sparsing.errors import InputError
@@ -39,9 +39,8 @@ class CpuLinear:
         """Shape `(tokens, out)`, dtype of `x`."""
         if x.shape[0] > MAX_TOKENS:
             raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {x.shape[0]}")
-        values = x.detach().to(torch.float32).contiguous().numpy()
         rows = self._rows.shape[0]
-        y = np.empty((-(-rows // 8) * 8, x.shape[0]), np.float32)
-        linear_kernel(self._rows, values, self._at, y)
-        out = torch.from_numpy(y[:rows]).T.to(x.dtype)
+        y = torch.empty(-(-rows // 8) * 8, x.shape[0])
+        linear_kernel(self._rows, as_floats(x), self._at, y.numpy())
+        out = y[:rows].T if x.dtype == torch.float32 else y[:rows].T.to(x.dtype)
         return out if self._bias is None else out + self._bias

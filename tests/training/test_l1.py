@@ -70,12 +70,13 @@ _WITHOUT_DROPOUT = {
 }
 
 
-def test_padding_does_not_count():
+@pytest.mark.parametrize("by_name", [True, False])
+def test_padding_does_not_count(by_name):
     model = build("llama").train()
     ids, mask = tiny_input(2, 16), torch.ones(2, 16, dtype=torch.long)
     mask[1, 8:] = 0
     penalty = L1Penalty(CONSTANT).attach(model)
-    model(input_ids=ids, attention_mask=mask)
+    model(input_ids=ids, attention_mask=mask) if by_name else model(ids, mask)
     padded = penalty(1).item()
     parts = []
     for row, length in ((0, 16), (1, 8)):

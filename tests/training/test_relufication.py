@@ -61,6 +61,13 @@ def test_the_vision_part_keeps_its_activation():
     assert model.config.get_text_config().hidden_activation == "relu"
 
 
+def test_another_name_of_its_activation_changes_nothing():
+    model = build("llama", hidden_act="gelu_python")
+    modules = list(model.modules())
+    assert list(relufy(model, "gelu").modules()) == modules
+    assert model.config.hidden_act == "gelu"
+
+
 @pytest.mark.parametrize("name", ["rellu", "xielu"])
 def test_unknown_activations_are_refused(name):
     with pytest.raises(InputError, match=r"known: .*relu"):

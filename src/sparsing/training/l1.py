@@ -9,6 +9,7 @@ type, since it hooks in where the measures do (`tap.py`).
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 import math
 from typing import TYPE_CHECKING, Any, Self
@@ -46,12 +47,14 @@ class L1Schedule:
         rising = all(a < b for a, b in itertools.pairwise(ends))
         if not factors or len(factors) != len(steps) or not rising:
             raise InputError(
-                f"a schedule has one factor per stage and rising last steps above 0, got factors {factors} and"
-                f" steps {steps}; e.g. factors (0.1, 1.0), steps (200, 1000)"
+                f"a schedule has one factor and one last step per stage, steps above 0 and rising, got factors"
+                f" {factors} and steps {steps}; e.g. factors (0.1, 1.0), steps (200, 1000)"
             )
         weights = [0.0, *factors]
         if not all(math.isfinite(b) and a <= b for a, b in itertools.pairwise(weights)):
-            raise InputError(f"factors must be finite, 0 or above, and not fall, got {factors}")
+            raise InputError(
+                f"factors must be finite, 0 or above, and not fall, got {factors}; e.g. factors (0.1, 1.0)"
+            )
 
     def factor(self, step: int) -> float:
         """The weight at this optimizer step, counted from 1."""
@@ -76,6 +79,7 @@ class L1Penalty:
     def __init__(self, schedule: L1Schedule):
         self.schedule = schedule
         self._handles: list[Any] = []
+        self._n_layers = 0
         self._means: dict[int, torch.Tensor] = {}
         self._mask: torch.Tensor | None = None
         self._open = self._watching = False
@@ -100,7 +104,7 @@ class L1Penalty:
         """Take the hooks off again."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._means = [], {}
+        self._handles, self._means, self._mask = [], {}, None
 
     def __call__(self, step: int) -> torch.Tensor:
         """The penalty of the last forward pass at optimizer step `step` (from 1): a scalar with gradients.
@@ -111,7 +115,7 @@ class L1Penalty:
         """
         means = [self._means[layer] for layer in sorted(self._means)]
         self._means = {}
-        if len(means) < getattr(self, "_n_layers", 1):
+        if not means or len(means) < self._n_layers:
             raise InputError(
                 "no activations to penalise: call attach(model), then a forward pass in training mode with"
                 " gradients; gradient checkpointing needs use_reentrant=False"
@@ -147,7 +151,8 @@ class L1Penalty:
     def _begin(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._open = self._watching = module.training and torch.is_grad_enabled()
         self._means = {}
-        self._mask = kwargs.get("attention_mask")
+        by_place = inspect.signature(module.forward).bind_partial(*args).arguments
+        self._mask = {**by_place, **kwargs}.get("attention_mask")
 
     def _end(self, module: Any, args: Any, output: Any) -> None:
         self._open = False

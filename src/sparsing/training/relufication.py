@@ -9,9 +9,11 @@ This is stage 1 of the paper, the activation of the feed-forward blocks. Quality
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers.activations import ACT2FN
 
 from sparsing.errors import InputError
 from sparsing.sites import find_sites, model_type
@@ -27,6 +29,8 @@ _FIELDS = ("hidden_act", "hidden_activation", "activation_function", "activation
 def relufy(model: PreTrainedModel, hidden_act: str = "relu") -> PreTrainedModel:
     """Give every feed-forward block of `model` this activation, in place; the configuration changes with it.
 
+    Sites and a `LoadedModel` that were made before hold the old activations: make them again.
+
     Args:
         hidden_act: A name that transformers knows, without parameters of its own: `relu`, `relu2`, `silu`, ...
 
@@ -37,24 +41,14 @@ def relufy(model: PreTrainedModel, hidden_act: str = "relu") -> PreTrainedModel:
         InputError: an unknown activation, or a model type whose activation is not set by its configuration, or
             sets that of other parts too; the model is as it was.
     """
-    sites = find_sites(model)
+    blocks = [site.name for site in find_sites(model)]
     _check_name(hidden_act)
-    config = _changed(model.config, hidden_act)
+    config = copy.deepcopy(model.config)
+    _set(config, hidden_act)
     with torch.device("meta"):
         wanted = type(model)(config)
     replaced = {name: module for name, module in wanted.named_modules() if _differs(model, name, module)}
-    inside = [name for name in replaced if any(name.startswith(f"{site.name}.") for site in sites)]
-    if len(inside) < len(replaced):
-        other = next(name for name in replaced if name not in inside)
-        raise InputError(
-            f"{model_type(model)}: its configuration sets the activation of {other} too, which is no feed-forward"
-            " block; change that model's modules by hand"
-        )
-    if len(inside) < len(sites) and not _has(model, hidden_act):
-        raise InputError(
-            f"{model_type(model)} does not take its activation from the configuration; relufy cannot change it in"
-            " a way that save_pretrained keeps"
-        )
+    _check_blocks(model, wanted, blocks, hidden_act, replaced)
     for name, module in replaced.items():
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, module)
@@ -63,34 +57,35 @@ def relufy(model: PreTrainedModel, hidden_act: str = "relu") -> PreTrainedModel:
 
 
 def _check_name(hidden_act: str) -> None:
-    from transformers.activations import ACT2FN
-
     if hidden_act not in ACT2FN or any(True for _ in ACT2FN[hidden_act].parameters()):
         known = ", ".join(sorted(name for name in ACT2FN if "xielu" not in name))
         raise InputError(f"unknown activation {hidden_act!r}, or one with parameters; known: {known}")
 
 
-def _fields(config: Any) -> list[str]:
-    text = config.get_text_config()
-    return [name for name in _FIELDS if isinstance(getattr(text, name, None), str)]
-
-
-def _changed(config: Any, hidden_act: str) -> Any:
-    changed = copy.deepcopy(config)
-    _set(changed, hidden_act)
-    return changed
+def _check_blocks(
+    model: PreTrainedModel, wanted: nn.Module, blocks: list[str], hidden_act: str, replaced: Iterable[str]
+) -> None:
+    """Raise InputError where the configuration sets the activation of more than the blocks, or not of all of them."""
+    other = [name for name in replaced if not any(name.startswith(f"{block}.") for block in blocks)]
+    if other:
+        raise InputError(
+            f"{model_type(model)}: its configuration sets the activation of {other[0]} too, which is no feed-forward"
+            " block; change that model's modules by hand"
+        )
+    kind = type(ACT2FN[hidden_act])
+    for block in blocks:
+        if not any(type(module) is kind for module in wanted.get_submodule(block).modules()):
+            raise InputError(
+                f"{model_type(model)} does not take its activation from the configuration; relufy cannot change it in"
+                " a way that save_pretrained keeps"
+            )
 
 
 def _set(config: Any, hidden_act: str) -> None:
-    for name in _fields(config):
-        setattr(config.get_text_config(), name, hidden_act)
-
-
-def _has(model: PreTrainedModel, hidden_act: str) -> bool:
-    fields = _fields(model.config)
-    return bool(fields) and all(
-        getattr(model.config.get_text_config(), name) == hidden_act for name in fields
-    )
+    text = config.get_text_config()
+    for name in _FIELDS:
+        if isinstance(getattr(text, name, None), str):
+            setattr(text, name, hidden_act)
 
 
 def _differs(model: nn.Module, name: str, wanted: nn.Module) -> bool:

@@ -59,6 +59,15 @@ def write_text(path: Path, text: str) -> None:
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one per line; none where there is no file, nor what a kill has cut short."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write named arrays as safetensors, whole or not at all."""
     from safetensors.numpy import save_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,13 @@ def test_checkpoints_of_another_trainer_are_not_touched(training_text, tmp_path)
     assert theirs.read_bytes() == b"theirs"
 
 
+def test_a_line_that_a_kill_has_cut_short_is_no_line(finished_run, tmp_path):
+    whole = (finished_run / "loss.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "loss.jsonl").write_text(whole[:-5], encoding="utf-8")
+    assert read_curve(tmp_path) == read_curve(finished_run)[:-1]
+    assert read_curve(tmp_path / "nowhere") == []
+
+
 def test_a_finished_run_is_left_as_it_is(finished_run, training_text):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
     assert train(tiny_config(training_text), finished_run) == read_curve(finished_run)
@@ -157,6 +165,15 @@ def test_the_extras_reach_the_trainer(finished_run, training_text, tmp_path):
     assert [row["step"] for row in rows] == [0, 10, 20]
     assert (tmp_path / "all" / "checkpoint-20" / "thresholds.json").exists()
     assert load_model(tmp_path / "all" / "checkpoint-20").model.config.hidden_act == "relu2"
+
+
+def test_going_on_does_not_need_the_start_any_more(finished_run, training_text, tmp_path):
+    start = shutil.copytree(finished_run / "checkpoint-20", tmp_path / "start")
+    config = tiny_config(training_text, sparser__start=str(start))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", callbacks=(StopAt(6),))
+    shutil.rmtree(start)
+    assert train(config, tmp_path / "run")[-1]["step"] == 20
 
 
 def test_a_start_of_another_shape_is_refused(finished_run, training_text, tmp_path):

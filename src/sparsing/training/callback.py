@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from sparsing.corpus import Corpus
 from sparsing.errors import InputError, TargetError
 from sparsing.models import LoadedModel
-from sparsing.results import write_text
+from sparsing.results import read_lines, write_text
 from sparsing.rules import make_rule
 from sparsing.subject import Subject
 from sparsing.training.probe import Reading, probe, reading
@@ -199,16 +199,12 @@ def undisturbed(model: nn.Module) -> Iterator[LoadedModel]:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a `sparsity.jsonl`, none where there is no file; a line that a kill has cut short is left out.
+    """The rows of a `sparsity.jsonl`, none where there is no file.
 
     A row has `step`, `tokens` (seen, where the Trainer counts them), `every`, `seconds` (what measuring took)
     and the readings `zero`, `fat`, `cett`, `ppl`, each with the fields of `probe.Reading`.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_lines(path)
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from sparsing.errors import InputError
-from sparsing.training.checks import above, at_least, divides, one_of, share
+from sparsing.training.checks import above, at_least, divides, one_of, part, share, within
 
 BUILTIN = "builtin"
 
@@ -151,12 +151,14 @@ class TrainingConfig:
         for name in ("tokens", "batch_tokens", "log_every"):
             at_least(f"training.{name}", getattr(self, name), 1)
         at_least("training.micro_batch", self.micro_batch, 0)
-        at_least("training.seed", self.seed, 0)
+        within("training.seed", self.seed, 0, 2**32 - 1)
         for name in ("lr", "clip"):
             above(f"training.{name}", getattr(self, name), 0)
         at_least("training.weight_decay", self.weight_decay, 0)
-        for name in ("warmup", "decay", "beta1", "beta2"):
+        for name in ("warmup", "decay"):
             share(f"training.{name}", getattr(self, name))
+        for name in ("beta1", "beta2"):
+            part(f"training.{name}", getattr(self, name))
         if self.warmup + self.decay > 1:
             raise InputError(
                 f"training.warmup {self.warmup:g} and training.decay {self.decay:g} are shares of one run and"
@@ -202,8 +204,7 @@ class TrackingConfig:
     """The p of PPL-p%; 0 leaves it out."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.tokens <= 32_768:
-            raise InputError(f"tracking.tokens must be in [2, 32768], got {self.tokens}; 2048 is enough")
+        within("tracking.tokens", self.tokens, 2, 32_768)
         at_least("tracking.every", self.every, 0)
         at_least("tracking.eps", self.eps, 0)
         share("tracking.target_cett", self.target_cett)

@@ -26,12 +26,15 @@ FILE = "thresholds.json"
 
 
 class FATReLU(TrainerCallback):
-    """Trains with the threshold: `Trainer(..., callbacks=[FATReLU(0.01)])`; each checkpoint gets its file."""
+    """Trains with the threshold: `Trainer(..., callbacks=[FATReLU(0.01)])`; each checkpoint gets its file.
+
+    It also acts in evaluation, and on the model after training, until `remove()`.
+    """
 
     def __init__(self, eps: float):
         """
         Args:
-            eps: Threshold of `|gate|`, 0 or above; the paper's is 0.01.
+            eps: Threshold of `|gate|`, finite, 0 or above; the paper's is 0.01.
 
         Raises:
             InputError: below 0 or not a number.
@@ -59,7 +62,11 @@ class FATReLU(TrainerCallback):
         self._handles = []
 
     def thresholds(self, model: nn.Module) -> Thresholds:
-        """The same as `Thresholds`, for any model of this many layers."""
+        """The same as `Thresholds`, for any model of this many layers.
+
+        Raises:
+            UnsupportedModelError: no family knows the model.
+        """
         return thresholds_at(make_rule("fat"), self.eps, n_layers=len(find_sites(model)))
 
     def on_train_begin(

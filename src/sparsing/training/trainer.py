@@ -71,10 +71,11 @@ def train(
     if schedule.steps in [saving.step_of(folder) for folder in saving.checkpoint_folders(run)]:
         return read_curve(run)
     bar = Bar(f"training {run.name}", schedule, progress or Progress())
+    model, resumed = build_model(config.model, config.training.seed, tokenizer), saving.newest(run)
     trainer = MupTrainer(
         config=config,
         schedule=schedule,
-        model=extras.start(build_model(config.model, config.training.seed, tokenizer)),
+        model=model if resumed else extras.start(model),
         args=_arguments(config, schedule, run, micro, accumulation),
         train_dataset=windows,
         eval_dataset=heldout,
@@ -90,7 +91,7 @@ def train(
     trainer.remove_callback(PrinterCallback)
     extras.attach(trainer, tokenizer)
     with contextlib.closing(bar), _quiet():
-        trainer.train(resume_from_checkpoint=str(found) if (found := saving.newest(run)) else None)
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     return read_curve(run)
 
 

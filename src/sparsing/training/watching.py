@@ -14,7 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sparsing.progress import Progress
-from sparsing.results import write_text
+from sparsing.results import read_lines, write_text
 from sparsing.training.schedule import Schedule
 
 LOSS_FILE = "loss.jsonl"
@@ -89,5 +89,4 @@ class Bar(TrainerCallback):
 
 def read_curve(run: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's loss curve, in the order of the steps; empty where nothing was logged."""
-    path = Path(run) / LOSS_FILE
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    return read_lines(Path(run) / LOSS_FILE)

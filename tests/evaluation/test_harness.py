@@ -52,6 +52,24 @@ def test_dense_is_lm_evals_own_model(lm, stories):
     assert lm.activities() is None
 
 
+def test_a_prompt_shared_by_options_is_encoded_once(lm, stories, monkeypatch):
+    """The tokens are those of lm-eval's own model; what a caller does to them stays with the caller."""
+    from lm_eval.models.huggingface import HFLM
+
+    own = HFLM(pretrained=stories.model, tokenizer=stories.tokenizer, batch_size=2)
+    prompt, options = "Tom and Sue went to the park. They", [" ran", " sat down", " ate", " ran home"]
+    wanted = [own._encode_pair(prompt, option) for option in options]
+    encode, texts = stories.tokenizer.encode, []
+    monkeypatch.setattr(
+        stories.tokenizer, "encode", lambda text, **options: texts.append(text) or encode(text, **options)
+    )
+    assert [lm._encode_pair(prompt, option) for option in options] == wanted
+    assert texts.count(prompt) == 1
+    lm.tok_encode(prompt).append(0)
+    assert lm.tok_encode(prompt) == wanted[0][0]
+    assert lm.tok_encode(prompt, add_special_tokens=False) == wanted[0][0][1:]  # without BOS
+
+
 def test_dense_again_after_sparse(lm, sparse_level):
     before = score(lm)
     lm.apply(sparse_level.thresholds)

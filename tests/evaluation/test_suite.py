@@ -217,6 +217,16 @@ def test_batch_size_by_itself(tmp_path, make_suite, stories):
     assert row.num_items == 4
 
 
+def test_float16_on_a_cpu_is_told(tmp_path, make_suite, stories_folder, caplog):
+    from sparsing.evaluation.suite import Suite
+    from sparsing.models import load_model
+
+    suite, _ = make_suite(tmp_path, ["copa"])
+    assert "float16" not in caplog.text
+    Suite(load_model(stories_folder, device="cpu", dtype="float16"), suite.loader, folder=tmp_path)
+    assert "--dtype float32" in caplog.text
+
+
 def test_lm_evals_log_comes_back(tmp_path, make_suite, caplog):
     harness = logging.getLogger("lm_eval")
     level = harness.level

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_KEPT_TEXTS = 16
+"""Texts whose tokens are kept: those of an item with several options."""
+
 
 def require_lm_eval() -> None:
     """Raise InputError where lm-eval is not installed."""
@@ -58,6 +61,7 @@ class SparseForwards:
             else pretrained
         )
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        self._encode = functools.lru_cache(_KEPT_TEXTS)(super().tok_encode)  # pyright: ignore
         super().__init__(pretrained=model, tokenizer=tokenizer, **options)  # pyright: ignore[reportCallIssue]
         self.pretrained, self.revision = self.loaded.name, self.loaded.revision
         if accelerator is not None:  # lm-eval splits the items over ranks by these
@@ -93,6 +97,10 @@ class SparseForwards:
             return None
         prefill, decode = zip(*(self._states or [self._state()]), strict=True)
         return activity(prefill, self._mask.d_ff), activity(decode, self._mask.d_ff)
+
+    def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        """Options of an item come one after the other: the prompt that they share is encoded once."""
+        return self._encode(string, *args, **kwargs).copy()
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = False):
         hidden = disable_tqdm or not self._show_progress

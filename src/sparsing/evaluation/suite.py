@@ -23,6 +23,7 @@ from sparsing.evaluation.chance import chance_of
 from sparsing.evaluation.changes import changes_of
 from sparsing.evaluation.outcome import Evaluation, Level, TaskOutcome, rows_of
 from sparsing.evaluation.scoring import first_metric, item_lines, part_outcome, score_of
+from sparsing.evaluation.templates import compiled_once
 from sparsing.provenance import describe
 from sparsing.results import write_text
 from sparsing.runs import fingerprint
@@ -68,6 +69,8 @@ class Suite:
 
         if limit is not None and limit < 1:
             raise InputError(f"--limit is a number of items, at least 1, got {limit}")
+        if loaded.dtype == "float16" and loaded.model.device.type == "cpu":
+            logger.warning("most CPUs multiply float16 several times slower than float32: --dtype float32")
         self.loader, self.folder, self.limit, self.log_items = loader, Path(folder), limit, log_items
         with quiet():
             self.lm = sparsing_lm()(loaded, batch_size=1, max_length=max_length, show_progress=show_progress)
@@ -145,7 +148,7 @@ class Suite:
         for part in task.parts:
             part.set_fewshot_seed(seed=_SEED)
         try:
-            with quiet():
+            with quiet(), compiled_once():
                 return evaluate(  # pyright: ignore[reportReturnType]
                     lm=self.lm,
                     task_dict={"tasks": {part.task_name: part for part in task.parts}},

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from cells import SCALES, SHAPES, CellResult
-from findings import LAST, last_ratio, law_fit, shape_fit
+from findings import ACTS, LAST, first_seeds, label, last_ratio, law_fit, shape_fit, size, width_over_depth
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sparsing.laws.points import BILLION
 from sparsing.report.style import MARKERS, MUTED, PALETTE, new_figure, plain_numbers, styled, whiskers
-
-ACTS = {"relu": "ReLU", "silu": "SiLU"}
 
 
 @styled()
@@ -25,11 +24,11 @@ def along_training(cells: Sequence[CellResult]) -> Figure:
         for cell in _shown(cells, SCALES, act):
             colour, marker = _look(SCALES.index(cell.preset))
             tokens = np.array([p.tokens for p in cell.track.points])
-            axes.plot(tokens, _ratios(cell), marker, color=colour, label=_size(cell))
+            axes.plot(tokens, _ratios(cell), marker, color=colour, label=size(cell))
             whiskers(axes, tokens.tolist(), _bars(cell), colour=colour, width=0.8)
             found = law_fit(cell)
             grid = np.geomspace(found.kept_x[0], found.kept_x[-1], 200)
-            axes.plot(grid * 1e9, 100 * found.curve(grid), color=colour, linewidth=1)
+            axes.plot(grid * BILLION, 100 * found.curve(grid), color=colour, linewidth=1)
         axes.set_xscale("log")
         plain_numbers(axes.xaxis, unit=1e6)
         axes.set(title=title, xlabel="training tokens, millions", ylabel="activation ratio, %")
@@ -46,9 +45,7 @@ def against_loss(cells: Sequence[CellResult]) -> Figure:
         for cell in _shown(cells, SCALES, act):
             colour, marker = _look(SCALES.index(cell.preset))
             losses = [p.loss for p in cell.track.points]
-            axes.plot(
-                losses, _ratios(cell), line, marker=marker, color=colour, label=f"{ACTS[act]} {_size(cell)}"
-            )
+            axes.plot(losses, _ratios(cell), line, marker=marker, color=colour, label=label(cell))
     axes.set(xlabel="held-out loss, nats per token", ylabel="activation ratio, %")
     _legend(axes, columns=2)
     return figure
@@ -57,14 +54,14 @@ def against_loss(cells: Sequence[CellResult]) -> Figure:
 @styled()
 def width_against_depth(cells: Sequence[CellResult]) -> Figure:
     """Ratio and loss at the end against width over depth."""
-    shapes = sorted(_shown(cells, SHAPES, "relu"), key=_ratio_of)
+    shapes = sorted(_shown(cells, SHAPES, "relu"), key=width_over_depth)
     figure = new_figure(
         3.2, "Width against depth, ReLU", f"mean of the last {LAST} points; bars: their range"
     )
     left, right = figure.subplots(1, 2)
-    x = [_ratio_of(cell) for cell in shapes]
+    x = [width_over_depth(cell) for cell in shapes]
     ends = [[(100 * p.activation_ratio, p.loss) for p in cell.track.points[-LAST:]] for cell in shapes]
-    for axes, column, label in (
+    for axes, column, name in (
         (left, 0, "activation ratio, %"),
         (right, 1, "held-out loss, nats per token"),
     ):
@@ -73,7 +70,7 @@ def width_against_depth(cells: Sequence[CellResult]) -> Figure:
         whiskers(axes, x, [(min(v), max(v)) for v in values], colour=PALETTE[0])
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
-        axes.set(xlabel="d_model / n_layers", ylabel=label)
+        axes.set(xlabel="d_model / n_layers", ylabel=name)
     if (found := shape_fit(shapes)) is not None:
         grid = np.geomspace(min(x), max(x), 200)
         left.plot(grid, 100 * found.curve(grid), color=MUTED, linewidth=1, label="linear, then flat")
@@ -118,8 +115,7 @@ def losses(cells: Sequence[CellResult]) -> Figure:
 
 
 def _shown(cells: Sequence[CellResult], presets: Sequence[str], act: str) -> list[CellResult]:
-    chosen = [c for c in cells if c.preset in presets and c.hidden_act == act and c.seed == 1]
-    return sorted(chosen, key=lambda c: presets.index(c.preset))
+    return [cell for cell in first_seeds(cells, presets) if cell.hidden_act == act]
 
 
 def _look(index: int) -> tuple[str, str]:
@@ -133,14 +129,6 @@ def _ratios(cell: CellResult) -> list[float]:
 def _bars(cell: CellResult) -> list[tuple[float, float] | None]:
     intervals = [p.activation_ratio_interval for p in cell.track.points]
     return [None if i is None else (100 * i[0], 100 * i[1]) for i in intervals]
-
-
-def _ratio_of(cell: CellResult) -> float:
-    return cell.d_model / cell.n_layers
-
-
-def _size(cell: CellResult) -> str:
-    return f"{cell.num_parameters / 1e6:.2f}M"
 
 
 def _legend(axes: Axes, columns: int = 1) -> None:

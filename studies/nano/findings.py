@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from cells import CELLS, SCALES, SEEDED, SHAPES, CellResult
 
-from sparsing.laws import fit, make_points
+from sparsing.laws import FORMS, fit, make_points
 from sparsing.laws.joint import share_test
 from sparsing.laws.lawfit import Estimate, LawFit
+from sparsing.laws.points import Points
+from sparsing.laws.solve import Problem, solve
 
 YES, NO, OPEN = "shows up", "does not show up", "cannot be said"
+ACTS = {"relu": "ReLU", "silu": "SiLU"}
+WITHOUT_BEND = {"log_line": "a straight line in the logarithm", "power": "a power law"}
+"""Curves of two coefficients that the ratio may follow over width and depth instead; name of the form to words."""
 LEVEL = 0.95
 WARM = 200_000
 """Points with fewer training tokens are left out: the first of them fall in the warm-up of the rate."""
@@ -48,11 +53,12 @@ def load_cells() -> dict[str, CellResult]:
 
 def find(cells: dict[str, CellResult]) -> list[Finding]:
     """The four findings."""
+    scales, shapes = ([*first_seeds(cells.values(), presets)] for presets in (SCALES, SHAPES))
     return [
-        direction(_of(cells, SCALES)),
-        equal_quality(_of(cells, SCALES)),
-        width_depth(_of(cells, SHAPES, "relu"), seed_spread(cells)),
-        scale_limit(_of(cells, SCALES), seed_spread(cells)),
+        direction(scales),
+        equal_quality(scales),
+        width_depth([cell for cell in shapes if cell.hidden_act == "relu"], seed_spread(cells)),
+        scale_limit(scales),
     ]
 
 
@@ -82,7 +88,7 @@ def _direction_line(cell: CellResult, kept: Estimate) -> str:
     """Both slopes of a cell in points per doubling, and from where the law is fitted."""
     found = law_fit(cell)
     return (
-        f"{_label(cell)}: {_doubling(kept)} points per doubling of the tokens from"
+        f"{label(cell)}: {_doubling(kept)} points per doubling of the tokens from"
         f" {found.x[found.num_dropped]:,.0f} tokens on; {_doubling(slope(cell, 0))} from {WARM:,} on"
     )
 
@@ -107,7 +113,7 @@ def equal_quality(cells: Sequence[CellResult]) -> Finding:
         " that of the SiLU model by more than the interval of the difference, at every scale.",
         answer=_verdict([high < 0 for *_, high in gaps], [low > 0 for *_, low, _ in gaps], len(gaps) >= 2),
         lines=tuple(
-            f"{_scale(relu)}: at a loss of {loss:.3f}, ReLU {100 * a:.2f}% and SiLU {100 * b:.2f}%;"
+            f"{size(relu)}: at a loss of {loss:.3f}, ReLU {100 * a:.2f}% and SiLU {100 * b:.2f}%;"
             f" difference {_points(a - b)} points [{_points(low)}, {_points(high)}]"
             for relu, silu, loss, a, b, low, high in gaps
         ),
@@ -119,23 +125,26 @@ def width_depth(cells: Sequence[CellResult], spread: float) -> Finding:
     """Whether the ratio rises linearly with width over depth up to a bottleneck, then stays flat."""
     found = shape_fit(cells)
     lines = [
-        f"{cell.d_model}x{cell.n_layers} (ratio {cell.d_model / cell.n_layers:.1f}):"
+        f"{cell.d_model}x{cell.n_layers} (ratio {width_over_depth(cell):.1f}):"
         f" {100 * last_ratio(cell):.2f}%, held-out loss {last_loss(cell):.3f}"
-        for cell in sorted(cells, key=lambda c: c.d_model / c.n_layers)
+        for cell in sorted(cells, key=width_over_depth)
     ]
     answer = OPEN
     if found is not None:
         rise, bend = found.estimate("b"), found.estimate("r0")
         lines.append(
-            f"rise below the bend: {_points(rise.value)} points per unit of width over depth"
-            f" [{_points(rise.low)}, {_points(rise.high)}]; bend at {_span(bend)}; {found.verdict}"
+            f"rise below the bend: {100 * rise.value:.3g} points per unit of width over depth"
+            f" [{100 * rise.low:.3g}, {100 * rise.high:.3g}]; bend at {_span(bend)}; {found.verdict}"
         )
-        rises, better = rise.low > 0, all(r.delta_aicc > 0 or math.isnan(r.delta_aicc) for r in found.rivals)
-        answer = YES if rises and bend.closed and better else NO if _falls(cells) else OPEN
+        errors = bendless_errors(found)
+        others = ", ".join(f"{WITHOUT_BEND[name]} {_points(error)}" for name, error in errors.items())
+        lines.append(f"error of the fit, in points: linear, then flat {_points(found.rmse)}, {others}")
+        shown = rise.low > 0 and bend.closed and found.rmse < min(errors.values())
+        answer = YES if shown else NO if _falls(cells) else OPEN
     if cells:
         ratios = [last_ratio(cell) for cell in cells]
         lines.append(
-            f"all shapes lie within {_points(max(ratios) - min(ratios))} points; seeds of one shape scatter by"
+            f"all shapes lie within {_points(max(ratios) - min(ratios))} points; seeds of {SEEDED} scatter by"
             f" {'an unknown amount' if math.isnan(spread) else _points(spread) + ' points (standard deviation)'}"
         )
     return Finding(
@@ -143,7 +152,8 @@ def width_depth(cells: Sequence[CellResult], spread: float) -> Finding:
         claim="At a fixed parameter count the activation ratio rises linearly with d_model / n_layers up to a"
         " bottleneck (114 at 0.1B), then stays flat.",
         rule=f"In a line that turns flat, fitted to the ratios at the end (mean of the last {LAST} points), the"
-        " rise is above 0 over its interval, the interval of the bend is closed, and no rival form fits better."
+        " rise is above 0 over its interval, the interval of the bend is closed, and neither"
+        f" {' nor '.join(WITHOUT_BEND.values())}, both with a coefficient less, comes nearer to the points."
         " It does not show up when the ratio falls with width over depth (rank correlation below -0.7).",
         answer=answer,
         lines=tuple(lines),
@@ -151,10 +161,10 @@ def width_depth(cells: Sequence[CellResult], spread: float) -> Finding:
     )
 
 
-def scale_limit(cells: Sequence[CellResult], spread: float) -> Finding:
+def scale_limit(cells: Sequence[CellResult]) -> Finding:
     """Whether the limit of the law is the same at all scales."""
     lines, answers = [], []
-    for act in ("relu", "silu"):
+    for act in ACTS:
         series = [cell for cell in cells if cell.hidden_act == act]
         if len(series) < 2:
             continue
@@ -163,29 +173,30 @@ def scale_limit(cells: Sequence[CellResult], spread: float) -> Finding:
         for cell, found in zip(series, fits, strict=True):
             limit = found.estimate("A0")
             lines.append(
-                f"{_label(cell)}: limit {100 * limit.value:.2f}% {_limit_span(limit)},"
+                f"{label(cell)}: limit {100 * limit.value:.2f}% {_limit_span(limit)},"
                 f" at the end {100 * last_ratio(cell):.2f}%; {found.verdict}"
             )
         lines.append(
-            f"{_act(act)}, one limit for all: {100 * test.values['A0']:.2f}%, p = {test.p_value:.2g}"
+            f"{ACTS[act]}, one limit for all: {100 * test.values['A0']:.2f}%, p = {test.p_value:.2g}"
         )
         known = all(found.identified for found in fits)
         answers.append(OPEN if not known else YES if test.p_value > 1 - LEVEL else NO)
     return Finding(
         title="The limit hardly depends on the scale",
         claim="At a similar width-depth ratio, models of all scales go to about the same activation ratio.",
-        rule="The limits of the paper's law are identified at every scale (`sparsing fit` says so), and a common"
-        " limit is not rejected at 5%. It does not show up when they are identified and it is rejected.",
-        answer=answers[0] if answers and len(set(answers)) == 1 else OPEN,
+        rule="For both activations the limits of the paper's law are identified at every scale (`sparsing fit` says"
+        f" so), and a common limit is not rejected at {1 - LEVEL:.0%}. It does not show up when they are identified"
+        " and it is rejected.",
+        answer=answers[0] if len(answers) == len(ACTS) and len(set(answers)) == 1 else OPEN,
         lines=tuple(lines),
         waiting=_waiting(cells, SCALES, ("relu", "silu")),
     )
 
 
-def points_of(cell: CellResult):
+def points_of(cell: CellResult) -> Points:
     """The points of a cell from `WARM` tokens on, as the laws take them."""
     kept = [point for point in cell.track.points if point.tokens >= WARM]
-    return make_points([p.tokens for p in kept], [p.activation_ratio for p in kept], name=_label(cell))
+    return make_points([p.tokens for p in kept], [p.activation_ratio for p in kept], name=label(cell))
 
 
 def law_fit(cell: CellResult) -> LawFit:
@@ -202,9 +213,16 @@ def shape_fit(cells: Sequence[CellResult]) -> LawFit | None:
     """Linear, then flat, over the shapes; None with fewer than five."""
     if len(cells) < 5:
         return None
-    x, y = [cell.d_model / cell.n_layers for cell in cells], [last_ratio(cell) for cell in cells]
+    x, y = [width_over_depth(cell) for cell in cells], [last_ratio(cell) for cell in cells]
     points = make_points(x, y, name="width against depth", variable="width_depth")
     return fit(points, "bottleneck", drop=0, level=LEVEL, num_resamples=0)
+
+
+def bendless_errors(found: LawFit) -> dict[str, float]:
+    """Root mean square error of each curve `WITHOUT_BEND` on the points of a fit, a ratio as `found.rmse` is."""
+    x, y = found.kept_x, found.kept_ratio
+    rss = {name: solve(Problem(form=FORMS[name], x=x, y=y)).rss for name in WITHOUT_BEND}
+    return {name: math.sqrt(value / len(x)) for name, value in rss.items()}
 
 
 def gap(relu: CellResult, silu: CellResult) -> tuple[float, float, float, float, float]:
@@ -246,10 +264,25 @@ def seed_spread(cells: dict[str, CellResult]) -> float:
     return float(np.std(ratios, ddof=1)) if len(ratios) > 1 else math.nan
 
 
-def _of(cells: dict[str, CellResult], presets: Sequence[str], act: str = "") -> list[CellResult]:
-    """First seeds, in the order of the presets."""
-    chosen = [c for c in cells.values() if c.preset in presets and c.seed == 1 and act in ("", c.hidden_act)]
-    return sorted(chosen, key=lambda c: (presets.index(c.preset), c.hidden_act))
+def first_seeds(cells: Iterable[CellResult], presets: Sequence[str]) -> list[CellResult]:
+    """The cells of these presets with the first seed, in the order of the presets."""
+    chosen = [cell for cell in cells if cell.preset in presets and cell.seed == 1]
+    return sorted(chosen, key=lambda cell: (presets.index(cell.preset), cell.hidden_act))
+
+
+def width_over_depth(cell: CellResult) -> float:
+    """`d_model / n_layers`."""
+    return cell.d_model / cell.n_layers
+
+
+def size(cell: CellResult) -> str:
+    """Parameters, as it stands in legends."""
+    return f"{cell.num_parameters / 1e6:.2f}M"
+
+
+def label(cell: CellResult) -> str:
+    """Activation and size."""
+    return f"{ACTS[cell.hidden_act]} {size(cell)}"
 
 
 def _verdict(for_it: Sequence[bool], against: Sequence[bool], enough: bool) -> str:
@@ -260,13 +293,14 @@ def _verdict(for_it: Sequence[bool], against: Sequence[bool], enough: bool) -> s
 
 def _both(cells: Sequence[CellResult]) -> bool:
     """Whether both activations are there at two scales at least."""
-    return all(sum(cell.hidden_act == act for cell in cells) >= 2 for act in ("relu", "silu"))
+    return all(sum(cell.hidden_act == act for cell in cells) >= 2 for act in ACTS)
 
 
 def _falls(cells: Sequence[CellResult]) -> bool:
     from scipy.stats import spearmanr
 
-    return spearmanr([c.d_model / c.n_layers for c in cells], [last_ratio(c) for c in cells]).statistic < -0.7
+    ranks = spearmanr([width_over_depth(cell) for cell in cells], [last_ratio(cell) for cell in cells])
+    return ranks.statistic < -0.7
 
 
 def _waiting(cells: Sequence[CellResult], presets: Sequence[str], acts: Sequence[str]) -> tuple[str, ...]:
@@ -275,21 +309,9 @@ def _waiting(cells: Sequence[CellResult], presets: Sequence[str], acts: Sequence
     return tuple(name for name in wanted if name not in there)
 
 
-def _act(name: str) -> str:
-    return {"relu": "ReLU", "silu": "SiLU"}[name]
-
-
-def _scale(cell: CellResult) -> str:
-    return f"{cell.num_parameters / 1e6:.2f}M"
-
-
-def _label(cell: CellResult) -> str:
-    return f"{_act(cell.hidden_act)} {_scale(cell)}"
-
-
 def _points(value: float) -> str:
     """A difference of ratios in percentage points."""
-    return f"{100 * value:+.2f}" if value < 0 else f"{100 * value:.2f}"
+    return f"{100 * value:.2f}"
 
 
 def _span(estimate: Estimate) -> str:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import figures
 from cells import CELLS, EARLY, HERE, LATE, SCALES, SEEDED, SHAPES, TOKENS, WINDOW, WINDOWS, CellResult
-from findings import LAST, Finding, find, last_loss, last_ratio, load_cells, seed_spread
+from findings import ACTS, LAST, LEVEL, WARM, Finding, find, last_loss, last_ratio, load_cells, seed_spread
 
 from sparsing.report.style import save_image
 from sparsing.results import write_text
+from sparsing.training.config import TrainConfig
+from sparsing.training.reading import read_config
 from sparsing.training.shapes import PRESETS
 
 PICTURES = {
@@ -25,6 +27,9 @@ PICTURES = {
     "against_scale": "Ratio at the end by scale",
     "losses": "Training loss",
 }
+
+LOSSES = 10
+"""Points of the training curve that a mean at its end is over."""
 
 
 def main() -> None:
@@ -106,12 +111,13 @@ def _table(cells: Sequence[CellResult]) -> str:
     head = "| cell | shape | parameters | CETT | ratio at the end | held-out loss | training loss | minutes |"
     rows = [
         f"| {c.name} | {c.d_model}x{c.n_layers} | {c.num_parameters:,} | {c.track.level:.3g} |"
-        f" {last_ratio(c):.2%} | {last_loss(c):.3f} | {sum(c.loss[-10:]) / 10:.3f} |"
+        f" {last_ratio(c):.2%} | {last_loss(c):.3f} | {sum(c.loss[-LOSSES:]) / LOSSES:.3f} |"
         f" {(c.train_sec + c.track_sec) / 60:.0f} |"
         for c in cells
     ]
     note = (
-        f"Ratio and held-out loss: mean of the last {LAST} points. Minutes: of the session that ended the cell, on a"
+        f"Ratio and held-out loss: mean of the last {LAST} points; training loss: of the last {LOSSES} points of its"
+        " curve. Minutes: of the session that ended the cell, on a"
         " machine that had other work."
     )
     return "\n".join([head, "|---|---|---|---|---|---|---|---|", *rows]) + f"\n\n{note}"
@@ -119,11 +125,11 @@ def _table(cells: Sequence[CellResult]) -> str:
 
 def _seeds(cells: dict[str, CellResult]) -> str:
     lines = []
-    for act in ("relu", "silu"):
+    for act, name in ACTS.items():
         seeds = [c for c in cells.values() if (c.preset, c.hidden_act) == (SEEDED, act)]
         ratios = ", ".join(f"{last_ratio(c):.2%} (seed {c.seed})" for c in seeds)
-        if seeds:
-            lines.append(f"{SEEDED}, {figures.ACTS[act]}: {ratios}.")
+        if len(seeds) > 1:
+            lines.append(f"{SEEDED}, {name}: {ratios}.")
     spread = seed_spread(cells)
     known = "" if math.isnan(spread) else f" Standard deviation, ReLU: {100 * spread:.2f} points."
     return "Seeds at one point: " + " ".join(lines) + known if lines else "No seed is repeated yet."
@@ -131,23 +137,38 @@ def _seeds(cells: dict[str, CellResult]) -> str:
 
 def _method(cells: dict[str, CellResult]) -> str:
     provenance = next(iter(cells.values())).track.provenance
+    config = read_config(preset=CELLS[0].preset, overrides=CELLS[0].overrides())
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return f"""```
 python studies/nano/run.py --jobs 2   # or `make study`: goes on where it was cut off
 python studies/nano/report.py
 ```
 
-- Shapes: {len(SCALES)} scales at a width-depth ratio of 48 ({", ".join(SCALES)}), ReLU and SiLU; {len(SHAPES)} shapes
-  of one size, ReLU ({", ".join(SHAPES)}); {SEEDED} with three seeds (`sparsing train --list-presets`).
-- Training: muP with `dim_model_base` 64, peak rate 0.01, {TOKENS:,} tokens in steps of 2,048, windows of {WINDOW},
-  AdamW 0.9/0.95, weight decay 0.1, clip 1; the rate warms up over 2% of the steps and then stays, so all points lie
-  in the stable phase of WSD. Matrix products in bfloat16, weights in float32. One tokenizer of 1,024 entries.
+- Shapes: {len(SCALES)} scales at a width-depth ratio of {config.model.d_model / config.model.n_layers:g}
+  ({", ".join(SCALES)}), ReLU and SiLU; {len(SHAPES)} shapes of one size, ReLU
+  ({", ".join(SHAPES)}); {SEEDED} with three seeds (`sparsing train --list-presets`).
+- Training: {_training(config)}
 - Text: `sparsing.demo.text`, about one document in twenty held out by a digest of its name.
 - Measuring: {len(EARLY) + len(LATE)} checkpoints per run on {WINDOWS} held-out windows ({WINDOWS * WINDOW:,} tokens,
   the same for all) in float32; one CETT per run, found on its last {LAST} checkpoints jointly at PPL-1%, used for all
   (`sparsing track`). Intervals of single points are over windows, 95%.
-- Fits: `sparsing.laws`, 95% profile-likelihood intervals with correlated neighbours; points from 200,000 tokens on.
+- Fits: `sparsing.laws`, {LEVEL:.0%} profile-likelihood intervals with correlated neighbours; points from {WARM:,}
+  tokens on.
 - Versions: {versions}; {provenance.platform}."""
+
+
+def _training(config: TrainConfig) -> str:
+    """What all cells have in common."""
+    model, training = config.model, config.training
+    return (
+        f"{'muP' if model.parametrization == 'mup' else model.parametrization} with `dim_model_base`"
+        f" {model.dim_model_base}, peak rate {training.lr:g}, {training.tokens:,} tokens in steps of"
+        f" {training.batch_tokens:,}, windows of {model.context}, AdamW {training.beta1:g}/{training.beta2:g}, weight"
+        f" decay {training.weight_decay:g}, clip {training.clip:g}; the rate warms up over {training.warmup:.0%} of the"
+        f" steps and then stays (decay {training.decay:.0%}), so all points after that lie in the stable phase of"
+        f" WSD. Matrix products in {training.precision}, weights in float32. One tokenizer of {model.vocab_size:,}"
+        " entries."
+    )
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def find(cells: dict[str, CellResult]) -> list[Finding]:
         direction(scales),
         equal_quality(scales),
         width_depth([cell for cell in shapes if cell.hidden_act == "relu"], seed_spread(cells)),
-        scale_limit(scales),
+        scale_limit(scales, seed_spread(cells)),
     ]
 
 
@@ -144,8 +144,7 @@ def width_depth(cells: Sequence[CellResult], spread: float) -> Finding:
     if cells:
         ratios = [last_ratio(cell) for cell in cells]
         lines.append(
-            f"all shapes lie within {_points(max(ratios) - min(ratios))} points; seeds of {SEEDED} scatter by"
-            f" {'an unknown amount' if math.isnan(spread) else _points(spread) + ' points (standard deviation)'}"
+            f"all shapes lie within {_points(max(ratios) - min(ratios))} points; {_seeds_line(spread)}"
         )
     return Finding(
         title="The ratio rises linearly with width over depth up to a bottleneck",
@@ -161,8 +160,8 @@ def width_depth(cells: Sequence[CellResult], spread: float) -> Finding:
     )
 
 
-def scale_limit(cells: Sequence[CellResult]) -> Finding:
-    """Whether the limit of the law is the same at all scales."""
+def scale_limit(cells: Sequence[CellResult], spread: float) -> Finding:
+    """Whether the limit of the law is the same at all scales; the fits know the noise of one run, not of seeds."""
     lines, answers = [], []
     for act in ACTS:
         series = [cell for cell in cells if cell.hidden_act == act]
@@ -179,14 +178,18 @@ def scale_limit(cells: Sequence[CellResult]) -> Finding:
         lines.append(
             f"{ACTS[act]}, one limit for all: {100 * test.values['A0']:.2f}%, p = {test.p_value:.2g}"
         )
-        known = all(found.identified for found in fits)
-        answers.append(OPEN if not known else YES if test.p_value > 1 - LEVEL else NO)
+        limits = [found.estimate("A0").value for found in fits]
+        known, shared = all(found.identified for found in fits), test.p_value > 1 - LEVEL
+        apart = max(limits) - min(limits) > 2 * spread  # False for an unknown spread
+        answers.append(YES if known and shared else NO if known and apart else OPEN)
+    if lines:
+        lines.append(_seeds_line(spread))
     return Finding(
         title="The limit hardly depends on the scale",
         claim="At a similar width-depth ratio, models of all scales go to about the same activation ratio.",
         rule="For both activations the limits of the paper's law are identified at every scale (`sparsing fit` says"
-        f" so), and a common limit is not rejected at {1 - LEVEL:.0%}. It does not show up when they are identified"
-        " and it is rejected.",
+        f" so), and a common limit is not rejected at {1 - LEVEL:.0%}. It does not show up when they are identified,"
+        f" it is rejected, and they lie further apart than twice the standard deviation over seeds of {SEEDED}.",
         answer=answers[0] if len(answers) == len(ACTS) and len(set(answers)) == 1 else OPEN,
         lines=tuple(lines),
         waiting=_waiting(cells, SCALES, ("relu", "silu")),
@@ -283,6 +286,11 @@ def size(cell: CellResult) -> str:
 def label(cell: CellResult) -> str:
     """Activation and size."""
     return f"{ACTS[cell.hidden_act]} {size(cell)}"
+
+
+def _seeds_line(spread: float) -> str:
+    known = "an unknown amount" if math.isnan(spread) else f"{_points(spread)} points (standard deviation)"
+    return f"seeds of {SEEDED}, ReLU, scatter by {known}"
 
 
 def _verdict(for_it: Sequence[bool], against: Sequence[bool], enough: bool) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from sparsing.errors import InputError
 
@@ -21,12 +24,21 @@ class TimedTokens:
 
     ids: torch.Tensor
     """Prompt and new tokens, shape `(batch, tokens)`."""
-    num_new_tokens: int
-    """New tokens of each sequence."""
     ttft_sec: float
     """From the call to the first new token: the prompt's forward."""
-    tok_per_sec: float
-    """New tokens after the first, of all sequences, over the time since the first; NaN for a single one."""
+    later_sec: tuple[float, ...]
+    """Of each step after the first, which writes a token of every sequence."""
+
+    @property
+    def num_new_tokens(self) -> int:
+        """New tokens of each sequence."""
+        return 1 + len(self.later_sec)
+
+    @property
+    def tok_per_sec(self) -> float:
+        """New tokens after the first, of all sequences, over the time since the first; NaN for a single one."""
+        written = len(self.later_sec) * self.ids.shape[0]
+        return written / sum(self.later_sec) if written else math.nan
 
 
 class _Clock(StoppingCriteria):
@@ -41,12 +53,18 @@ class _Clock(StoppingCriteria):
 
 
 def generate_timed(
-    model: PreTrainedModel, ids: torch.Tensor, *, max_new_tokens: int, to_the_end: bool = False
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    *,
+    max_new_tokens: int,
+    to_the_end: bool = False,
+    processors: Sequence[LogitsProcessor] = (),
 ) -> TimedTokens:
     """Decode greedily from `ids (batch, tokens)`, none of them padding.
 
     Args:
         to_the_end: Go on after an end-of-text token, so that every run has the same length.
+        processors: Of the logits, before the largest is taken.
 
     Raises:
         InputError: less than one new token, or an empty prompt.
@@ -64,16 +82,16 @@ def generate_timed(
         min_new_tokens=max_new_tokens if to_the_end else None,
         do_sample=False,
         pad_token_id=_pad(model),
+        logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList([clock]),
     )
-    began, first, last = clock.stamps[0], clock.stamps[1], clock.stamps[-1]
-    later = (len(clock.stamps) - 2) * ids.shape[0]
-    return TimedTokens(
-        ids=written,  # pyright: ignore[reportArgumentType]
-        num_new_tokens=len(clock.stamps) - 1,
-        ttft_sec=first - began,
-        tok_per_sec=later / (last - first) if later else float("nan"),
-    )
+    first, *later = differences(clock.stamps)
+    return TimedTokens(ids=written, ttft_sec=first, later_sec=tuple(later))  # pyright: ignore[reportArgumentType]
+
+
+def differences(stamps: Sequence[float]) -> list[float]:
+    """Of each to the one before."""
+    return [after - before for before, after in itertools.pairwise(stamps)]
 
 
 def _pad(model: PreTrainedModel) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -240,3 +241,17 @@ def test_a_model_in_another_dtype_is_refused():
 def test_a_whole_plan_that_is_none():
     with pytest.raises(InputError, match="3 new tokens"):
         WholePlan(new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "tables"),
+    [("ffn", FFNBench, ffn_tables), ("batches", FFNBench, ffn_tables), ("whole", WholeBench, whole_tables)],
+)
+def test_results_of_the_repository_can_be_read_and_shown(name, kind, tables):
+    results = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+    found = sorted(results.glob(f"decode-{name}-*.json"))
+    assert found
+    for path in found:
+        bench = kind.load(path)
+        assert sum(len(rows) for _, rows in tables(bench).values()) == len(bench.lines) > 0
+        assert bench.processor in notes(bench)[0]

@@ -1,32 +1,18 @@
-"""What a benchmark of decoding found, line by line; saved as JSON, from which every table and picture is made."""
+"""What a benchmark of one block found, line by line; saved as JSON, from which every table and picture is made."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from sparsing.decode.bandwidth import Bandwidth
-from sparsing.provenance import Provenance
-from sparsing.results import Result
+from sparsing.decode.bench_base import Bench, BenchLine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FFNLine(Result):
-    """One way to compute one block, at a dtype, a batch and a ratio."""
+class FFNLine(BenchLine):
+    """One way to compute one block; times are over rounds, and a dense engine's do not depend on the ratio."""
 
-    shape: str
-    dtype: str
     batch: int
     """Tokens decoded at once."""
-    name: str
-    """E.g. `torch eager`, `own dense`, `sparse, exact`, `4-bit predictor`."""
-    ratio: float | None
-    """Wanted activation ratio of the inputs; None for a dense engine, whose time does not depend on it."""
-    ms: float
-    """Milliseconds per block, median over rounds."""
-    ms_low: float
-    """First quartile over rounds."""
-    ms_high: float
-    """Third quartile over rounds."""
     speedup: float
     """Median of the fastest dense engine of the same shape, dtype and batch, over this one's."""
     speedup_low: float
@@ -45,10 +31,6 @@ class FFNLine(Result):
     """Bytes of weights, and of the predictor's copy, read per block."""
     bytes_per_sec: float
     """The same over the median time."""
-    bandwidth_share: float
-    """Of the measured read bandwidth."""
-    byte_ceiling: float
-    """Bytes of a dense block in this dtype over `bytes_moved`: the speed-up that fewer bytes can buy."""
     ceiling_share: float
     """`speedup / byte_ceiling`."""
     output_error: float | None = None
@@ -60,25 +42,16 @@ class FFNLine(Result):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FFNBench(Result):
+class FFNBench(Bench):
     """The lines of a run and how it was made."""
 
     lines: tuple[FFNLine, ...]
-    bandwidth: Bandwidth
-    threads: int
-    rounds: int
     cycled_bytes: dict[str, int]
     """`shape dtype` to the bytes of dense weights that the layers hold together."""
     flushed_bytes: int
     """Bytes that are read before every sample, so that none of the weights is in cache."""
     compile_sec: dict[str, float]
     """`shape dtype batch` to the seconds torch.compile took; in no line."""
-    left_out: tuple[str, ...]
-    """What could not be timed here, and why."""
-    weights: str
-    """Where the weights are from."""
-    processor: str
-    provenance: Provenance
 
     def of(self, shape: str, dtype: str, batch: int) -> list[FFNLine]:
         """The lines that were timed against each other."""

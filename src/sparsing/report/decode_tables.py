@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sparsing.report.tables import Rows, percent
 
 if TYPE_CHECKING:
+    from sparsing.decode.bench_base import Bench
     from sparsing.decode.bench_result import FFNBench, FFNLine
     from sparsing.decode.whole_result import WholeBench, WholeLine
 
@@ -85,7 +86,7 @@ def _whole_row(line: WholeLine, rivals: list[str]) -> list[str]:
     ]
 
 
-def notes(bench: FFNBench | WholeBench) -> list[str]:
+def notes(bench: Bench) -> list[str]:
     """What a reader of the tables must know, in lines."""
     measured = bench.bandwidth
     lines = [

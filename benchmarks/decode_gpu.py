@@ -217,12 +217,12 @@ def tune(planted: Planted, layers: list[PackedFFN], args: argparse.Namespace) ->
         for field in dataclasses.fields(Tiles):
             for factor in (0.5, 2.0):
                 size = int(getattr(tiles, field.name) * factor)
-                changed = dataclasses.replace(tiles, **{field.name: size})
-                if not _allowed(changed, batch):
-                    continue
                 try:
+                    changed = dataclasses.replace(tiles, **{field.name: size})
+                    if not _allowed(changed, batch):
+                        continue
                     found = cost(changed)
-                except Exception as error:  # a tile that does not fit into shared memory is no candidate
+                except Exception as error:  # none at all, or too large for shared memory: no candidate
                     print(f"batch {batch}: {field.name}={size}: {type(error).__name__}")
                     continue
                 print(f"batch {batch}: {field.name}={size}: {found:.4f} ms, so far {best:.4f}", flush=True)
@@ -232,11 +232,9 @@ def tune(planted: Planted, layers: list[PackedFFN], args: argparse.Namespace) ->
 
 
 def _allowed(tiles: Tiles, batch: int) -> bool:
-    """Whether the sizes make sense together: splits divide programs, tensor cores take 16 rows."""
+    """Whether they are worth a try: tensor cores take 16 rows, and more than 6 stages fit nowhere."""
     rows = min(tiles.gate_rows, tiles.hidden_rows, tiles.down_rows)
-    return min(tiles.splits, tiles.chunk, tiles.warps, tiles.stages, rows) >= 1 and (
-        tiles.splits <= tiles.programs and tiles.stages <= 6 and (batch == 1 or rows >= 16)
-    )
+    return tiles.stages <= 6 and (batch == 1 or rows >= 16)
 
 
 def show(rows: list[dict[str, Any]]) -> None:

@@ -211,6 +211,12 @@ def test_tiles_decide_no_result():
     assert_close(y, block(packed, cuts).sparse(x), torch.float32)
 
 
+@pytest.mark.parametrize("sizes", [{"gate_rows": 24}, {"down_block": 0}, {"splits": 8}, {"stages": 0}])
+def test_tiles_that_are_none_are_refused(sizes):
+    with pytest.raises(InputError, match="powers of two"):
+        dataclasses.replace(ONE, **sizes)
+
+
 @pytest.mark.parametrize(("columns", "block"), [(4096, 1024), (2304, 512), (1792, 256), (37, 32), (1, 1)])
 def test_a_block_of_columns_wastes_at_most_an_eighth(columns, block):
     assert fitting(columns, 1024) == block

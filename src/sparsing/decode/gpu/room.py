@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Room:
-    """All on the device of the weights; made once, so that addresses never change."""
+    """All on the device of the weights; made once, so that addresses never change. 8 is the most tokens of a call."""
 
     gate_cut: float
     """Cut of `|act(gate)|`, at least 0 where the activation leaves zeros."""
@@ -30,7 +30,7 @@ class Room:
     x_scales: torch.Tensor
     """Their scales, shape `(8,)`, float32."""
     gates: torch.Tensor
-    """`act(gate)`, shape `(8, d_ff)`, float32."""
+    """`act(gate)`, shape `(8, d_ff)`, float32; of the pass over all of gate alone."""
     votes: torch.Tensor
     """Which tokens a neuron is predicted active for, one bit each, shape `(d_ff,)`, int32."""
     found: torch.Tensor
@@ -56,6 +56,7 @@ class Room:
         tiles: tuple[Tiles, ...],
         tokens: int,
     ) -> Room:
+        """Room for calls of up to so many tokens with any of these tiles; the counts begin at zero."""
         device, d_ff = packed.gate.device, packed.d_ff
         width = triton.cdiv(packed.d_model, 128) * 128
         segments = max(triton.cdiv(d_ff, tile.gate_rows) for tile in tiles)

@@ -6,6 +6,8 @@ import dataclasses
 
 import triton
 
+from sparsing.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tiles:
@@ -32,7 +34,16 @@ class Tiles:
     warps: int = 4
     """Warps of a program."""
     stages: int = 3
-    """Tiles that are on their way from memory at once."""
+    """Tiles that are on their way from memory at once; any number from 1."""
+
+    def __post_init__(self) -> None:
+        sizes = {name: value for name, value in dataclasses.asdict(self).items() if name != "stages"}
+        bad = [f"{name}={value}" for name, value in sizes.items() if value < 1 or value & (value - 1)]
+        if bad or self.stages < 1 or self.splits > self.programs:
+            raise InputError(
+                f"sizes of tiles are powers of two, stages 1 or more, splits no more than programs, got"
+                f" {', '.join(bad) or f'stages={self.stages}, splits={self.splits}, programs={self.programs}'}"
+            )
 
 
 ONE_TOKEN = Tiles(
@@ -47,17 +58,7 @@ ONE_TOKEN = Tiles(
     down_block=256,
 )
 """For one token: tiles of lanes, as many bytes under way as registers allow."""
-MORE_TOKENS = Tiles(
-    gate_rows=32,
-    gate_block=256,
-    chunk=8,
-    hidden_rows=16,
-    hidden_block=128,
-    programs=512,
-    splits=32,
-    down_rows=16,
-    down_block=256,
-)
+MORE_TOKENS = dataclasses.replace(ONE_TOKEN, gate_rows=32, hidden_rows=16, hidden_block=128)
 """For two to eight tokens: no side of a tile below the 16 that tensor cores take."""
 
 

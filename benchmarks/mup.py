@@ -109,15 +109,17 @@ class Sizes(TrainerCallback):
             "embedding": core.embed_tokens,
             **parts,
             "last norm": core.norm,
-            "head": model.lm_head,
+            "logits": model.lm_head,
         }.items():
-            module.register_forward_hook(self._keep(name))
+            # what leaves the head is divided by `logits_scaling` outside of it
+            over = model.config.logits_scaling if name == "logits" else 1.0
+            module.register_forward_hook(self._keep(name, over))
 
-    def _keep(self, name: str) -> Any:
+    def _keep(self, name: str, over: float) -> Any:
         def hook(module: Any, args: Any, output: Any) -> None:
             if torch.is_grad_enabled():
                 value = output[0] if isinstance(output, tuple) else output
-                self.found[-1][name] = float(value.detach().float().abs().mean())
+                self.found[-1][name] = float(value.detach().float().abs().mean()) / over
 
         return hook
 
@@ -148,7 +150,7 @@ def rates_figure(losses: dict[str, dict[int, list[float]]], best: dict[str, dict
             axes.plot(LADDER, values, marker=marker, color=colour, label=f"width {width}")
             axes.axvline(best[kind][width], color=colour, linestyle=":", linewidth=1)
         axes.set_xscale("log", base=2)
-        plain_numbers(axes.xaxis)
+        axes.set_xticks(LADDER, [f"{lr:g}" for lr in LADDER])
         axes.tick_params(axis="x", rotation=45)
         axes.set(title=KINDS[kind][0], xlabel="learning rate", ylim=(low - 0.1, low + 2))
     panels[0].set_ylabel("nats per token")
@@ -165,8 +167,8 @@ def coordinates_figure(sizes: dict[str, dict[int, list[dict[str, float]]]]) -> F
         title,
         f"first forward pass (open) and the one after {COORDINATE_STEPS - 1} steps (full), rate 0.01",
     )
-    panels = figure.subplots(2, 3, sharex=True)
-    shown = ("mlp 0", "mlp 1", "head")
+    panels = figure.subplots(2, 3, sharex=True, sharey="col")
+    shown = ("mlp 0", "mlp 1", "logits")
     for row, kind in zip(panels, sizes, strict=True):
         for axes, part in zip(row, shown, strict=True):
             for step, fill, colour in ((0, "none", PALETTE[0]), (-1, "full", PALETTE[1])):
@@ -176,7 +178,8 @@ def coordinates_figure(sizes: dict[str, dict[int, list[dict[str, float]]]]) -> F
             axes.set_yscale("log")
             plain_numbers(axes.xaxis)
             plain_numbers(axes.yaxis)
-            axes.set_title(f"{KINDS[kind][0]}: {part}")
+            axes.set_xticks(COORDINATE_WIDTHS)
+            axes.set_title(f"{kind}: {part}")
     for axes in panels[1]:
         axes.set_xlabel("width")
     return figure

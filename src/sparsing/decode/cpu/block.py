@@ -70,7 +70,7 @@ class CpuFFN:
             int(self.counts.sum()) * self._neuron_bytes // 3 + self._predicted_calls * self._predictor_bytes
         )
 
-    def _run(self, x: torch.Tensor, how: int, gate_cut: float, h_cut: np.ndarray) -> torch.Tensor:
+    def _run(self, x: torch.Tensor, how: int, gate_cut: np.float32, h_cut: np.ndarray) -> torch.Tensor:
         tokens = x.shape[0]
         if tokens > MAX_TOKENS:
             raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {tokens}")

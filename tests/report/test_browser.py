@@ -42,8 +42,15 @@ def layout(locator, path: str):
     return locator.locator(".plot").evaluate(f"plot => plot._fullLayout.{path}")
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [
+        pytest.param(1280, False, id="desktop-light"),
+        pytest.param(390, True, id="phone-dark"),
+        pytest.param(1280, True, id="desktop-dark", marks=pytest.mark.slow),
+        pytest.param(390, False, id="phone-light", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_is_wider_than_the_screen_and_every_chart_is_drawn(browser, whole_report, width, dark):
     window = Opened(browser, whole_report, width=width, dark=dark)
     page = window.page
@@ -329,7 +336,7 @@ def tell_by_event(page, on: bool) -> None:
     page.evaluate(f"dispatchEvent(new Event('{'before' if on else 'after'}print'))")
 
 
-@pytest.mark.parametrize("printing", [tell_by_media, tell_by_event])
+@pytest.mark.parametrize("printing", [pytest.param(tell_by_media, marks=pytest.mark.slow), tell_by_event])
 def test_printed_all_is_drawn_in_light_colours(browser, whole_report, printing):
     """Also what was never near the screen, also from a dark screen, to which it goes back."""
     window = Opened(browser, whole_report, dark=True)
@@ -345,6 +352,7 @@ def test_printed_all_is_drawn_in_light_colours(browser, whole_report, printing):
     window.close()
 
 
+@pytest.mark.slow
 def test_a_pdf_is_light_whole_and_without_controls(browser, whole_report):
     window = Opened(browser, whole_report, dark=True)
     assert window.page.pdf().startswith(b"%PDF")

@@ -6,6 +6,7 @@ import datetime
 import itertools
 import json
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def save(name: str, result: dict[str, Any]) -> Path:
     from sparsing.decode.machine import processor
 
     result |= {
-        "command": f"python benchmarks/{name}.py",
+        "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": processor(), "threads": torch.get_num_threads()},
         "versions": {

@@ -42,7 +42,9 @@ def part(key: str, got: float) -> None:
 def one_of(key: str, got: str, allowed: tuple[str, ...]) -> None:
     """Refuse a word that is not in the list."""
     if got not in allowed:
-        raise InputError(f"{key} must be one of {', '.join(allowed)}, got {got!r}; correct it there")
+        raise InputError(
+            f"{key} must be one of {', '.join(allowed)}, got {got!r}; set it in the configuration"
+        )
 
 
 def divides(key: str, part: int, whole_key: str, whole: int) -> None:

@@ -82,7 +82,7 @@ class CpuFFN:
             views = self._views[tokens] = (codes, self._room.lists(tokens), self._room.parts(tokens))
         codes, lists, parts = views
         self._predicted_calls += how == kernel.PREDICTED
-        y = torch.empty(x.shape)
+        y = torch.empty(x.shape, dtype=torch.float32)
         kernel.block_kernel(
             how,
             self._weights,

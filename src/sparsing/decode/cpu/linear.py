@@ -40,7 +40,7 @@ class CpuLinear:
         if x.shape[0] > MAX_TOKENS:
             raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {x.shape[0]}")
         rows = self._rows.shape[0]
-        y = torch.empty(-(-rows // 8) * 8, x.shape[0])
+        y = torch.empty(-(-rows // 8) * 8, x.shape[0], dtype=torch.float32)
         linear_kernel(self._rows, as_floats(x), self._at, y.numpy())
         out = y[:rows].T if x.dtype == torch.float32 else y[:rows].T.to(x.dtype)
         return out if self._bias is None else out + self._bias

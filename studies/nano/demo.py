@@ -18,6 +18,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import torch
+from cells import WORK
 
 from sparsing.demo import ACTIVATIONS, MODELS
 from sparsing.models import load_model
@@ -26,7 +27,6 @@ from sparsing.training.saving import checkpoint_folders, mark_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "train" / "demo.toml"
-WORK = ROOT / "studies" / "nano" / ".work"
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
     if len(chosen) > 1:
         workers = [subprocess.Popen([sys.executable, __file__, activation]) for activation in chosen]
         return max(worker.wait() for worker in workers)
-    run, output = WORK / f"demo-{chosen[0]}", MODELS / chosen[0]
+    run, output = ROOT / WORK / f"demo-{chosen[0]}", MODELS / chosen[0]
     train(read_config(RECIPE, overrides={"model.hidden_act": chosen[0]}), run)
     shutil.rmtree(output, ignore_errors=True)
     for folder in pack(run, output):

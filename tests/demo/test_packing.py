@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -19,13 +22,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "studies" / "nano" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[ModuleType]:
+    """The module `demo` of the study, which is a folder of scripts."""
+    before = [*sys.path]
+    sys.path.insert(0, str(ROOT / "studies" / "nano"))
+    yield importlib.import_module("demo")
+    sys.path[:] = before
 
 
 def test_packed_checkpoints_are_small_and_say_their_place(script, tmp_path):

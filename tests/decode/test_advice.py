@@ -71,6 +71,7 @@ def test_advice_on_a_demo_model(tmp_path, monkeypatch):
         ({}, BIG, "use it: 1.80x for 1.00% more perplexity, 90% of what its bytes allow"),
         ({"predictor_ppl_change": 0.001}, BIG, "use it: 1.80x for 1.10% more"),
         ({"measured": False}, BIG, "no kernel"),
+        ({"tok_per_sec": 26.0}, BIG, "measure again .*: 2.60x was measured where bytes allow 2.00x"),
         (
             {"tok_per_sec": 10.0, "ceiling": 1.1},
             dataclasses.replace(BIG, ffn_bytes=10**9),
@@ -96,4 +97,7 @@ def test_the_sentence_of_all():
     slow = advised(dataclasses.replace(ROW, tok_per_sec=9.0), BIG)
     assert summed_up([slow], BIG).startswith("decode dense:")
     assert "take cett at 0.01 more perplexity, exact" in summed_up([slow, advised(ROW, BIG)], BIG)
+    disturbed = advised(dataclasses.replace(ROW, tok_per_sec=300.0), BIG)
+    assert summed_up([slow, disturbed], BIG).startswith("measure again")
+    assert summed_up([disturbed, advised(ROW, BIG)], BIG).startswith("take cett")
     assert "no rule asked for has kernels" in summed_up([dataclasses.replace(ROW, measured=False)], BIG)

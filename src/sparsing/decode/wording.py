@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 WORTH = 1.05
 """A speed-up below this is within the noise of short runs."""
+MOST_OVER_BYTES = 1.25
+"""A speed-up of more than this times what the bytes allow is none: something else slowed the dense runs."""
 LOW_CEILING = 1.15
 """A ceiling below this leaves nothing to win."""
 
@@ -29,6 +31,8 @@ def summed_up(rows: Sequence[AdviceRow], weights: WeightBytes) -> str:
     if not timed:
         return "nothing was timed: no rule asked for has kernels; ask for cett or fat"
     best = max(timed, key=lambda row: (_worth(row), row.speedup))
+    if _disturbed(best):
+        return best.advice
     if not _worth(best):
         return f"decode dense: {_reason(best, weights)}"
     return f"take {best.rule} at {best.target_ppl_ratio - 1:.3g} more perplexity, {best.way}: {best.advice}"
@@ -39,6 +43,11 @@ def _sentence(row: AdviceRow, weights: WeightBytes) -> str:
         return (
             f"no kernel: top-k ranks all neurons before it can skip one; bytes would allow {row.ceiling:.2f}x"
         )
+    if _disturbed(row):
+        return (
+            f"measure again with nothing else running: {row.speedup:.2f}x was measured where bytes allow"
+            f" {row.byte_speedup:.2f}x"
+        )
     if _worth(row):
         share = row.speedup / row.byte_speedup
         return f"use it: {row.speedup:.2f}x for {_cost(row):.2%} more perplexity, {share:.0%} of what its bytes allow"
@@ -46,8 +55,13 @@ def _sentence(row: AdviceRow, weights: WeightBytes) -> str:
 
 
 def _worth(row: AdviceRow) -> bool:
-    """Faster than dense, and so in three pairs of four."""
-    return row.speedup >= WORTH and (row.speedup_quartiles is None or row.speedup_quartiles[0] > 1)
+    """Faster than dense, and so in three pairs of four, by no more than bytes can explain."""
+    often = row.speedup_quartiles is None or row.speedup_quartiles[0] > 1
+    return row.speedup >= WORTH and often and not _disturbed(row)
+
+
+def _disturbed(row: AdviceRow) -> bool:
+    return row.measured and row.speedup > MOST_OVER_BYTES * row.byte_speedup
 
 
 def _reason(row: AdviceRow, weights: WeightBytes) -> str:

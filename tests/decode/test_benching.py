@@ -171,6 +171,9 @@ def test_llama_cpp_runs_the_shape():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:.torch.jit:DeprecationWarning"
+)  # torch's own, of what its compiler imports
 def test_torch_compile_gives_the_same():
     packed = as_dtype(plant(64, 96).packed, "float32")
     x = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))

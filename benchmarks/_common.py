@@ -53,7 +53,7 @@ def save(name: str, result: dict[str, Any]) -> Path:
     import transformers
 
     import sparsing
-    from sparsing.decode.machine import processor
+    from sparsing.hardware.machine import processor
 
     result |= {
         "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),

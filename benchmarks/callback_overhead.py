@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from _common import CACHE, save
 
+from sparsing.base.progress import Progress
 from sparsing.demo.text import documents
-from sparsing.progress import Progress
-from sparsing.training.callback import FILE, read_rows
-from sparsing.training.reading import read_config
+from sparsing.training.config_file import read_config
+from sparsing.training.sparsity_callback import FILE, read_rows
 from sparsing.training.tokenizer import train_tokenizer
 from sparsing.training.trainer import train
 

@@ -14,12 +14,12 @@ import argparse
 import datetime
 from pathlib import Path
 
-from sparsing.decode.bench_result import FFNBench
-from sparsing.decode.ffn_bench import FFNPlan, bench_ffn
-from sparsing.decode.shapes import SHAPES
-from sparsing.decode.whole_bench import WholePlan, bench_planted
-from sparsing.decode.whole_result import WholeBench
-from sparsing.progress import Progress
+from sparsing.base.progress import Progress
+from sparsing.bench.block_bench import FFNPlan, bench_ffn
+from sparsing.bench.block_result import FFNBench
+from sparsing.bench.model_bench import WholePlan, bench_planted
+from sparsing.bench.model_result import WholeBench
+from sparsing.bench.shapes import SHAPES
 from sparsing.report.decode_figures import speedup_curves
 from sparsing.report.decode_tables import ffn_tables, markdown, notes, whole_tables
 from sparsing.report.style import save_image

@@ -3,7 +3,7 @@
     python benchmarks/decode_gpu.py                        # the table of both shapes
     python benchmarks/decode_gpu.py --tune --shapes 8B     # other tiles, one size at a time
 
-Weights are planted (`sparsing.decode.planted`). Blocks are cycled so that eight times the L2 cache lies between two
+Weights are planted (`sparsing.bench.planted`). Blocks are cycled so that eight times the L2 cache lies between two
 uses of a weight, every call is inside a CUDA graph, and all contestants run in turn in every round, each round on
 tokens of its own. Figures are medians; the spread is half the distance between the quartiles.
 """
@@ -21,14 +21,14 @@ import torch
 from _common import save
 from torch.nn import functional as F
 
-from sparsing.decode.bandwidth import CACHE_MULTIPLE, measure_bandwidth
-from sparsing.decode.cuts import no_cuts
-from sparsing.decode.gpu.block import TritonFFN
-from sparsing.decode.gpu.tiles import MORE_TOKENS, ONE_TOKEN, Tiles
-from sparsing.decode.packing import PackedFFN
-from sparsing.decode.plain import hidden
-from sparsing.decode.planted import Planted, plant
-from sparsing.decode.quantised import build_predictor, recall_of
+from sparsing.bench.planted import Planted, plant
+from sparsing.decode.kernels.cuts import no_cuts
+from sparsing.decode.kernels.gpu.block import TritonFFN
+from sparsing.decode.kernels.gpu.tiles import MORE_TOKENS, ONE_TOKEN, Tiles
+from sparsing.decode.kernels.packing import PackedFFN
+from sparsing.decode.kernels.plain import hidden
+from sparsing.decode.predict.quantised import build_predictor, recall_of
+from sparsing.hardware.bandwidth import CACHE_MULTIPLE, measure_bandwidth
 
 SHAPES = {"8B": (4096, 14336), "2.4B": (2304, 5760)}
 """d_model and d_ff of Llama-3-8B and of the largest model of the Sparsing Law paper."""

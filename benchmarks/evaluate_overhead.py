@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from _common import save
 
-from sparsing.corpus import load_corpus
 from sparsing.demo import checkpoints, heldout_text
-from sparsing.evaluation.harness import sparsing_lm
-from sparsing.evaluation.launching import hush
-from sparsing.models import LoadedModel, load_model
+from sparsing.evaluation.model.harness import sparsing_lm
+from sparsing.evaluation.model.launching import hush
+from sparsing.measuring.subject import Subject
+from sparsing.models.loading import LoadedModel, load_model
 from sparsing.rules import make_rule
-from sparsing.subject import Subject
-from sparsing.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds
+from sparsing.text.corpus import load_corpus
 
 PAIRS = 15
 BATCH = 8

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from _common import CACHE, ROOT, save
 
-from sparsing.corpus import Corpus, load_corpus
+from sparsing.base.progress import Progress
 from sparsing.demo.text import documents
-from sparsing.models import LoadedModel, load_model
-from sparsing.progress import Progress
-from sparsing.subject import Subject, measure
-from sparsing.training.reading import read_config
+from sparsing.measuring.subject import Subject, measure
+from sparsing.models.loading import LoadedModel, load_model
+from sparsing.text.corpus import Corpus, load_corpus
+from sparsing.training.config_file import read_config
 from sparsing.training.tokenizer import train_tokenizer
 from sparsing.training.tracking import find_checkpoints
 from sparsing.training.trainer import train

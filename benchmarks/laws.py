@@ -26,12 +26,12 @@ import numpy as np
 import scipy
 from scipy.stats import binomtest
 
+from sparsing.base.results import write_text
 from sparsing.laws import FORMS, compare, fit, published, read_points, simulate
+from sparsing.laws.coefficient_intervals import coefficient_interval
 from sparsing.laws.fitting import least_squares_fit
 from sparsing.laws.forecasting import crossing
-from sparsing.laws.intervals import coefficient_interval
-from sparsing.laws.joint import share_test
-from sparsing.results import write_text
+from sparsing.laws.joint_fit import share_test
 
 LEVEL = 0.9
 SHAPES = tuple(512 / 36 * (1792 / 3 / (512 / 36)) ** (i / 8) for i in range(9))

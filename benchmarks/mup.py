@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from sparsing.report.style import MARKERS, PALETTE, new_figure, plain_numbers, save_image, styled
-from sparsing.training.reading import read_config
+from sparsing.training.config_file import read_config
 from sparsing.training.trainer import train
 
 WIDTHS = (64, 128, 256)

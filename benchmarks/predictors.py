@@ -17,8 +17,8 @@ import torch
 from _common import save, text_file
 
 from sparsing import LoadedModel, Subject, load_corpus, load_model, split_holdout
-from sparsing.decode.calibration import calibrate_predictor
-from sparsing.decode.effect import predictor_effect
+from sparsing.decode.predict.effect import predictor_effect
+from sparsing.decode.predict.predictor import calibrate_predictor
 from sparsing.demo import ACTIVATIONS, checkpoints
 from sparsing.rules import make_rule
 

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from _common import save, text_file, trained_model
 
-from sparsing.corpus import Batch, Corpus, load_corpus, split_holdout
-from sparsing.curves import calibrate
-from sparsing.journal import Journal
-from sparsing.models import LoadedModel, load_model
-from sparsing.passes import Watcher, run_pass
-from sparsing.subject import Subject, measure
-from sparsing.tap import tapped
+from sparsing.measuring.calibration import calibrate
+from sparsing.measuring.journal import Journal
+from sparsing.measuring.passes import Watcher, run_pass
+from sparsing.measuring.subject import Subject, measure
+from sparsing.models.loading import LoadedModel, load_model
+from sparsing.sites.tap import tapped
+from sparsing.text.corpus import Batch, Corpus, load_corpus, split_holdout
 
 TOKENS = 112_000
 REFERENCE_STEPS = 2

@@ -13,7 +13,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its own functions read it too
 
-from .tiny import save_checkpoint, tiny_input, tiny_model
+from .helpers.tiny import save_checkpoint, tiny_input, tiny_model
 
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 

@@ -5,29 +5,29 @@ Public names are loaded on first use, so that `import sparsing` costs nothing.
 
 from __future__ import annotations
 
-from sparsing.lazy import lazily
+from sparsing.base.lazy import lazily
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Comparison": "frontier",
-    "Corpus": "corpus",
-    "Curves": "curves",
-    "FFNSite": "sites",
-    "LoadedModel": "models",
-    "Measurement": "measurement",
+    "Comparison": "measuring.frontier",
+    "Corpus": "text.corpus",
+    "Curves": "measuring.calibration",
+    "FFNSite": "sites.site",
+    "LoadedModel": "models.loading",
+    "Measurement": "measuring.measurement",
     "SparsityError": "errors",
-    "Subject": "subject",
-    "Thresholds": "thresholds",
-    "calibrate": "curves",
-    "compare": "frontier",
-    "find_sites": "sites",
-    "load_corpus": "corpus",
-    "load_model": "models",
-    "load_sparse": "mask",
-    "measure": "subject",
-    "sparsify": "mask",
-    "split_holdout": "corpus",
+    "Subject": "measuring.subject",
+    "Thresholds": "rules.thresholds",
+    "calibrate": "measuring.calibration",
+    "compare": "measuring.frontier",
+    "find_sites": "sites.site",
+    "load_corpus": "text.corpus",
+    "load_model": "models.loading",
+    "load_sparse": "rules.mask",
+    "measure": "measuring.subject",
+    "sparsify": "rules.mask",
+    "split_holdout": "text.corpus",
 }
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 

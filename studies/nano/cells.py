@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sparsing.results import Result
+from sparsing.base.results import Result
 from sparsing.training.tracking import Track
 
 HERE = Path("studies/nano")

@@ -21,9 +21,9 @@ import torch
 from cells import WORK
 
 from sparsing.demo import ACTIVATIONS, MODELS
-from sparsing.models import load_model
+from sparsing.models.loading import load_model
 from sparsing.training import read_config, train
-from sparsing.training.saving import checkpoint_folders, mark_whole
+from sparsing.training.run_checkpoints import checkpoint_folders, mark_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "train" / "demo.toml"

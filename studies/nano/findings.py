@@ -14,7 +14,7 @@ import numpy as np
 from cells import CELLS, SCALES, SEEDED, SHAPES, CellResult
 
 from sparsing.laws import FORMS, fit, make_points
-from sparsing.laws.joint import share_test
+from sparsing.laws.joint_fit import share_test
 from sparsing.laws.lawfit import Estimate, LawFit
 from sparsing.laws.points import Points
 from sparsing.laws.solve import Problem, solve

@@ -14,11 +14,11 @@ import figures
 from cells import CELLS, EARLY, HERE, LATE, SCALES, SEEDED, SHAPES, TOKENS, WINDOW, WINDOWS, CellResult
 from findings import ACTS, LAST, LEVEL, WARM, Finding, find, last_loss, last_ratio, load_cells, seed_spread
 
+from sparsing.base.results import write_text
+from sparsing.models.paper_shapes import PRESETS
 from sparsing.report.style import save_image
-from sparsing.results import write_text
 from sparsing.training.config import TrainConfig
-from sparsing.training.reading import read_config
-from sparsing.training.shapes import PRESETS
+from sparsing.training.config_file import read_config
 
 PICTURES = {
     "along_training": "Activation ratio along training",

@@ -24,11 +24,11 @@ import cells
 import numpy as np
 from cells import CELLS, WORK, Cell, CellResult
 
-from sparsing.corpus import Corpus, load_corpus
 from sparsing.demo.text import documents
-from sparsing.models import LoadedModel
-from sparsing.training.reading import read_config
-from sparsing.training.shapes import PRESETS
+from sparsing.models.loading import LoadedModel
+from sparsing.models.paper_shapes import PRESETS
+from sparsing.text.corpus import Corpus, load_corpus
+from sparsing.training.config_file import read_config
 from sparsing.training.tokenizer import train_tokenizer
 from sparsing.training.tracking import find_checkpoints, track
 from sparsing.training.trainer import train

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ..measuring import source_text, trained
-from ..tiny import save_checkpoint
+from ..helpers.measuring import source_text, trained
+from ..helpers.tiny import save_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ import json
 
 import pytest
 
+from sparsing.bench import block_bench as ffn_bench
+from sparsing.bench import model_bench as whole_bench
+from sparsing.bench.block_result import FFNBench
+from sparsing.bench.model_result import WholeBench
 from sparsing.cli import main
-from sparsing.decode import ffn_bench, whole_bench
-from sparsing.decode.bandwidth import measure_bandwidth
-from sparsing.decode.bench_result import FFNBench
-from sparsing.decode.whole_result import WholeBench
-from sparsing.thresholds import Thresholds
+from sparsing.hardware.bandwidth import measure_bandwidth
+from sparsing.rules.thresholds import Thresholds
 
 pytest.importorskip("numba", reason="the CPU kernels need numba")
 SHAPE = "nano-0.3M"

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from sparsing.cli import main
-from sparsing.decode.advice_result import Advice
-from sparsing.thresholds import Thresholds
+from sparsing.decode.advice.result import Advice
+from sparsing.rules.thresholds import Thresholds
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
 
@@ -85,7 +85,7 @@ def test_generate_refuses(checkpoint, thresholds, capsys):
 
 
 def test_advise_ends_with_a_table_and_a_picture(checkpoint, text, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sparsing.decode.advice.ENOUGH_SEC", 0.0)
+    monkeypatch.setattr("sparsing.decode.advice._advise.ENOUGH_SEC", 0.0)
     command = [
         "advise",
         str(checkpoint),

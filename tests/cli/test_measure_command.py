@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import pytest
 
-import sparsing.passes
+import sparsing.measuring.passes
 from sparsing.cli import main
-from sparsing.measurement import Measurement
-from sparsing.thresholds import Thresholds
+from sparsing.measuring.measurement import Measurement
+from sparsing.rules.thresholds import Thresholds
 
 COMMON = ["--window", "48", "--quiet"]
 
@@ -109,9 +109,9 @@ def test_cut_off_in_the_search_it_resumes_to_the_same_result(checkpoint, text, t
     command = ["measure", str(checkpoint), "--text", str(text), "--rule", "cett", "--no-figures", *COMMON]
     command += ["--batch-size", "4"]
     assert main([*command, "-o", str(whole)]) == 0
-    monkeypatch.setattr("sparsing.journal.SAVE_EVERY_SEC", 0.0)
+    monkeypatch.setattr("sparsing.measuring.journal.SAVE_EVERY_SEC", 0.0)
     calls = {"left": 60}
-    window_nll = sparsing.passes.window_nll
+    window_nll = sparsing.measuring.passes.window_nll
 
     def stops(logits, batch):
         calls["left"] -= 1
@@ -119,7 +119,7 @@ def test_cut_off_in_the_search_it_resumes_to_the_same_result(checkpoint, text, t
             raise KeyboardInterrupt
         return window_nll(logits, batch)
 
-    monkeypatch.setattr(sparsing.passes, "window_nll", stops)
+    monkeypatch.setattr(sparsing.measuring.passes, "window_nll", stops)
     assert main([*command, "-o", str(cut)]) == 130
     assert list((cut / ".journal").glob("*.safetensors")), "nothing was kept"
     used = calls["left"]

@@ -10,7 +10,7 @@ import pytest
 
 from sparsing.cli import main
 from sparsing.neurons.study import NeuronStudy
-from sparsing.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 import sparsing.demo.run
 from sparsing.cli import build_parser, main
-from sparsing.frontier import Comparison
-from sparsing.thresholds import Thresholds
+from sparsing.measuring.frontier import Comparison
+from sparsing.rules.thresholds import Thresholds
 
 
 def test_compare(checkpoint, text, tmp_path, capsys):

@@ -12,7 +12,7 @@ import pytest
 
 from sparsing.cli import main
 from sparsing.demo import MODELS
-from sparsing.training.trackpoints import Track
+from sparsing.training.track_result import Track
 
 NAMES = ("tokens-8.19M", "tokens-10.2M")
 COMMON = ["--window", "64", "--max-tokens", "700", "--dtype", "float32", "--device", "cpu", "--quiet"]

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from sparsing.demo import checkpoints
-from sparsing.models import load_model
+from sparsing.models.loading import load_model
 from sparsing.training import read_config
-from sparsing.training.saving import checkpoint_folders
+from sparsing.training.run_checkpoints import checkpoint_folders
 
-from ..tiny import build, tiny_tokenizer
+from ..helpers.tiny import build, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,7 +31,7 @@ def script() -> Iterator[ModuleType]:
 
 
 def test_packed_checkpoints_are_small_and_say_their_place(script, tmp_path):
-    from sparsing.training.saving import mark_whole
+    from sparsing.training.run_checkpoints import mark_whole
 
     for step in (50, 200):
         folder = tmp_path / "run" / f"checkpoint-{step}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparsing.evaluation.outcome import DENSE, Level
-from sparsing.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def stories_folder(shared) -> Path:
 
 @pytest.fixture(scope="session")
 def stories(stories_folder):
-    from sparsing.models import load_model
+    from sparsing.models.loading import load_model
 
     return load_model(stories_folder, device="cpu")
 
@@ -63,8 +63,8 @@ def lm_eval():
 @pytest.fixture(scope="session")
 def make_suite(lm_eval, stories, bench):
     """`make_suite(folder, tasks, limit=...)`: a suite on stories260K with local items, and its tasks."""
-    from sparsing.evaluation.loading import TaskLoader
     from sparsing.evaluation.suite import Suite
+    from sparsing.evaluation.tasks.loading import TaskLoader
 
     def make(folder, tasks, *, allow_code_execution=False, max_gen_toks=8, **options):
         loader = TaskLoader(

@@ -11,7 +11,7 @@ from sparsing.evaluation.changes import changes_of
 from sparsing.evaluation.outcome import DENSE
 from sparsing.evaluation.tables import paper_tables
 
-from .outcomes import evaluation, outcome, score
+from ..helpers.outcomes import evaluation, outcome, score
 
 
 def test_a_mean_over_columns_not_over_items():

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sparsing.cli import main as sparsing
-from sparsing.eval_entrance import main
 from sparsing.evaluation.outcome import Evaluation
+from sparsing.reference.eval_entrance import main
 
 pytestmark = pytest.mark.usefixtures("lm_eval")
 

@@ -12,9 +12,9 @@ import pytest
 
 from sparsing.evaluation.outcome import DENSE, Evaluation, Level, TaskOutcome, level_of
 from sparsing.evaluation.tables import as_csv, overview, paper_tables
-from sparsing.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds
 
-from .outcomes import evaluation, outcome, score
+from ..helpers.outcomes import evaluation, outcome, score
 
 
 def test_stderr_by_hand():

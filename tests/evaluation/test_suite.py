@@ -11,7 +11,7 @@ import pytest
 from sparsing.errors import InputError
 from sparsing.evaluation.outcome import DENSE, Level, TaskOutcome
 from sparsing.evaluation.suite import default_batch_size
-from sparsing.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds
 
 SIX = ["piqa", "copa", "boolq", "lambada", "gsm8k", "tydiqa"]
 
@@ -219,7 +219,7 @@ def test_batch_size_by_itself(tmp_path, make_suite, stories):
 
 def test_float16_on_a_cpu_is_told(tmp_path, make_suite, stories_folder, caplog):
     from sparsing.evaluation.suite import Suite
-    from sparsing.models import load_model
+    from sparsing.models.loading import load_model
 
     suite, _ = make_suite(tmp_path, ["copa"])
     assert "float16" not in caplog.text

@@ -7,10 +7,15 @@ import pytest
 from scipy.stats import linregress, multivariate_normal, t
 
 from sparsing.laws import FORMS, simulate
-from sparsing.laws.bootstrap import block_length, bootstrap
+from sparsing.laws.coefficient_intervals import (
+    coefficient_interval,
+    curve_interval,
+    prediction_interval,
+    profile,
+)
 from sparsing.laws.fitting import least_squares_fit
-from sparsing.laws.intervals import coefficient_interval, curve_interval, prediction_interval, profile
 from sparsing.laws.noise import ar1, effective_points, log_likelihood
+from sparsing.laws.residual_bootstrap import block_length, bootstrap
 
 X = np.linspace(2.0, 200.0, 40)
 LINE = {"a": 0.11, "b": -0.008}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsing.laws import FORMS, fit, published, read_points
-from sparsing.laws.paper import RELU, SILU
+from sparsing.laws.published_coefficients import RELU, SILU
 from sparsing.laws.solve import Problem, solve
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "sparsing_law"

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from sparsing.corpus import Corpus
-from sparsing.journal import Journal
-from sparsing.models import LoadedModel
+from sparsing.measuring.journal import Journal
+from sparsing.measuring.passes import run_pass
+from sparsing.models.loading import LoadedModel
 from sparsing.neurons.contexts import STRETCH, TopContexts, merged
-from sparsing.neurons.watcher import NeuronWatcher
-from sparsing.passes import run_pass
-from sparsing.thresholds import Thresholds
+from sparsing.neurons.neuron_observer import NeuronWatcher
+from sparsing.rules.thresholds import Thresholds
+from sparsing.text.corpus import Corpus
 
-from ..measuring import text_corpus, tiny_loaded
+from ..helpers.measuring import text_corpus, tiny_loaded
 
 K = 4
 

@@ -6,13 +6,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sparsing.corpus import load_corpus
 from sparsing.neurons.store import AFTER, BEFORE, NeuronTable, around, save_vocabulary
 from sparsing.neurons.study import study_neurons
-from sparsing.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds
+from sparsing.text.corpus import load_corpus
 
-from ..measuring import random_text, text_corpus, tiny_loaded
-from ..tiny import tiny_tokenizer
+from ..helpers.measuring import random_text, text_corpus, tiny_loaded
+from ..helpers.tiny import tiny_tokenizer
 
 CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
 

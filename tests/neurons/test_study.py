@@ -8,13 +8,13 @@ import torch
 
 import sparsing.neurons.study
 from sparsing.errors import InputError
-from sparsing.journal import Journal
+from sparsing.measuring.journal import Journal
 from sparsing.neurons import lens
+from sparsing.neurons.default_thresholds import calibrated
 from sparsing.neurons.study import NeuronStudy, study_neurons
-from sparsing.neurons.thresholds import calibrated
-from sparsing.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds
 
-from ..measuring import counted_places, kept_activations, score_of, text_corpus, tiny_loaded, trained
+from ..helpers.measuring import counted_places, kept_activations, score_of, text_corpus, tiny_loaded, trained
 
 VALUES = (0.03, 0.05)
 
@@ -61,7 +61,7 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_a_cut_off_study_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsing.journal.SAVE_EVERY_SEC", 0.0)
+    monkeypatch.setattr("sparsing.measuring.journal.SAVE_EVERY_SEC", 0.0)
     model, corpora = tiny_loaded(), {"a": text_corpus(400), "b": text_corpus(300, seed=3)}
     whole = study_neurons(model, corpora, cuts(), batch_size=2)
     count = sparsing.neurons.study.NeuronWatcher._count_vocabulary

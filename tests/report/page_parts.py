@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from sparsing.base.provenance import Provenance
 from sparsing.evaluation.outcome import DENSE
-from sparsing.frontier import Comparison, FrontierPoint
 from sparsing.laws import fit
 from sparsing.laws.points import Points
+from sparsing.measuring.frontier import Comparison, FrontierPoint
+from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.neurons.store import NeuronTable, save_vocabulary
 from sparsing.neurons.study import study_neurons
-from sparsing.provenance import Provenance
-from sparsing.thresholds import Thresholds
-from sparsing.weights import WeightBytes
+from sparsing.rules.thresholds import Thresholds
 
-from ..evaluation.outcomes import evaluation, outcome, score
-from ..measuring import text_corpus, tiny_loaded
-from .measurements import make_measurement
+from ..helpers.measurements import make_measurement
+from ..helpers.measuring import text_corpus, tiny_loaded
+from ..helpers.outcomes import evaluation, outcome, score
 
 ALARM = "<script>alert(1)</script>"
 MODEL = "<img src=x onerror=alert(1)>"

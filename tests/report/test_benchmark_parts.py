@@ -14,9 +14,9 @@ from sparsing.evaluation.outcome import DENSE
 from sparsing.report.benchmark_parts import benchmark_card, group_chart, score_chart
 from sparsing.report.cautions import evaluation_cautions
 from sparsing.report.document import build_document
-from sparsing.report.runs import Runs
+from sparsing.report.saved_results import Runs
 
-from ..evaluation.outcomes import evaluation, outcome, score
+from ..helpers.outcomes import evaluation, outcome, score
 
 HALF = [1.0, 0.0] * 100
 

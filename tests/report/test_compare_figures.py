@@ -11,7 +11,7 @@ from sparsing.errors import InputError
 from sparsing.report.compare_figures import along_training, kept_at, ppl_against_ratio
 from sparsing.report.style import save
 
-from .measurements import make_measurement
+from ..helpers.measurements import make_measurement
 
 
 @dataclasses.dataclass

@@ -13,10 +13,10 @@ from sparsing.report.across_charts import law_charts, training_series
 from sparsing.report.charts import Chart, Series, rounded, thinned
 from sparsing.report.document import build_document
 from sparsing.report.run_charts import run_charts
-from sparsing.report.runs import Runs, read_runs
+from sparsing.report.saved_results import Runs, read_runs
 from sparsing.report.text_view import packed, shown
 
-from .measurements import make_measurement
+from ..helpers.measurements import make_measurement
 from .page_parts import save_comparison, save_evaluation, save_law, save_measurements, save_study
 
 

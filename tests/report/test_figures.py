@@ -8,13 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from sparsing.curves import Curves, ScoreCurve
-from sparsing.measurement import Measurement
+from sparsing.measuring.calibration import Curves, ScoreCurve
+from sparsing.measuring.measurement import Measurement
 from sparsing.report import figures
 from sparsing.report.labels import token_label
 from sparsing.report.style import save_image
 
-from .measurements import NASTY_TOKENS, make_measurement
+from ..helpers.measurements import NASTY_TOKENS, make_measurement
 
 SHAPES = {
     "one layer, one token, one neuron": {"n_layers": 1, "num_tokens": 1, "d_ff": 1, "width": 1},

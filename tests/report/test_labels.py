@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import font_manager
 
-from sparsing.provenance import Provenance
+from sparsing.base.provenance import Provenance
 from sparsing.report import labels
 from sparsing.report.labels import drawable, escape_unprintable, model_label, token_label
 

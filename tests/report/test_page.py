@@ -11,14 +11,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from sparsing.base.provenance import Provenance
 from sparsing.errors import InputError
-from sparsing.provenance import Provenance
+from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.report.document import build_document
 from sparsing.report.page import is_numeric, render, script_json, write_report
-from sparsing.report.runs import Runs
-from sparsing.weights import WeightBytes
+from sparsing.report.saved_results import Runs
 
-from .measurements import make_measurement
+from ..helpers.measurements import make_measurement
 
 NASTY = "</script><script>alert('1')</script> &amp; \"q\" \x00\ud800\u202e\u2028"
 

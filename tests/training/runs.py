@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sparsing.training.config import TrainConfig
-from sparsing.training.reading import read_config
+from sparsing.training.config_file import read_config
 
 TEXTS = [f"def f{i}(x):\n    return x + {i}  # adds {i}\n" * 12 for i in range(40)]
 TINY: dict[str, Any] = {

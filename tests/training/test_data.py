@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsing.errors import InputError
-from sparsing.text import PIECE
+from sparsing.text.reading import PIECE
 from sparsing.training.data import Windows, read_texts, write_tokens
 from sparsing.training.tokenizer import open_tokenizer, train_tokenizer
 

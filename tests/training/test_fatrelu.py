@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from sparsing.errors import InputError
-from sparsing.mask import sparsify
-from sparsing.thresholds import read_thresholds
+from sparsing.rules.mask import sparsify
+from sparsing.rules.thresholds import read_thresholds
 from sparsing.training.fatrelu import FATReLU
 
-from ..tiny import build, tiny_input
+from ..helpers.tiny import build, tiny_input
 from .trainers import losses, tiny_trainer
 
 

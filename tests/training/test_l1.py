@@ -10,8 +10,8 @@ import torch
 from sparsing.errors import InputError
 from sparsing.training.l1 import L1Penalty, L1Schedule
 
-from ..measuring import kept_activations, loaded, text_corpus
-from ..tiny import SIZES, build, tiny_input
+from ..helpers.measuring import kept_activations, loaded, text_corpus
+from ..helpers.tiny import SIZES, build, tiny_input
 from .trainers import losses, tiny_trainer
 
 CONSTANT = L1Schedule(factors=(2.0,), steps=(1,))

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.training.relufication import relufy
 
-from ..measuring import kept_activations, loaded, text_corpus
-from ..tiny import SIZES, build, tiny_input, tiny_model
+from ..helpers.measuring import kept_activations, loaded, text_corpus
+from ..helpers.tiny import SIZES, build, tiny_input, tiny_model
 
 REFUSED = {
     "bloom": "does not take its activation",

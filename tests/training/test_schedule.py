@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from sparsing.training.reading import read_config
+from sparsing.training.config_file import read_config
 from sparsing.training.schedule import log_spaced, make_schedule
 
 

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-import sparsing.passes
-from sparsing.corpus import load_corpus, split_holdout
+import sparsing.measuring.passes
 from sparsing.errors import InputError, TargetError
-from sparsing.joint import search_jointly
 from sparsing.laws import read_points
-from sparsing.measurement import Measurement
-from sparsing.models import load_model
+from sparsing.measuring.joint_search import search_jointly
+from sparsing.measuring.measurement import Measurement
+from sparsing.measuring.subject import Subject, measure
+from sparsing.models.loading import load_model
 from sparsing.rules import make_rule
-from sparsing.subject import Subject, measure
-from sparsing.thresholds import read_thresholds
+from sparsing.rules.thresholds import read_thresholds
+from sparsing.text.corpus import load_corpus, split_holdout
 from sparsing.training import tracking
+from sparsing.training.track_result import Track
 from sparsing.training.tracking import find_checkpoints, track
-from sparsing.training.trackpoints import Track
 
-from ..measuring import source_text, trained
-from ..tiny import build, save_checkpoint
+from ..helpers.measuring import source_text, trained
+from ..helpers.tiny import build, save_checkpoint
 
 STEPS = (20, 100, 120)
 
@@ -115,7 +115,7 @@ def test_everything_is_saved_and_loads_again(tracked):
 
 def test_a_run_that_was_cut_off_goes_on(run, tracked, tmp_path, monkeypatch):
     """Killed while it measures the second checkpoint: the figures are the same, and no whole pass runs again."""
-    plain, calls = sparsing.passes.window_nll, [0]
+    plain, calls = sparsing.measuring.passes.window_nll, [0]
 
     def counted(*args):
         calls[0] += 1
@@ -126,7 +126,7 @@ def test_a_run_that_was_cut_off_goes_on(run, tracked, tmp_path, monkeypatch):
     def go(folder: Path) -> Track:
         return track(find_checkpoints(run), read, folder, last=2, ppl_ratio=1.05)
 
-    monkeypatch.setattr(sparsing.passes, "window_nll", counted)
+    monkeypatch.setattr(sparsing.measuring.passes, "window_nll", counted)
     limit = -1
     go(tmp_path / "whole")
     whole, calls[0] = calls[0], 0

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from sparsing.errors import InputError
-from sparsing.models import load_model
-from sparsing.training.saving import checkpoint_folders
+from sparsing.models.loading import load_model
+from sparsing.training.run_callbacks import read_curve
+from sparsing.training.run_checkpoints import checkpoint_folders
 from sparsing.training.trainer import split_batch, train
-from sparsing.training.watching import read_curve
 
 from .runs import StopAt, tiny_config
 

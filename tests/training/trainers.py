@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from ..tiny import build, tiny_input
+from ..helpers.tiny import build, tiny_input
 
 
 @functools.cache

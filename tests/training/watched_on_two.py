@@ -12,8 +12,8 @@ import torch
 from tests.measuring import text_corpus
 from tests.training.trainers import losses, tiny_trainer
 
-from sparsing.training.callback import SparsityCallback
 from sparsing.training.l1 import L1Penalty, L1Schedule
+from sparsing.training.sparsity_callback import SparsityCallback
 
 torch.set_num_threads(1)
 trainer = tiny_trainer(Path(sys.argv[1]), steps=4, ddp_backend="gloo")

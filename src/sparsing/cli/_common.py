@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsing.corpus import Corpus
-    from sparsing.models import LoadedModel
-    from sparsing.progress import Progress
-    from sparsing.subject import Subject
+    from sparsing.base.progress import Progress
+    from sparsing.measuring.subject import Subject
+    from sparsing.models.loading import LoadedModel
+    from sparsing.text.corpus import Corpus
 
 DEFAULT_WINDOW = 2048
 
@@ -93,14 +93,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_progress(args: argparse.Namespace) -> Progress:
-    from sparsing.progress import Progress
+    from sparsing.base.progress import Progress
 
     return Progress(False if args.quiet else None)
 
 
 def load(args: argparse.Namespace, name: str) -> LoadedModel:
     """The model `name` with the arguments of `add_model_arguments`."""
-    from sparsing.models import load_model
+    from sparsing.models.loading import load_model
 
     return load_model(
         name,
@@ -122,7 +122,7 @@ def load_to_decode(args: argparse.Namespace, name: str) -> LoadedModel:
 
 def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Corpus | None]:
     """Calibration and held-out corpus with the arguments of `add_corpus_arguments`."""
-    from sparsing.corpus import load_corpus, split_holdout
+    from sparsing.text.corpus import load_corpus, split_holdout
 
     corpus = load_corpus(
         args.text,
@@ -157,8 +157,8 @@ def window_of(loaded: LoadedModel, wanted: int | None) -> int:
 
 def open_subject(args: argparse.Namespace, loaded: LoadedModel, folder: Path, scores: set[str]) -> Subject:
     """The model on its text, calibrated, with a journal in `folder`."""
-    from sparsing.runs import open_journal
-    from sparsing.subject import Subject
+    from sparsing.measuring.run_folder import open_journal
+    from sparsing.measuring.subject import Subject
 
     corpus, heldout = read_text(args, loaded)
     return Subject(

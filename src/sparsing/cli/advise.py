@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.decode.advice_result import Advice, AdviceRow
+    from sparsing.decode.advice.result import Advice, AdviceRow
 
 EPILOG = """examples:
   sparsing advise ./my-checkpoint --text book.txt
@@ -59,10 +59,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.decode.advice import advise
+    from sparsing.decode.advice._advise import advise
     from sparsing.errors import InputError
+    from sparsing.measuring.run_folder import check_writable, default_folder
     from sparsing.rules import make_rule
-    from sparsing.runs import check_writable, default_folder
 
     rules = [make_rule(name) for name in args.rule]
     if min(args.ppl) <= 0 or args.new_tokens < 2:

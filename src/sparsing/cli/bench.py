@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.decode.bench_result import FFNBench
-    from sparsing.decode.whole_result import WholeBench
-    from sparsing.report.tables import Rows
+    from sparsing.bench.block_result import FFNBench
+    from sparsing.bench.model_result import WholeBench
+    from sparsing.report.measurement_tables import Rows
 
 DESCRIPTION = """\
 Times one feed-forward block of a shape, or with --whole all of a model in generate(): torch eager, torch.compile,
@@ -104,7 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.runs import check_writable
+    from sparsing.measuring.run_folder import check_writable
 
     check_writable(args.output)
     if args.model or args.whole:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         path = whole.save(args.output / "whole.json")
         _show(args, whole, path)
         return 0
-    from sparsing.decode.ffn_bench import bench_ffn
+    from sparsing.bench.block_bench import bench_ffn
 
     bench = bench_ffn(_shapes(args), _ffn_plan(args), progress=common.make_progress(args))
     path = bench.save(args.output / "ffn.json")
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ffn_plan(args: argparse.Namespace):
-    from sparsing.decode.ffn_bench import FFNPlan
+    from sparsing.bench.block_bench import FFNPlan
 
     given: dict[str, Any] = {
         "ratios": args.ratio,
@@ -136,7 +136,7 @@ def _ffn_plan(args: argparse.Namespace):
 
 
 def _whole_plan(args: argparse.Namespace):
-    from sparsing.decode.whole_bench import WholePlan
+    from sparsing.bench.model_bench import WholePlan
 
     given: dict[str, Any] = {"ratios": args.ratio, "dtypes": args.dtype or ["float32"], "bits": args.bits}
     return WholePlan(
@@ -160,23 +160,23 @@ def _rounds(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _shapes(args: argparse.Namespace) -> list:
-    from sparsing.decode.shapes import SHAPES
+    from sparsing.bench.shapes import SHAPES
 
     return [SHAPES[name] for name in args.shape]
 
 
 def _whole(args: argparse.Namespace) -> WholeBench:
-    from sparsing.decode.whole_bench import bench_planted
+    from sparsing.bench.model_bench import bench_planted
 
     return bench_planted(_shapes(args), _whole_plan(args), progress=common.make_progress(args))
 
 
 def _model(args: argparse.Namespace) -> WholeBench:
-    from sparsing.corpus import load_corpus
-    from sparsing.decode.whole_bench import bench_loaded
+    from sparsing.bench.model_bench import bench_loaded
     from sparsing.errors import InputError
-    from sparsing.models import load_model
-    from sparsing.thresholds import read_thresholds
+    from sparsing.models.loading import load_model
+    from sparsing.rules.thresholds import read_thresholds
+    from sparsing.text.corpus import load_corpus
 
     if args.thresholds is None:
         raise InputError("--model needs --thresholds FILE; `sparsing measure` writes one")
@@ -200,7 +200,7 @@ def _draw(bench: FFNBench, folder: Path) -> None:
 
 
 def _show(args: argparse.Namespace, bench: FFNBench | WholeBench, path: Path) -> None:
-    from sparsing.decode.bench_result import FFNBench
+    from sparsing.bench.block_result import FFNBench
     from sparsing.report import decode_tables
 
     if args.json:

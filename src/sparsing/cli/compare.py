@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.frontier import Comparison
+    from sparsing.measuring.frontier import Comparison
 
 EPILOG = """examples:
   sparsing compare ./my-checkpoint --text book.txt
@@ -45,9 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     from sparsing.errors import InputError
-    from sparsing.frontier import compare
+    from sparsing.measuring.frontier import compare
+    from sparsing.measuring.run_folder import check_writable, default_folder
     from sparsing.rules import make_rule
-    from sparsing.runs import check_writable, default_folder
 
     rules = [make_rule(name) for name in args.rule]
     if not 0 < args.ppl < 1e6 or args.steps < 2:
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(comparison: Comparison) -> None:
-    from sparsing.report import tables
+    from sparsing.report import measurement_tables as tables
 
     title = f"{comparison.provenance.model}: activation ratio at a cost in perplexity (lower is sparser)"
     common.print_table(title, *tables.frontier(comparison))

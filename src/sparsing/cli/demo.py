@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.frontier import Comparison
-    from sparsing.measurement import Measurement
-    from sparsing.subject import Subject
+    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.measurement import Measurement
+    from sparsing.measuring.subject import Subject
 
 EPILOG = """examples:
   sparsing demo
@@ -39,8 +39,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     from sparsing.demo.run import run_demo
-    from sparsing.report import tables
-    from sparsing.runs import check_writable
+    from sparsing.measuring.run_folder import check_writable
+    from sparsing.report import measurement_tables as tables
 
     folder = check_writable(args.output)
     series, comparisons, subjects, studies = {}, {}, {}, []
@@ -87,7 +87,7 @@ def _write_page(
 ) -> Path:
     from sparsing.report.document import build_document
     from sparsing.report.page import write_report
-    from sparsing.report.runs import Runs, read_runs
+    from sparsing.report.saved_results import Runs, read_runs
 
     results = [result for measurements in series.values() for result in measurements]
     neurons = read_runs(studies).studies

@@ -10,7 +10,7 @@ from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
     from sparsing.evaluation.outcome import Evaluation, Level, TaskOutcome
-    from sparsing.models import LoadedModel
+    from sparsing.models.loading import LoadedModel
 
 EPILOG = """examples:
   sparsing evaluate ./model --thresholds run/cett-ppl-1/thresholds.json --tasks piqa boolq lambada
@@ -90,10 +90,10 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.evaluation.launching import hush
-    from sparsing.evaluation.loading import TaskLoader
+    from sparsing.evaluation.model.launching import hush
     from sparsing.evaluation.suite import Suite
-    from sparsing.runs import check_writable, default_folder
+    from sparsing.evaluation.tasks.loading import TaskLoader
+    from sparsing.measuring.run_folder import check_writable, default_folder
 
     names = _task_names(args)
     _check_levels(args)
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _task_names(args: argparse.Namespace) -> list[str]:
     from sparsing.errors import InputError
-    from sparsing.evaluation.tasks import PAPER_TASKS
+    from sparsing.evaluation.tasks.paper_tasks import PAPER_TASKS
 
     names = [name for one in args.tasks or [] for name in one.split(",") if name]
     if args.suite:
@@ -139,7 +139,7 @@ def _task_names(args: argparse.Namespace) -> list[str]:
 
 def _check_levels(args: argparse.Namespace) -> None:
     from sparsing.errors import InputError
-    from sparsing.evaluation.launching import world_size
+    from sparsing.evaluation.model.launching import world_size
 
     if args.ppl is None:
         return
@@ -155,7 +155,7 @@ def _check_levels(args: argparse.Namespace) -> None:
 
 def _given_levels(args: argparse.Namespace) -> list[Level]:
     from sparsing.evaluation.outcome import DENSE, Level, level_of
-    from sparsing.thresholds import read_thresholds
+    from sparsing.rules.thresholds import read_thresholds
 
     files = [(read_thresholds(path), Path(path).stem) for path in args.thresholds]
     return [Level(name=DENSE), *(level_of(thresholds, stem) for thresholds, stem in files)]
@@ -163,7 +163,7 @@ def _given_levels(args: argparse.Namespace) -> list[Level]:
 
 def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path) -> list[Level]:
     from sparsing.evaluation.outcome import level_of
-    from sparsing.evaluation.ppl_levels import measured
+    from sparsing.measuring.levels import measured
 
     if args.ppl is None:
         return []
@@ -174,7 +174,7 @@ def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path
 
 
 def _load(args: argparse.Namespace) -> LoadedModel:
-    from sparsing.evaluation.launching import process_device
+    from sparsing.evaluation.model.launching import process_device
 
     args.device = process_device(args.device)
     return common.load(args, args.model)
@@ -187,8 +187,8 @@ def _say(outcome: TaskOutcome) -> None:
 
 
 def _write(evaluation: Evaluation, folder: Path) -> None:
+    from sparsing.base.results import write_text
     from sparsing.evaluation.tables import as_csv, overview, paper_tables
-    from sparsing.results import write_text
 
     evaluation.save(folder / "evaluation.json")
     tables = [overview(evaluation), *paper_tables(evaluation)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sparsing.laws.comparing import Comparison
+    from sparsing.laws.form_comparison import Comparison
     from sparsing.laws.lawfit import LawFit
     from sparsing.laws.points import Points
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     from sparsing.errors import InputError
     from sparsing.laws import read_points
-    from sparsing.laws.joint import share_test
+    from sparsing.laws.joint_fit import share_test
 
     if args.shared and args.form == "auto":
         raise InputError("--shared compares coefficients of one law; name it with --form, e.g. --form relu")
@@ -118,7 +118,7 @@ def _save(folder: Path, found, joint) -> None:
 def _print(out: Console, fit: LawFit, comparison: Comparison | None) -> None:
     from rich.table import Table
 
-    from sparsing.laws import tables
+    from sparsing.laws import law_tables as tables
 
     def show(title: str, columns, rows) -> None:
         table = Table(title=title, title_justify="left", highlight=False)

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from sparsing.laws import tables
+    from sparsing.laws import law_tables as tables
 
     table = Table(title=f"{found.name}, {found.form}", title_justify="left", highlight=False)
     for column in tables.SUMMARY_COLUMNS:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.decode.calibration import Predictor, PredictorEffect
-    from sparsing.decode.decode_stats import DecodeStats
-    from sparsing.decode.timing import TimedTokens
-    from sparsing.models import LoadedModel
-    from sparsing.thresholds import Thresholds
+    from sparsing.decode.predict.predictor import Predictor, PredictorEffect
+    from sparsing.decode.stats import DecodeStats
+    from sparsing.decode.timed_generation import TimedTokens
+    from sparsing.models.loading import LoadedModel
+    from sparsing.rules.thresholds import Thresholds
 
 EPILOG = """examples:
   sparsing generate ./my-checkpoint --thresholds outputs/my-checkpoint/cett-ppl-1/thresholds.json --prompt "On"
@@ -84,9 +84,9 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.decode.fast_path import accelerate
-    from sparsing.decode.timing import generate_timed
-    from sparsing.thresholds import read_thresholds
+    from sparsing.decode._accelerate import accelerate
+    from sparsing.decode.timed_generation import generate_timed
+    from sparsing.rules.thresholds import read_thresholds
 
     _check(args)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
@@ -130,8 +130,8 @@ def _predictor(
     args: argparse.Namespace, loaded: LoadedModel, thresholds: Thresholds | None
 ) -> Predictor | None:
     """The saved predictor, or one made on the text, its effect on perplexity measured on all of that."""
-    from sparsing.decode.calibration import Predictor, calibrate_predictor
-    from sparsing.decode.effect import with_effect
+    from sparsing.decode.predict.effect import with_effect
+    from sparsing.decode.predict.predictor import Predictor, calibrate_predictor
 
     if args.predictor:
         return Predictor.load(args.predictor)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.measurement import Measurement
+    from sparsing.measuring.subject import Subject
     from sparsing.rules import Rule
-    from sparsing.subject import Subject
 
 EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test
@@ -61,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.runs import check_writable, default_folder
+    from sparsing.measuring.run_folder import check_writable, default_folder
 
     jobs = _jobs(args)
     folder = check_writable(args.output or default_folder(args.model))
@@ -86,7 +86,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     """What to measure, one by one; every bad name and number is refused here, before a model is loaded."""
     from sparsing.errors import InputError
     from sparsing.rules import make_rule
-    from sparsing.thresholds import read_thresholds
+    from sparsing.rules.thresholds import read_thresholds
 
     chosen = [name for name in ("ppl", "level", "thresholds") if getattr(args, name) is not None]
     if len(chosen) > 1:
@@ -117,7 +117,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
 
 def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
     """The level that the checkpoints of --cett-from have in common."""
-    from sparsing.joint import search_jointly
+    from sparsing.measuring.joint_search import search_jointly
 
     (rule, asked) = jobs[0]
     subjects = [
@@ -129,7 +129,7 @@ def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
 
 
 def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path) -> Measurement:
-    from sparsing.subject import measure
+    from sparsing.measuring.subject import measure
 
     result = measure(subject, rule or "cett", **asked)
     result.save(folder / result.slug / "measurement.json")
@@ -142,7 +142,7 @@ def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:
     from sparsing.report.document import build_document
     from sparsing.report.figures import save_all
     from sparsing.report.page import write_report
-    from sparsing.report.runs import Runs
+    from sparsing.report.saved_results import Runs
 
     for result in [r for r in results if r.target_ppl_ratio] or results:
         save_all(result, folder / result.slug, subject.curves)
@@ -150,7 +150,7 @@ def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:
 
 
 def _print(results: list[Measurement], folder: Path) -> None:
-    from sparsing.report import tables
+    from sparsing.report import measurement_tables as tables
 
     first = results[0]
     where = first.provenance

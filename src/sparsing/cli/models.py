@@ -36,9 +36,9 @@ def models() -> dict[str, object]:
     """`published`: a list of checkpoints; `model_types`: shape of block to the model types that have it."""
     import dataclasses
 
-    import sparsing.families  # noqa: F401  (fills FAMILIES)
-    from sparsing.published import PUBLISHED
-    from sparsing.sites import FAMILIES
+    import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
+    from sparsing.models.published import PUBLISHED
+    from sparsing.sites.site import FAMILIES
 
     shapes: dict[str, list[str]] = {"gated": ["minicpm"]}  # loaded as Granite
     for model_type in FAMILIES:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.corpus import Corpus
-    from sparsing.models import LoadedModel
+    from sparsing.models.loading import LoadedModel
     from sparsing.neurons.study import NeuronStudy
+    from sparsing.text.corpus import Corpus
 
 EPILOG = """examples:
   sparsing neurons ./my-checkpoint --text code=src/ prose=book.txt --max-tokens 500000
@@ -57,9 +57,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    from sparsing.measuring.run_folder import check_writable, default_folder, open_journal
     from sparsing.neurons.store import write_study
-    from sparsing.runs import check_writable, default_folder, open_journal
-    from sparsing.thresholds import read_thresholds
+    from sparsing.rules.thresholds import read_thresholds
 
     sources = _sources(args.text)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
@@ -105,7 +105,7 @@ def _sources(texts: list[str]) -> dict[str, str]:
 
 
 def _corpus(args: argparse.Namespace, loaded: LoadedModel, source: str) -> Corpus:
-    from sparsing.corpus import load_corpus
+    from sparsing.text.corpus import load_corpus
 
     return load_corpus(
         source,
@@ -120,13 +120,13 @@ def _corpus(args: argparse.Namespace, loaded: LoadedModel, source: str) -> Corpu
 def _write_page(folder: Path) -> None:
     from sparsing.report.document import build_document
     from sparsing.report.page import write_report
-    from sparsing.report.runs import read_runs
+    from sparsing.report.saved_results import read_runs
 
     write_report(build_document(read_runs([folder])), folder / "index.html")
 
 
 def _print(study: NeuronStudy, folder: Path) -> None:
-    from sparsing.report import tables
+    from sparsing.report import measurement_tables as tables
 
     common.print_table(f"{study.provenance.model}: {study.frequency.shape[1]} layers", *tables.neurons(study))
     cost = study.cost

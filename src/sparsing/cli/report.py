@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     from sparsing.report.document import build_document
     from sparsing.report.page import write_report
-    from sparsing.report.runs import read_runs
+    from sparsing.report.saved_results import read_runs
 
     path = write_report(build_document(read_runs(args.runs), title=args.title), args.output)
     print(f"open {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.thresholds import read_thresholds
+    from sparsing.rules.thresholds import read_thresholds
 
     thresholds = read_thresholds(args.file)
     if args.output:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.training.trackpoints import Track
+    from sparsing.training.track_result import Track
 
 EPILOG = """examples:
   sparsing track runs/nano-relu --text heldout.txt
@@ -56,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.runs import default_folder
+    from sparsing.measuring.run_folder import default_folder
     from sparsing.training.tracking import find_checkpoints, track
 
     checkpoints = find_checkpoints(args.run_dir)
@@ -87,7 +87,7 @@ def _beside(folder: Path) -> Path:
 
 
 def _draw(result: Track, folder: Path) -> None:
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.measurement import Measurement
     from sparsing.report.compare_figures import along_training
     from sparsing.report.style import save
 

@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     from sparsing.errors import InputError
-    from sparsing.training.reading import read_config
+    from sparsing.training.config_file import read_config
 
     if args.list_presets:
         _list_presets()
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says about the configuration; `--set` after the short options."""
-    from sparsing.training.reading import parse_pair, parse_pairs
+    from sparsing.training.config_file import parse_pair, parse_pairs
 
     short = {"model.hidden_act": args.hidden_act, "data.text": args.text}
     pairs = {key: value for key, value in short.items() if value is not None}
@@ -87,7 +87,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list_presets() -> None:
-    from sparsing.training.shapes import PRESETS
+    from sparsing.models.paper_shapes import PRESETS
 
     shapes = sorted(
         (PRESETS[name] for name in PRESETS), key=lambda p: (p.d_model // p.head_dim > 0, p.parameters)
@@ -121,14 +121,14 @@ def _list_presets() -> None:
 
 
 def _draw(folder: Path, curve: list[dict[str, Any]]) -> Path:
+    from sparsing.report.loss_figure import loss_figure
     from sparsing.report.style import save_image
-    from sparsing.training.loss_figure import loss_figure
 
     return save_image(loss_figure(curve, f"{folder.name}: loss"), folder / "loss.png")
 
 
 def _print(config: Any, folder: Path, curve: list[dict[str, Any]]) -> None:
-    from sparsing.training.saving import checkpoint_folders
+    from sparsing.training.run_checkpoints import checkpoint_folders
 
     model = config.model
     judged = {line["step"]: line["heldout_loss"] for line in curve if "heldout_loss" in line}

@@ -5,19 +5,19 @@ Public names are loaded on first use, as in `sparsing`.
 
 from __future__ import annotations
 
-from sparsing.lazy import lazily
+from sparsing.base.lazy import lazily
 
 _HOME = {
-    "Accelerated": "fast_path",
-    "Advice": "advice_result",
-    "DecodeStats": "decode_stats",
-    "Predictor": "calibration",
-    "accelerate": "fast_path",
-    "advise": "advice",
-    "calibrate_predictor": "calibration",
-    "generate_timed": "timing",
-    "predictor_effect": "effect",
-    "with_effect": "effect",
+    "Accelerated": "_accelerate",
+    "Advice": "advice.result",
+    "DecodeStats": "stats",
+    "Predictor": "predict.predictor",
+    "accelerate": "_accelerate",
+    "advise": "advice._advise",
+    "calibrate_predictor": "predict.predictor",
+    "generate_timed": "timed_generation",
+    "predictor_effect": "predict.effect",
+    "with_effect": "predict.effect",
 }
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 

@@ -14,10 +14,10 @@ from sparsing.demo import ACTIVATIONS, checkpoints, heldout_text
 from sparsing.demo.corpora import heldout_corpora
 
 if TYPE_CHECKING:
-    from sparsing.frontier import Comparison
-    from sparsing.measurement import Measurement
-    from sparsing.progress import Progress
-    from sparsing.subject import Subject
+    from sparsing.base.progress import Progress
+    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.measurement import Measurement
+    from sparsing.measuring.subject import Subject
 
 RULES = ("cett", "fat", "top_k")
 
@@ -43,7 +43,7 @@ def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[D
     Raises:
         InputError: the folder is not writable, too few tokens.
     """
-    from sparsing.frontier import compare
+    from sparsing.measuring.frontier import compare
 
     text = heldout_text()
     for activation in ACTIVATIONS:
@@ -59,9 +59,9 @@ def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[D
 
 
 def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -> Subject:
-    from sparsing.corpus import load_corpus, split_holdout
-    from sparsing.models import load_model
-    from sparsing.subject import Subject
+    from sparsing.measuring.subject import Subject
+    from sparsing.models.loading import load_model
+    from sparsing.text.corpus import load_corpus, split_holdout
 
     # float32: bfloat16 arithmetic is slow on most CPUs, and the text is short
     loaded = load_model(checkpoint, dtype="float32", device="cpu")
@@ -74,7 +74,7 @@ def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -
 
 
 def _measured(subject: Subject, activation: str, folder: Path) -> DemoStage:
-    from sparsing.subject import measure
+    from sparsing.measuring.subject import measure
 
     result = measure(subject, "cett", ppl_ratio=1.01)
     result.save(folder / "measurement.json")
@@ -86,9 +86,9 @@ def _studied(
     subject: Subject, activation: str, folder: Path, max_tokens: int, progress: Progress
 ) -> DemoStage:
     """Every neuron of the model on each kind of text, active above the thresholds of PPL-1%."""
-    from sparsing.corpus import load_corpus
     from sparsing.neurons.store import write_study
-    from sparsing.thresholds import Thresholds
+    from sparsing.rules.thresholds import Thresholds
+    from sparsing.text.corpus import load_corpus
 
     loaded = subject.loaded
     window = loaded.model.config.max_position_embeddings

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsing.bootstrap import percentiles, resampled
 from sparsing.evaluation.outcome import ALL, DENSE, Change, TaskOutcome
-from sparsing.evaluation.tasks import GROUPS
+from sparsing.evaluation.tasks.paper_tasks import GROUPS
+from sparsing.measuring.intervals import percentiles, resampled
 
 
 def changes_of(outcomes: Sequence[TaskOutcome]) -> tuple[Change, ...]:

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from sparsing.bootstrap import percentiles, resampled
-from sparsing.evaluation.activity import Activity
-from sparsing.evaluation.chance import counts_right_choices
-from sparsing.provenance import Provenance
-from sparsing.results import Result
-from sparsing.thresholds import Thresholds
+from sparsing.base.provenance import Provenance
+from sparsing.base.results import Result
+from sparsing.evaluation.model.activity import Activity
+from sparsing.evaluation.tasks.chance import counts_right_choices
+from sparsing.measuring.intervals import percentiles, resampled
+from sparsing.rules.thresholds import Thresholds
 
 DENSE = "dense"
 ALL = "all"

@@ -12,7 +12,7 @@ from sparsing.errors import InputError
 from sparsing.evaluation.outcome import PartOutcome, Score
 
 if TYPE_CHECKING:
-    from sparsing.evaluation.loading import LoadedTask
+    from sparsing.evaluation.tasks.loading import LoadedTask
 
 
 def part_outcome(name: str, results: dict[str, Any]) -> PartOutcome:

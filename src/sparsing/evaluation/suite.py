@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsing.base.provenance import describe
+from sparsing.base.results import write_text
 from sparsing.errors import InputError
-from sparsing.evaluation.chance import chance_of
 from sparsing.evaluation.changes import changes_of
 from sparsing.evaluation.outcome import Evaluation, Level, TaskOutcome, rows_of
 from sparsing.evaluation.scoring import first_metric, item_lines, part_outcome, score_of
-from sparsing.evaluation.templates import compiled_once
-from sparsing.provenance import describe
-from sparsing.results import write_text
-from sparsing.runs import fingerprint
+from sparsing.evaluation.tasks.chance import chance_of
+from sparsing.evaluation.tasks.templates import compiled_once
+from sparsing.measuring.run_folder import fingerprint
 
 if TYPE_CHECKING:
-    from sparsing.evaluation.loading import LoadedTask, TaskLoader
-    from sparsing.evaluation.tasks import PaperTask
-    from sparsing.models import LoadedModel
+    from sparsing.evaluation.tasks.loading import LoadedTask, TaskLoader
+    from sparsing.evaluation.tasks.paper_tasks import PaperTask
+    from sparsing.models.loading import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Suite:
         Raises:
             InputError: a limit below 1.
         """
-        from sparsing.evaluation.harness import sparsing_lm
+        from sparsing.evaluation.model.harness import sparsing_lm
 
         if limit is not None and limit < 1:
             raise InputError(f"--limit is a number of items, at least 1, got {limit}")

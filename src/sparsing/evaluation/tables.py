@@ -11,7 +11,7 @@ import dataclasses
 import io
 
 from sparsing.evaluation.outcome import Evaluation, Row
-from sparsing.evaluation.tasks import GROUPS, PAPER_TASKS
+from sparsing.evaluation.tasks.paper_tasks import GROUPS, PAPER_TASKS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

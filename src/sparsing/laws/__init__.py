@@ -5,23 +5,23 @@
 
 from __future__ import annotations
 
-from sparsing.lazy import lazily
+from sparsing.base.lazy import lazily
 
 _HOME = {
     "FORMS": "forms",
-    "Comparison": "comparing",
+    "Comparison": "form_comparison",
     "Forecast": "forecasting",
-    "JointFit": "joint",
+    "JointFit": "joint_fit",
     "LawFit": "lawfit",
     "Points": "points",
-    "compare": "comparing",
+    "compare": "form_comparison",
     "fit": "fitting",
-    "fit_joint": "joint",
+    "fit_joint": "joint_fit",
     "forecast": "forecasting",
     "make_points": "points",
-    "published": "paper",
-    "read_points": "reading",
-    "simulate": "simulating",
+    "published": "published_coefficients",
+    "read_points": "point_files",
+    "simulate": "simulation",
 }
 
 __all__ = [*sorted(_HOME)]

@@ -8,14 +8,14 @@ import math
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.laws.bootstrap import bootstrap
+from sparsing.laws.coefficient_intervals import coefficient_interval, prediction_interval, profile
 from sparsing.laws.form import Form
 from sparsing.laws.forms import FORMS
-from sparsing.laws.intervals import coefficient_interval, prediction_interval, profile
 from sparsing.laws.lawfit import Estimate, Holdout, LawFit, Rival
 from sparsing.laws.noise import effective_points, estimate_noise, log_likelihood
 from sparsing.laws.points import Points
 from sparsing.laws.profile import Fitted
+from sparsing.laws.residual_bootstrap import bootstrap
 from sparsing.laws.solve import Problem, solve
 from sparsing.laws.verdict import judge
 from sparsing.laws.warmup import Drop, choose_drop

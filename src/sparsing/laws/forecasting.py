@@ -7,16 +7,16 @@ import math
 
 import numpy as np
 
+from sparsing.base.results import Result
 from sparsing.errors import InputError
+from sparsing.laws.coefficient_intervals import curve_interval, prediction_interval
 from sparsing.laws.form import Form
 from sparsing.laws.forms import FORMS
-from sparsing.laws.intervals import curve_interval, prediction_interval
 from sparsing.laws.lawfit import LawFit
 from sparsing.laws.points import BILLION
 from sparsing.laws.profile import Fitted, deviance_through
 from sparsing.laws.solve import root
 from sparsing.laws.verdict import MIN_DELTA
-from sparsing.results import Result
 
 FAR = 1e4
 """Tokens are sought up to this many times the last measured ones."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sparsing.registry import Registry
+from sparsing.base.registry import Registry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,13 @@ import dataclasses
 
 import numpy as np
 
+from sparsing.base.results import Result
 from sparsing.laws.form import Form
 from sparsing.laws.forms import FORMS
 from sparsing.laws.noise import estimate_noise
 from sparsing.laws.points import BILLION
 from sparsing.laws.profile import Fitted
 from sparsing.laws.solve import Solution
-from sparsing.results import Result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sparsing.base.results import Result
 from sparsing.errors import InputError
-from sparsing.results import Result
 
 BILLION = 1e9
 

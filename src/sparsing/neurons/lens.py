@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from sparsing.models import LoadedModel
-    from sparsing.sites import FFNSite
+    from sparsing.models.loading import LoadedModel
+    from sparsing.sites.site import FFNSite
 
 ITEMS = 6
 """Vocabulary items kept in each direction."""

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsing.base.results import write_atomic
 from sparsing.errors import InputError
 from sparsing.neurons.study import LayerContexts, NeuronStudy, study_neurons
-from sparsing.results import write_atomic
 
 if TYPE_CHECKING:
-    from sparsing.corpus import Corpus
-    from sparsing.models import LoadedModel
+    from sparsing.models.loading import LoadedModel
+    from sparsing.text.corpus import Corpus
 
 NEURONS, VOCABULARY, STUDY = "neurons.parquet", "vocabulary.parquet", "neurons.json"
 BEFORE, AFTER = 16, 8

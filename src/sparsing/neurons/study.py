@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sparsing.corpus import Corpus
-from sparsing.cost import Meter
+from sparsing.base.progress import Progress
+from sparsing.base.provenance import Provenance, describe
+from sparsing.base.results import Result
 from sparsing.errors import InputError
-from sparsing.journal import Journal
-from sparsing.measurement import Cost
+from sparsing.measuring.cost import Meter
+from sparsing.measuring.journal import Journal
+from sparsing.measuring.measurement import Cost
+from sparsing.measuring.passes import run_pass
 from sparsing.neurons import lens
+from sparsing.neurons.coactivation import SAMPLE_TOKENS, neighbours, unpack
 from sparsing.neurons.contexts import merged
-from sparsing.neurons.sampled import SAMPLE_TOKENS, neighbours, unpack
-from sparsing.neurons.thresholds import calibrated
-from sparsing.neurons.watcher import NeuronWatcher
-from sparsing.passes import run_pass
-from sparsing.progress import Progress
-from sparsing.provenance import Provenance, describe
-from sparsing.results import Result
-from sparsing.thresholds import Thresholds
+from sparsing.neurons.default_thresholds import calibrated
+from sparsing.neurons.neuron_observer import NeuronWatcher
+from sparsing.rules.thresholds import Thresholds
+from sparsing.text.corpus import Corpus
 
 if TYPE_CHECKING:
-    from sparsing.models import LoadedModel
+    from sparsing.models.loading import LoadedModel
 
 CONTEXTS = 8
 """Contexts kept per neuron."""

@@ -12,9 +12,9 @@ from sparsing.report.charts import Chart, Mark, Series, columns
 from sparsing.report.labels import model_label
 
 if TYPE_CHECKING:
-    from sparsing.frontier import Comparison
     from sparsing.laws.lawfit import LawFit
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.measurement import Measurement
 
 COSTS = (1.01, 1.05, 1.10)
 """Perplexity ratios of PPL-1%, 5% and 10%."""

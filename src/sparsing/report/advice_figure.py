@@ -10,7 +10,7 @@ from sparsing.report.style import BLUE, FAINT, INK, MUTED, VERMILION, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sparsing.decode.advice_result import Advice, AdviceRow
+    from sparsing.decode.advice.result import Advice, AdviceRow
 
 
 @styled()

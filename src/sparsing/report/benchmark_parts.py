@@ -128,7 +128,7 @@ def _said(row: Row) -> str:
 
 
 def _title(group: str, change: Change) -> str:
-    from sparsing.evaluation.tasks import GROUPS
+    from sparsing.evaluation.tasks.paper_tasks import GROUPS
 
     return GROUPS.get(group, f"all {_scores(change.num_scores)}")
 

@@ -8,7 +8,7 @@ from sparsing.report.style import is_interval
 
 if TYPE_CHECKING:
     from sparsing.evaluation.outcome import Evaluation, Row
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.measurement import Measurement
 
 FEW_TOKENS = 10_000
 FEW_WINDOWS = 10

@@ -18,7 +18,7 @@ from sparsing.report.style import INK, MARKERS, MUTED, PALETTE, is_interval, new
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.measurement import Measurement
 
 Interval = tuple[float, float]
 PPL_LINES = (1.01, 1.05, 1.10)

@@ -11,7 +11,7 @@ from sparsing.report.style import MARKERS, MUTED, PALETTE, new_figure, plain_num
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsing.decode.bench_result import FFNBench, FFNLine
+    from sparsing.bench.block_result import FFNBench, FFNLine
 
 _PANEL = 2.1
 """Inches of height."""

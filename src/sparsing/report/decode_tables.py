@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparsing.report.tables import Rows, percent
+from sparsing.report.measurement_tables import Rows, percent
 
 if TYPE_CHECKING:
-    from sparsing.decode.bench_base import Bench
-    from sparsing.decode.bench_result import FFNBench, FFNLine
-    from sparsing.decode.whole_result import WholeBench, WholeLine
+    from sparsing.bench.block_result import FFNBench, FFNLine
+    from sparsing.bench.lines import Bench
+    from sparsing.bench.model_result import WholeBench, WholeLine
 
 _NONE = "-"
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
-from sparsing.report import tables
+from sparsing.report import measurement_tables as tables
 from sparsing.report.across_charts import (
     frontier_chart,
     law_charts,
@@ -25,15 +25,15 @@ from sparsing.report.neuron_charts import corpus_curves, corpus_scatter, distanc
 from sparsing.report.neuron_view import neuron_view
 from sparsing.report.parts import Card, Document, Explorer, Panel, Section, Table
 from sparsing.report.run_charts import run_charts
-from sparsing.report.runs import Runs, Study
+from sparsing.report.saved_results import Runs, Study
 from sparsing.report.style import is_interval
 from sparsing.report.text_view import text_view
 
 if TYPE_CHECKING:
+    from sparsing.base.provenance import Provenance
     from sparsing.evaluation.outcome import Evaluation
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
-    from sparsing.provenance import Provenance
 
 _T = TypeVar("_T")
 TEXT_BYTES = 900_000

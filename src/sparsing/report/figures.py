@@ -20,8 +20,8 @@ from sparsing.report.style import BLUE, INK, MUTED, VERMILION, new_figure, save,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsing.curves import Curves, ScoreCurve
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.calibration import Curves, ScoreCurve
+    from sparsing.measuring.measurement import Measurement
 
 __all__ = [
     "all_figures",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from matplotlib import font_manager
 
 if TYPE_CHECKING:
-    from sparsing.provenance import Provenance
+    from sparsing.base.provenance import Provenance
 
 BASE_FONT = "DejaVu Sans"
 """Comes with matplotlib, so it is on every machine."""

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from sparsing.laws.intervals import curve_interval, prediction_interval
+from sparsing.base.results import write_atomic
+from sparsing.laws.coefficient_intervals import curve_interval, prediction_interval
 from sparsing.laws.lawfit import LawFit
-from sparsing.results import write_atomic
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",

@@ -10,8 +10,8 @@ import numpy as np
 
 from sparsing.errors import InputError
 from sparsing.report.charts import Chart, Mark, Series, thinned
+from sparsing.report.measurement_tables import Rows
 from sparsing.report.run_charts import DEAD_BELOW
-from sparsing.report.tables import Rows
 from sparsing.report.text_view import shown
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def token_scatters(studies: Mapping[str, NeuronStudy], words: Mapping[str, Mappi
     Args:
         words: Texts of token ids, by study.
     """
-    from sparsing.neurons.comparing import token_scatter
+    from sparsing.neurons.study_comparison import token_scatter
 
     charts = []
     for (a, first), (b, second) in itertools.combinations(studies.items(), 2):
@@ -105,7 +105,7 @@ def token_scatters(studies: Mapping[str, NeuronStudy], words: Mapping[str, Mappi
 
 def distance_table(studies: Mapping[str, NeuronStudy]) -> Rows:
     """How far apart firing is between corpora and between models; the farthest first."""
-    from sparsing.neurons.comparing import distances
+    from sparsing.neurons.study_comparison import distances
 
     header = ["between", "and", "distance of the curves", "mean difference per neuron", "rank correlation"]
     found = sorted(distances(studies), key=lambda distance: -distance.wasserstein)

@@ -16,8 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsing.base.results import write_text
 from sparsing.report.labels import escape_unprintable
-from sparsing.results import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment

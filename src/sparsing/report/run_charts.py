@@ -11,7 +11,7 @@ import numpy as np
 from sparsing.report.charts import Chart, Mark, Series, columns, thinned
 
 if TYPE_CHECKING:
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.measurement import Measurement
 
 DEAD_BELOW = 1e-3
 """A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""

@@ -19,9 +19,9 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
+from sparsing.base.results import write_atomic
 from sparsing.errors import InputError
 from sparsing.report.labels import font_families
-from sparsing.results import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

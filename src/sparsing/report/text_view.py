@@ -11,7 +11,7 @@ from sparsing.report.charts import rounded
 from sparsing.report.labels import escape_unprintable
 
 if TYPE_CHECKING:
-    from sparsing.measurement import Measurement
+    from sparsing.measuring.measurement import Measurement
 
 LONGEST = 60
 """Characters of a token that are shown; the middle of a longer one is left out."""

@@ -1,16 +1,15 @@
-"""Rules say which neurons stay active. A rule is a score, a selection and one scalar level.
+"""Rules decide which neurons stay active. A rule is a score, a selection and one scalar level.
 
-One file per rule; a new file in this folder is found by itself (see CONTRIBUTING.md).
+Each named rule is one file in `named/`. `mask.py` applies a rule to a model.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 
-from sparsing.rules._base import RULES, SELECTIONS, Reach, Rule, make_rule, register_rule, register_selection
+from sparsing.rules.rule import RULES, SELECTIONS, Reach, Rule, make_rule, register_rule, register_selection
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _module in ("above", "named"):  # they register themselves
+    importlib.import_module(f"{__name__}.{_module}")
 
 __all__ = ["RULES", "SELECTIONS", "Reach", "Rule", "make_rule", "register_rule", "register_selection"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsing.rules._base import register_selection
-from sparsing.scores import cut, is_active
+from sparsing.rules.rule import register_selection
+from sparsing.rules.scores import cut, is_active
 
 if TYPE_CHECKING:
     import torch

@@ -5,18 +5,17 @@ Public names are loaded on first use.
 
 from __future__ import annotations
 
-from sparsing.lazy import lazily
+from sparsing.base.lazy import lazily
 
 _HOME = {
     "FATReLU": "fatrelu",
     "L1Penalty": "l1",
     "L1Schedule": "l1",
-    "PRESETS": "shapes",
-    "SparsityCallback": "callback",
-    "Track": "trackpoints",
+    "SparsityCallback": "sparsity_callback",
+    "Track": "track_result",
     "TrainConfig": "config",
     "find_checkpoints": "tracking",
-    "read_config": "reading",
+    "read_config": "config_file",
     "relufy": "relufication",
     "track": "tracking",
     "train": "trainer",

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from sparsing.errors import InputError
-from sparsing.training.checks import above, at_least, divides, one_of, part, share, within
+from sparsing.training.value_checks import above, at_least, divides, one_of, part, share, within
 
 BUILTIN = "builtin"
 

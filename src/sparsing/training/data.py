@@ -1,6 +1,6 @@
 """Training text as one array of token ids on disk, and the windows of a run in their fixed order.
 
-Text is read as a stream (`sparsing.text`: files, jsonl, parquet, `datasets` of the hub) and only as far as the run
+Text is read as a stream (`sparsing.text.reading`: files, jsonl, parquet, `datasets` of the hub) and only as far as the run
 needs; each document becomes `<bos> ... <eos>`, one after the other. From then on a window is a place in a
 memory-mapped file, so any process can start at any step without reading what is behind it.
 """
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from sparsing.corpus import bos_id
+from sparsing.base.results import write_atomic, write_text
 from sparsing.errors import InputError
-from sparsing.results import write_atomic, write_text
-from sparsing.text import pieces
+from sparsing.text.corpus import bos_id
+from sparsing.text.reading import pieces
 from sparsing.training.config import BUILTIN
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ class Extras:
         Raises:
             InputError: no such checkpoint, or one of another shape.
         """
-        from sparsing.models import load_model
+        from sparsing.models.loading import load_model
 
         if self.config.sparser is None or not self.config.sparser.start:
             return model
@@ -68,9 +68,9 @@ class Extras:
             self._watch(trainer, tokenizer)
 
     def _watch(self, trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> None:
-        from sparsing.corpus import load_corpus
-        from sparsing.training.callback import SparsityCallback
+        from sparsing.text.corpus import load_corpus
         from sparsing.training.data import read_texts
+        from sparsing.training.sparsity_callback import SparsityCallback
 
         asked, data = self.config.tracking, self.config.data
         assert asked is not None

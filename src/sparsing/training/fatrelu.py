@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 from transformers import TrainerCallback
 
 from sparsing.errors import InputError
-from sparsing.mask import apply
 from sparsing.rules import make_rule
-from sparsing.sites import find_sites
-from sparsing.thresholds import Thresholds, thresholds_at
+from sparsing.rules.mask import apply
+from sparsing.rules.thresholds import Thresholds, thresholds_at
+from sparsing.sites.site import find_sites
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from sparsing.errors import InputError
-from sparsing.sites import find_sites
-from sparsing.tap import attach
+from sparsing.sites.site import find_sites
+from sparsing.sites.tap import attach
 
 if TYPE_CHECKING:
     from torch import nn

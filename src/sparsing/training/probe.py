@@ -12,14 +12,14 @@ import math
 import numpy as np
 import torch
 
-from sparsing.cett import cett, output_norm
-from sparsing.corpus import Batch, Corpus
 from sparsing.errors import InputError
-from sparsing.journal import Journal
-from sparsing.models import LoadedModel
-from sparsing.passes import Watcher, run_pass
-from sparsing.scores import is_active, sizes
-from sparsing.subject import DEAD_BELOW
+from sparsing.measuring.cett import cett, output_norm
+from sparsing.measuring.journal import Journal
+from sparsing.measuring.passes import Watcher, run_pass
+from sparsing.measuring.subject import DEAD_BELOW
+from sparsing.models.loading import LoadedModel
+from sparsing.rules.scores import is_active, sizes
+from sparsing.text.corpus import Batch, Corpus
 
 MOST_TOKENS = 32_768
 """A probe is one batch: its memory grows with its tokens."""

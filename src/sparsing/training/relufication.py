@@ -16,7 +16,7 @@ import torch
 from transformers.activations import ACT2FN
 
 from sparsing.errors import InputError
-from sparsing.sites import find_sites, model_type
+from sparsing.sites.site import find_sites, model_type
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,18 +14,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from sparsing.checkpoint import training_state
-from sparsing.corpus import Corpus
+from sparsing.base.progress import Progress
+from sparsing.base.results import write_text
 from sparsing.errors import InputError
-from sparsing.joint import search_jointly
-from sparsing.measurement import Measurement
-from sparsing.models import LoadedModel, load_model
-from sparsing.progress import Progress
-from sparsing.results import write_text
+from sparsing.measuring.joint_search import search_jointly
+from sparsing.measuring.measurement import Measurement
+from sparsing.measuring.run_folder import check_writable, open_journal
+from sparsing.measuring.subject import Subject, measure
+from sparsing.models.checkpoint import training_state
+from sparsing.models.loading import LoadedModel, load_model
 from sparsing.rules import Rule, make_rule
-from sparsing.runs import check_writable, open_journal
-from sparsing.subject import Subject, measure
-from sparsing.training.trackpoints import Track, point_of
+from sparsing.text.corpus import Corpus
+from sparsing.training.track_result import Track, point_of
 
 LAST = 5
 """Checkpoints, from the end, on which the level is found (Sparsing Law)."""

@@ -19,18 +19,18 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from transformers.trainer_callback import PrinterCallback
 
+from sparsing.base.progress import Progress
+from sparsing.base.results import write_text
 from sparsing.errors import InputError
-from sparsing.progress import Progress
-from sparsing.results import write_text
-from sparsing.training import saving
+from sparsing.training import run_checkpoints as saving
 from sparsing.training.config import TrainConfig
+from sparsing.training.config_file import build_config
 from sparsing.training.data import Windows, read_texts, write_tokens
 from sparsing.training.extras import Extras
 from sparsing.training.mup import build_model, granite_config, parameter_groups
-from sparsing.training.reading import build_config
+from sparsing.training.run_callbacks import Bar, LossCurve, Planned, read_curve
 from sparsing.training.schedule import Schedule, make_schedule
 from sparsing.training.tokenizer import open_tokenizer, train_tokenizer
-from sparsing.training.watching import Bar, LossCurve, Planned, read_curve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,76 @@
+"""Where a figure comes from: model, data, versions, device and the command line that made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsing.base.results import Result
+
+if TYPE_CHECKING:
+    from sparsing.models.loading import LoadedModel
+    from sparsing.text.corpus import Corpus
+
+_PACKAGES = ("sparsing", "torch", "transformers", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance(Result):
+    """What is needed to make a result again."""
+
+    model: str = ""
+    """Name on the hub, or folder, as the caller gave it."""
+    revision: str | None = None
+    """Commit of the checkpoint on the hub; None for a local folder."""
+    model_type: str = ""
+    num_parameters: int = 0
+    dtype: str = ""
+    device: str = ""
+    train_step: int | None = None
+    """Training step of the checkpoint, where its folder says so."""
+    train_tokens: int | None = None
+    """Tokens the checkpoint was trained on, where its folder says so."""
+    corpus: str = ""
+    """Source of the text, as the caller gave it."""
+    corpus_sha256: str = ""
+    """Digest of the token ids and of what counts, so that two runs on the same tokens can be told."""
+    num_tokens: int = 0
+    """Counted tokens."""
+    seed: int = 0
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    platform: str = ""
+    command: str = ""
+    created: str = ""
+    """UTC, ISO 8601."""
+
+
+def describe(loaded: LoadedModel, corpus: Corpus | None = None, *, seed: int = 0) -> Provenance:
+    """The provenance of something measured now, by this command, on this model and corpus."""
+    text: dict[str, Any] = {}
+    if corpus is not None:
+        text = {"corpus": corpus.source, "corpus_sha256": corpus.sha256(), "num_tokens": corpus.num_tokens}
+    return made_now(**loaded.provenance(), **text, seed=seed)
+
+
+def made_now(**fields: Any) -> Provenance:
+    """The provenance of something made now, by this command; `fields` say of what."""
+    return Provenance(
+        **fields,
+        versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        platform=f"{platform.system()} {platform.machine()}",
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

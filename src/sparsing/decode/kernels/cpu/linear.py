@@ -1,0 +1,46 @@
+"""A matrix against few tokens at the speed of memory: the other projections of a model, and the head."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import get_num_threads, njit, prange
+
+from sparsing.decode.kernels.cpu.block import as_floats, as_numpy
+from sparsing.decode.kernels.cpu.rows import FAST, dots_of_eight
+from sparsing.decode.kernels.dispatch import MAX_TOKENS
+from sparsing.errors import InputError
+
+
+@njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
+def linear_kernel(rows, x, at, y):
+    """`y[i] = rows[i] . x` with `y (out rounded up to eights, tokens)`; `at (threads, 8)` int32 is room."""
+    threads, eights = at.shape[0], y.shape[0] // 8
+    for thread in prange(threads):
+        mine = at[thread]
+        for eight in range(thread * eights // threads, (thread + 1) * eights // threads):
+            for r in range(8):
+                mine[r] = min(8 * eight + r, rows.shape[0] - 1)
+            dots_of_eight(rows, mine, x, y[8 * eight : 8 * eight + 8])
+
+
+class CpuLinear:
+    """`x @ weight.T + bias` for `x (tokens <= 8, in)` and `weight (out, in)` in float32 or bfloat16.
+
+    Raises:
+        InputError: weights in float16, or more tokens than a call takes.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
+        self._rows, self._bias = as_numpy(weight.detach()), bias
+        self._at = np.zeros((get_num_threads(), 8), np.int32)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Shape `(tokens, out)`, dtype of `x`."""
+        if x.shape[0] > MAX_TOKENS:
+            raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {x.shape[0]}")
+        rows = self._rows.shape[0]
+        y = torch.empty(-(-rows // 8) * 8, x.shape[0], dtype=torch.float32)
+        linear_kernel(self._rows, as_floats(x), self._at, y.numpy())
+        out = y[:rows].T if x.dtype == torch.float32 else y[:rows].T.to(x.dtype)
+        return out if self._bias is None else out + self._bias

@@ -1,0 +1,60 @@
+"""What goes into each gated block: seen by hooks on the projection that reads it, or sampled under thresholds."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsing.rules.mask import Mask
+from sparsing.sites.tap import tapped
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sparsing.rules.thresholds import Thresholds
+    from sparsing.sites.site import FFNSite
+
+    OnInput = Callable[[int, torch.Tensor], None]
+
+
+@contextlib.contextmanager
+def inputs_tapped(sites: Sequence[FFNSite], on_input: OnInput) -> Iterator[None]:
+    """Call `on_input(layer, x)` when a gated block is about to run, `x` of shape `(..., d_model)`."""
+
+    def hook(layer: int) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+        return lambda module, inputs: on_input(layer, inputs[0])
+
+    gated = [(layer, site.projections[0]) for layer, site in enumerate(sites) if site.projections]
+    handles = [module.register_forward_pre_hook(hook(layer)) for layer, module in gated]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sample_inputs(
+    model: nn.Module, sites: Sequence[FFNSite], thresholds: Thresholds | None, ids: torch.Tensor | None = None
+) -> dict[int, torch.Tensor]:
+    """Inputs of each gated block while the model reads `ids` under `thresholds`, `(tokens, d_model)` by layer.
+
+    Args:
+        ids: Token ids, shape `(1, tokens)`; None for 64 random ones.
+    """
+    if ids is None:
+        vocab = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+        ids = torch.randint(vocab, (1, 64), generator=torch.Generator().manual_seed(0))
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(layer: int, x: torch.Tensor) -> None:
+        kept[layer] = x.detach().reshape(-1, x.shape[-1])
+
+    mask = None if thresholds is None else Mask(sites, thresholds)
+    device = next(model.parameters()).device
+    on_ffn, gate = (None, False) if mask is None else (mask.masked, mask.needs_gate)
+    with torch.no_grad(), inputs_tapped(sites, keep), tapped(sites, on_ffn, gate=gate):
+        model(input_ids=ids.to(device), use_cache=False)
+    return kept

@@ -1,0 +1,1 @@
+"""Generated programs: the sandbox that runs them and the pass@k metric."""

@@ -1,0 +1,1 @@
+"""The model that lm-eval drives: thresholds applied, activations counted, one or several processes."""

@@ -1,0 +1,1 @@
+"""What this machine can do: its memory bandwidth, processor and threads."""

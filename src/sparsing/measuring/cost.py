@@ -1,0 +1,62 @@
+"""What a run costs, in dense forward passes of the same model over the same corpus."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from sparsing.measuring.measurement import Cost
+from sparsing.measuring.passes import default_batch_size, window_nll
+from sparsing.text.corpus import Corpus
+
+if TYPE_CHECKING:
+    from sparsing.models.loading import LoadedModel
+
+
+class Meter:
+    """Counts tokens run, and knows how long a dense pass takes from three timed batches."""
+
+    def __init__(self, loaded: LoadedModel, corpus: Corpus):
+        self._num_tokens = corpus.num_tokens
+        self._dense_sec = _dense_sec(loaded, corpus)
+        self._shared_sec, self._shared_tokens = 0.0, 0
+        self.restart()
+
+    def shared(self) -> None:
+        """What was run up to now serves every measurement and is counted in each."""
+        self._shared_sec += time.monotonic() - self._began
+        self._shared_tokens += self._tokens
+        self.restart()
+
+    def restart(self) -> None:
+        """A new measurement begins."""
+        self._began, self._tokens = time.monotonic(), 0
+
+    def add(self, corpus: Corpus) -> None:
+        """A pass over this corpus is run."""
+        self._tokens += corpus.num_tokens
+
+    def cost(self) -> Cost:
+        """Of the measurement that began last, what is shared included."""
+        wall = self._shared_sec + time.monotonic() - self._began
+        return Cost(
+            forward_passes=(self._shared_tokens + self._tokens) / self._num_tokens,
+            dense_forward_equivalents=wall / self._dense_sec,
+            wall_sec=wall,
+        )
+
+
+def _dense_sec(loaded: LoadedModel, corpus: Corpus) -> float:
+    """Seconds of a dense pass with its loss over the corpus, from the faster of two batches after a warm-up."""
+    device = loaded.model.get_input_embeddings().weight.device
+    batch = next(corpus.batches(default_batch_size(loaded, corpus), device=device))
+    times = []
+    with torch.inference_mode():
+        for _ in range(3):
+            began = time.monotonic()
+            output = loaded.model(input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False)
+            window_nll(output.logits, batch)[0].sum().item()
+            times.append(time.monotonic() - began)
+    return max(min(times[1:]), 1e-9) * corpus.num_tokens / max(int(batch.counted.sum()), 1)

@@ -1,0 +1,34 @@
+"""Thresholds for a study that was given none: a fixed CETT, learned on a few thousand tokens of its text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsing.base.provenance import describe
+from sparsing.measuring.calibration import calibrate
+from sparsing.rules import make_rule
+from sparsing.rules.thresholds import Thresholds, thresholds_at
+from sparsing.text.corpus import Corpus
+
+if TYPE_CHECKING:
+    from sparsing.models.loading import LoadedModel
+
+CALIBRATION_TOKENS = 8192
+
+
+def calibrated(loaded: LoadedModel, corpus: Corpus, cett: float, **passing: Any) -> Thresholds:
+    """The thresholds of each layer at which its CETT is `cett`, on windows spread evenly over the corpus.
+
+    Raises:
+        InputError: a CETT outside what the rule allows.
+    """
+    rule = make_rule("cett")
+    rule.check(cett)
+    count = min(corpus.n_windows, -(-CALIBRATION_TOKENS * corpus.n_windows // corpus.num_tokens))
+    sample = corpus.part(np.linspace(0, corpus.n_windows - 1, count).round().astype(int))
+    curves = calibrate(loaded, sample, **passing)
+    return thresholds_at(
+        rule, cett, curves=curves, n_layers=len(loaded.sites), provenance=describe(loaded, sample)
+    )

@@ -1,0 +1,1 @@
+"""Drop-in replacements for the command lines of the reference code (thunlp/SparsingLaw)."""

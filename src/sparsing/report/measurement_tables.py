@@ -1,0 +1,132 @@
+"""The tables of a measurement, the same on a terminal and on a page: a header and rows of text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.measurement import Measurement
+    from sparsing.neurons.study import NeuronStudy
+
+Rows = tuple[list[str], list[list[str]]]
+
+COSTS = (0.5, 1, 2, 5, 10, 20, 50)
+"""Rises of perplexity, in percent, at which rules are compared."""
+
+
+def summary(results: Sequence[Measurement]) -> Rows:
+    """One row per measurement."""
+    header = ["measure", "level", "activation ratio [95%]", "ppl ratio [95%]", "held out", "dead neurons"]
+    return header, [_summary_row(result) for result in results]
+
+
+def layers(result: Measurement) -> Rows:
+    """One row per layer."""
+    header = [
+        "layer",
+        "activation ratio",
+        "threshold",
+        "CETT, dense inputs",
+        "CETT, sparse inputs",
+        "dead neurons",
+    ]
+    columns = zip(
+        result.layer_activation_ratio,
+        result.thresholds.values,
+        result.cett_dense_inputs,
+        result.cett_sparse_inputs,
+        result.dead_neuron_ratio,
+        strict=True,
+    )
+    return header, [
+        [str(i), percent(ratio), f"{threshold:.4e}", f"{dense:.4f}", f"{sparse:.4f}", percent(dead)]
+        for i, (ratio, threshold, dense, sparse, dead) in enumerate(columns)
+    ]
+
+
+def frontier(comparison: Comparison) -> Rows:
+    """Activation ratio of each rule at some costs in perplexity."""
+    most = max(point.ppl_ratio for point in comparison.points)
+    costs = [p for p in COSTS if 1 + p / 100 <= most + 1e-3]
+    return ["rule", *(f"PPL-{p:g}%" for p in costs)], [
+        [rule, *(percent(comparison.ratio_at(rule, 1 + p / 100)) for p in costs)]
+        for rule in comparison.rules()
+    ]
+
+
+def training(series: Mapping[str, Sequence[Measurement]]) -> Rows:
+    """One row per checkpoint of every model."""
+    header = [
+        "model",
+        "trained on",
+        "activation ratio at PPL-1% [95%]",
+        "ppl ratio",
+        "held out",
+        "perplexity",
+    ]
+    rows = []
+    for name, measurements in series.items():
+        for result in measurements:
+            held = result.heldout
+            rows.append(
+                [
+                    name,
+                    f"{(result.provenance.train_tokens or 0) / 1e6:.2f}M tokens",
+                    f"{percent(result.activation_ratio)} {interval(result.activation_ratio_interval)}",
+                    f"{result.ppl_ratio:.5f}",
+                    f"{held.ppl_ratio:.5f}" if held else "-",
+                    f"{result.ppl_dense:.3f}",
+                ]
+            )
+    return header, rows
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A fraction as a percentage; a dash for NaN."""
+    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}%"
+
+
+def interval(low_high: tuple[float, float] | None, scale: float = 100, digits: int = 2) -> str:
+    """`[low, high]`; nothing where there is none."""
+    if low_high is None:
+        return ""
+    return f"[{scale * low_high[0]:.{digits}f}, {scale * low_high[1]:.{digits}f}]"
+
+
+def _summary_row(result: Measurement) -> list[str]:
+    ppl_interval = interval(result.ppl_ratio_interval, scale=1, digits=4)
+    return [
+        result.name,
+        f"{result.level_name.partition(',')[0]} {result.level:.4g}",
+        f"{percent(result.activation_ratio)} {interval(result.activation_ratio_interval)}".strip(),
+        f"{result.ppl_ratio:.4f} {ppl_interval}".strip(),
+        f"{result.heldout.ppl_ratio:.4f}" if result.heldout else "-",
+        percent(sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio)),
+    ]
+
+
+def size(num_bytes: float) -> str:
+    """Bytes in decimal units, three digits: `4.23 GB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:.3g} {name}"
+    return f"{num_bytes:.0f} B"
+
+
+def neurons(study: NeuronStudy) -> Rows:
+    """One row per corpus of a study of neurons."""
+    header = ["corpus", "tokens", "activation ratio", "dead neurons", "rare, below 1%", "most of all in it"]
+    with np.errstate(invalid="ignore"):
+        most = np.where(np.isfinite(study.frequency[0]), np.nan_to_num(study.frequency).argmax(0), -1)
+    rows = []
+    for index, (name, tokens) in enumerate(zip(study.corpora, study.num_tokens, strict=True)):
+        found = study.frequency[index][np.isfinite(study.frequency[index])]
+        mine = (most == index).sum() / (most >= 0).sum()
+        shares = (found.mean(), (found < 1e-3).mean(), (found < 1e-2).mean(), mine)
+        rows.append([name, f"{tokens:,}", *(percent(float(share)) for share in shares)])
+    return header, rows

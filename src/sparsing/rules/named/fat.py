@@ -1,0 +1,32 @@
+"""FAT-eps: one global threshold on `|gate|` (FATReLU, ProSparse); `eps = 0` counts what is not exactly zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparsing.rules.rule import Reach, Rule, register_rule
+
+if TYPE_CHECKING:
+    from sparsing.measuring.calibration import Curves
+
+
+@register_rule
+class FAT(Rule):
+    """Active when `|gate| > eps`, the same `eps` in all layers."""
+
+    name = "fat"
+    score = "gate"
+    level_name = "eps"
+
+    def check(self, level: float) -> None:
+        self._allowed(level, low=0, high=np.inf, open_low=False, hint="0 drops exact zeros only")
+
+    def values(self, level: float, curves: Curves | None, n_layers: int) -> np.ndarray:
+        return np.full(n_layers, float(level))
+
+    def reach(self, curves: Curves) -> Reach:
+        curve = curves[self.score]
+        start = float(np.median(curve.threshold_at_cett(0.2)))
+        return Reach(start=start, most=float(curve.thresholds.max()), step=start * 1e-6)

@@ -1,0 +1,44 @@
+"""Blocks without a gate, as in OPT: `h = act(up_proj(x))` with `Linear` projections, so `gate` is `h`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sparsing.sites.site import FFNSite, Layout, model_type, register_family, sites_at
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_NEOX = Layout(layers="gpt_neox.layers", ffn="mlp", down_proj="dense_4h_to_h")
+_GPTJ = Layout(layers="transformer.h", ffn="mlp", down_proj="fc_out")
+_NEMOTRON = Layout(layers="model.layers", ffn="mlp", down_proj="down_proj")
+_PHI = Layout(layers="model.layers", ffn="mlp", down_proj="fc2")
+_XGLM = Layout(layers="model.layers", ffn="", down_proj="fc2")
+
+LAYOUTS = {
+    "apertus": _NEMOTRON,
+    "arcee": _NEMOTRON,
+    "biogpt": _XGLM._replace(layers="biogpt.layers"),
+    "bloom": _NEOX._replace(layers="transformer.h"),
+    "codegen": _GPTJ,
+    "falcon": _NEOX._replace(layers="transformer.h"),
+    "gpt_bigcode": _GPTJ._replace(down_proj="c_proj"),
+    "gpt_neo": _GPTJ._replace(down_proj="c_proj"),
+    "gpt_neox": _NEOX,
+    "gpt_neox_japanese": _NEOX._replace(layers="gpt_neox_japanese.layers"),
+    "gptj": _GPTJ,
+    "jais2": _NEMOTRON,
+    "mpt": Layout(layers="transformer.blocks", ffn="ffn", down_proj="down_proj"),
+    "nanochat": _PHI,
+    "nemotron": _NEMOTRON,
+    "opt": _XGLM._replace(layers="model.decoder.layers"),
+    "persimmon": _NEOX._replace(layers="model.layers"),
+    "phi": _PHI,
+    "starcoder2": _PHI._replace(down_proj="c_proj"),
+    "xglm": _XGLM,
+}
+
+
+@register_family(*LAYOUTS)
+def sites(model: nn.Module) -> list[FFNSite]:
+    return sites_at(model, LAYOUTS[model_type(model)])

@@ -1,0 +1,200 @@
+"""The model object: dense it is lm-eval's own, sparse it counts each real token once, whatever the batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsing.errors import InputError
+from sparsing.evaluation.model.counting import CountingMask
+from sparsing.evaluation.model.harness import sparsing_lm
+from sparsing.rules.thresholds import Thresholds
+from sparsing.sites.tap import tapped
+
+PAIRS = [
+    ("Once upon a time", " there was a little girl named Lily"),
+    ("One day, Tom and his dog went to the big park to", " play"),
+    ("The", " end"),
+    ("She was very happy because her mother gave her a red ball and", " a book."),
+    ("", "He said hello"),
+]
+PROMPTS = ["Once upon a time", "Tom and Sue went to the park. They", "One day, a big"]
+
+
+@pytest.fixture
+def lm(lm_eval, stories):
+    model = sparsing_lm()(stories, batch_size=2, show_progress=False)
+    yield model
+    model.apply(None)
+
+
+def score(lm) -> list:
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(PAIRS)]
+    return lm.loglikelihood(requests)
+
+
+def generate(lm, until=("\n",), tokens=12) -> list[str]:
+    from lm_eval.api.instance import Instance
+
+    kwargs = {"until": list(until), "max_gen_toks": tokens, "do_sample": False}
+    requests = [Instance("generate_until", {}, (prompt, kwargs), i) for i, prompt in enumerate(PROMPTS)]
+    return lm.generate_until(requests)
+
+
+def test_dense_is_lm_evals_own_model(lm, stories):
+    from lm_eval.models.huggingface import HFLM
+
+    own = HFLM(pretrained=stories.model, tokenizer=stories.tokenizer, batch_size=2)
+    assert score(lm) == score(own)
+    assert generate(lm) == generate(own)
+    assert lm.activities() is None
+
+
+def test_a_prompt_shared_by_options_is_encoded_once(lm, stories, monkeypatch):
+    """The tokens are those of lm-eval's own model; what a caller does to them stays with the caller."""
+    from lm_eval.models.huggingface import HFLM
+
+    own = HFLM(pretrained=stories.model, tokenizer=stories.tokenizer, batch_size=2)
+    prompt, options = "Tom and Sue went to the park. They", [" ran", " sat down", " ate", " ran home"]
+    wanted = [own._encode_pair(prompt, option) for option in options]
+    encode, texts = stories.tokenizer.encode, []
+    monkeypatch.setattr(
+        stories.tokenizer, "encode", lambda text, **options: texts.append(text) or encode(text, **options)
+    )
+    assert [lm._encode_pair(prompt, option) for option in options] == wanted
+    assert texts.count(prompt) == 1
+    lm.tok_encode(prompt).append(0)
+    assert lm.tok_encode(prompt) == wanted[0][0]
+    assert lm.tok_encode(prompt, add_special_tokens=False) == wanted[0][0][1:]  # without BOS
+
+
+def test_dense_again_after_sparse(lm, sparse_level):
+    before = score(lm)
+    lm.apply(sparse_level.thresholds)
+    assert score(lm) != before
+    lm.apply(None)
+    assert score(lm) == before
+
+
+def test_thresholds_at_zero_change_nothing(lm, stories):
+    before = score(lm)
+    lm.apply(Thresholds.from_line(",".join(["0"] * len(stories.sites))))
+    assert score(lm) == before
+
+
+def test_prefill_counts_every_scored_token_once(lm, stories, sparse_level):
+    """By hand: context and continuation without the last token, in a forward of its own."""
+    lm.apply(sparse_level.thresholds)
+    score(lm)
+    prefill, decode = lm.activities()
+    mask = CountingMask(stories.sites, sparse_level.thresholds)
+    tokens, active = 0, torch.zeros(len(stories.sites), dtype=torch.int64)
+    lm.apply(None)
+    for context, continuation in PAIRS:
+        if context:
+            first, rest = lm._encode_pair(context, continuation)
+        else:
+            first, rest = [lm.prefix_token_id], lm.tok_encode(continuation, add_special_tokens=False)
+        ids = torch.tensor([[*first, *rest][:-1]])
+        with torch.no_grad(), tapped(stories.sites, mask.on_ffn, gate=mask.needs_gate):
+            stories.model(ids)
+        active += mask.take(tuple(ids.shape)).sum((1, 2))
+        tokens += ids.numel()
+    assert prefill.num_tokens == tokens
+    wanted = (active / (tokens * stories.sites[0].d_ff)).tolist()
+    assert prefill.layer_activation_ratio == pytest.approx(wanted, abs=2e-3)  # padding moves the last bits
+    assert decode.num_tokens == 0
+
+
+@pytest.mark.parametrize("until", [("\n",), ("the", "."), (" was",)])
+def test_generation_counts_do_not_depend_on_the_batch(lm, sparse_level, until):
+    seen = []
+    for batch_size in (1, 3):
+        lm.batch_size_per_gpu = batch_size
+        lm.apply(sparse_level.thresholds)
+        texts = generate(lm, until)
+        prefill, decode = lm.activities()
+        seen.append((texts, prefill, decode))
+    (texts, alone, alone_decode), (batched_texts, batch, batch_decode) = seen
+    assert texts == batched_texts
+    assert (alone.num_tokens, alone_decode.num_tokens) == (batch.num_tokens, batch_decode.num_tokens)
+    assert alone.activation_ratio == pytest.approx(batch.activation_ratio, abs=2e-3)
+    assert alone_decode.activation_ratio == pytest.approx(batch_decode.activation_ratio, abs=5e-3)
+
+
+def test_prefill_and_decode_tokens_by_hand(lm, sparse_level, stories):
+    """Without a stop string a prompt of n tokens and 12 new ones is n of prefill and 11 of decode."""
+    lm.apply(sparse_level.thresholds)
+    generate(lm, until=("no such text",), tokens=12)
+    prefill, decode = lm.activities()
+    assert prefill.num_tokens == sum(len(stories.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS)
+    assert decode.num_tokens == 11 * len(PROMPTS)
+
+
+def test_a_trial_of_the_batch_size_is_not_counted(lm, sparse_level):
+    lm.apply(sparse_level.thresholds)
+    score(lm)
+    wanted = lm.activities()[0].num_tokens
+    lm.apply(sparse_level.thresholds)
+    lm.batch_size_per_gpu, lm.max_batch_size = "auto", 2
+    score(lm)
+    assert lm.activities()[0].num_tokens == wanted
+
+
+def test_an_option_longer_than_the_model_is_scored(lm, sparse_level, caplog):
+    from lm_eval.api.instance import Instance
+
+    option = " word" * 700
+    requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate([("Once", option), *PAIRS])]
+    scores = lm.loglikelihood(requests)
+    assert len(scores) == 1 + len(PAIRS)
+    assert -1e5 < scores[0][0] < 0
+    assert "1 options are longer than 512 tokens" in caplog.text
+    lm.apply(sparse_level.thresholds)
+    lm.loglikelihood(requests[:1])
+    assert lm.activities()[0].num_tokens == 512
+
+
+def test_prompts_that_lose_their_beginning_are_told(lm, caplog):
+    from lm_eval.api.instance import Instance
+
+    long, settings = "once upon " * 300, {"until": ["."], "max_gen_toks": 4, "do_sample": False}
+    lm.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate([(long, "a"), *PAIRS])])
+    assert f"1 of {len(PAIRS) + 1} prompts do not fit in 512 tokens" in caplog.text
+    requests = [Instance("generate_until", {}, (text, settings), i) for i, text in enumerate([long, "Once"])]
+    lm.generate_until(requests)
+    assert "1 of 2 prompts do not fit in 512 tokens" in caplog.text
+
+
+def test_several_sequences_a_prompt_are_refused(lm, sparse_level):
+    lm.apply(sparse_level.thresholds)
+    context = torch.tensor([lm.tok_encode("Once upon a time")])
+    with pytest.raises(InputError, match="num_beams"):
+        lm._model_generate(
+            context, 12, ["\n"], attention_mask=torch.ones_like(context), num_beams=2, do_sample=False
+        )
+
+
+def test_model_args_of_the_command(lm_eval, stories_folder, tmp_path):
+    """As `lm_eval --model_args` gives them: a file, or a list of numbers."""
+    (tmp_path / "t.txt").write_text("thresholds=0.1,0.1,0.1,0.1,0.1\n")
+    from_file = sparsing_lm().create_from_arg_obj(
+        {"pretrained": str(stories_folder), "thresholds": str(tmp_path / "t.txt")},
+        {"batch_size": 2, "device": "cpu", "max_batch_size": None},
+    )
+    listed = sparsing_lm().create_from_arg_obj(
+        {"pretrained": str(stories_folder), "thresholds": [0.1] * 5, "dtype": "auto"},
+        {"batch_size": 2, "device": "cpu"},
+    )
+    assert score(from_file) == score(listed)
+    assert 0 < from_file.activities()[0].activation_ratio < 1
+    assert (
+        from_file.get_model_info()["prefill_activation_ratio"] == from_file.activities()[0].activation_ratio
+    )
+
+
+def test_thresholds_for_another_model(lm_eval, stories):
+    with pytest.raises(InputError, match="3 thresholds"):
+        sparsing_lm()(stories, thresholds=[0.1, 0.1, 0.1])

@@ -1,0 +1,59 @@
+"""CETT against values worked out by hand and against a sum neuron by neuron."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsing.measuring.cett import cett, output_norm
+
+from ..helpers.measuring import direct_cett
+
+H, EYE = torch.tensor([[3.0, 4.0]]), torch.eye(2)
+
+
+def at(threshold: float, h: torch.Tensor = H, weight: torch.Tensor = EYE) -> float:
+    return cett(h, h.abs() > threshold, weight).item()
+
+
+def test_by_hand():
+    assert at(3.5) == pytest.approx(0.6)  # 3 of (3, 4) is dropped
+    assert at(0.0) == 0.0
+    assert at(2.9) == 0.0
+    assert at(4.0) == 1.0
+    assert at(9.0) == 1.0
+
+
+def test_it_can_exceed_one_where_neurons_cancel():
+    weight = torch.tensor([[1.0, -1.0]])  # y = h_0 - h_1 = -1
+    assert at(3.5, weight=weight) == pytest.approx(3.0)
+    assert at(5.0, weight=weight) == pytest.approx(1.0)
+
+
+def test_nothing_dropped_of_size_is_zero_also_where_the_output_is_zero():
+    h = torch.zeros(2, 3)
+    weight = torch.ones(4, 3)
+    assert cett(h, torch.zeros(2, 3, dtype=torch.bool), weight).tolist() == [0, 0]
+    assert cett(h, torch.ones(2, 3, dtype=torch.bool), weight).tolist() == [0, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
+def test_against_the_sum_neuron_by_neuron(seed, share):
+    generator = torch.Generator().manual_seed(seed)
+    h, weight = torch.randn(6, 9, generator=generator), torch.randn(4, 9, generator=generator)
+    active = torch.rand(6, 9, generator=generator) < share
+    error = cett(h, active, weight)
+    assert error.shape == (6,)
+    assert error.dtype == torch.float32
+    torch.testing.assert_close(error.double(), direct_cett(h, active, weight), rtol=1e-4, atol=1e-6)
+    assert torch.equal(error, cett(h, active, weight, output_norm(h, weight)))
+
+
+def test_the_scale_of_the_activations_does_not_matter():
+    h = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+    active = h.abs() > 0.7
+    torch.testing.assert_close(cett(h * 64, active, weight), cett(h, active, weight))

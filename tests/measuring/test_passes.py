@@ -1,0 +1,214 @@
+"""A pass: the loss of each window, padding and batches without effect, and resuming to the last bit."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sparsing.measuring.journal
+import sparsing.sites.families  # fills FAMILIES
+from sparsing.base.progress import Progress
+from sparsing.measuring.journal import Journal
+from sparsing.measuring.observers import SparseWatcher
+from sparsing.measuring.passes import Watcher, default_batch_size, run_pass, window_nll
+from sparsing.rules.thresholds import Thresholds
+from sparsing.sites.site import FAMILIES
+from sparsing.text.corpus import load_corpus
+
+from ..helpers.measuring import random_text, text_corpus, tiny_loaded
+from ..helpers.tiny import tiny_tokenizer
+
+CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
+
+
+def dense(loaded, corpus, **options):
+    return run_pass(loaded, corpus, Watcher(), key="dense", journal=Journal(), **options)
+
+
+def sparse(loaded, corpus, *, journal=None, watcher=SparseWatcher, **options):
+    journal = journal or Journal()
+    return run_pass(
+        loaded, corpus, watcher(loaded.sites, CUTS, corpus), key="sparse", journal=journal, **options
+    )
+
+
+def bit_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return set(a) == set(b) and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+@pytest.mark.parametrize(("bos", "stride"), [("never", None), ("always", None), ("never", 7), ("always", 20)])
+def test_the_loss_is_that_of_the_labelled_tokens(bos, stride):
+    loaded = tiny_loaded()
+    corpus = text_corpus(150, bos=bos, stride=stride)
+    totals = dense(loaded, corpus, batch_size=3)
+    lead = [1] * (bos == "always")
+    for window in range(corpus.n_windows):
+        start, length = corpus.starts[window], corpus.lengths[window]
+        ids = torch.tensor([*lead, *corpus.ids[start : start + length].tolist()])
+        with torch.no_grad():
+            logs = loaded.model(ids[None]).logits[0].double().log_softmax(-1)
+        first = max(1, int(corpus.fresh[window]) + len(lead))
+        nll = -sum(logs[i - 1, ids[i]].item() for i in range(first, len(ids)))
+        assert totals["nll"][window] == pytest.approx(nll, rel=1e-6)
+        assert totals["labels"][window] == len(ids) - first
+
+
+def test_the_loss_of_known_logits():
+    corpus = load_corpus(["abcd"], tiny_tokenizer(), window=4)
+    batch = next(corpus.batches(1))
+    nll, labels = window_nll(torch.zeros(1, 4, 128), batch)
+    assert nll.item() == pytest.approx(3 * math.log(128))
+    assert labels.tolist() == [3]
+
+
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_padding_on_the_right_changes_nothing(model_type):
+    loaded = tiny_loaded(model_type)
+    texts = [random_text(n, seed=n) for n in (9, 31, 20)]
+    whole = load_corpus(texts, tiny_tokenizer(), window=32, documents=True)
+    together = sparse(loaded, whole, batch_size=3)
+    for row, text in enumerate(texts):
+        alone = sparse(loaded, load_corpus([text], tiny_tokenizer(), window=32, documents=True))
+        assert together["tokens"][row] == alone["tokens"][0] == len(text)
+        assert together["nll"][row] == pytest.approx(alone["nll"][0], rel=1e-6)
+        # a neuron within rounding of its cut may fall on either side
+        assert together["active"][row] == pytest.approx(alone["active"][0], abs=1)
+
+
+def test_the_head_can_be_left_out():
+    loaded, corpus = tiny_loaded(), text_corpus(100)
+    whole, body = sparse(loaded, corpus), sparse(loaded, corpus, head=False)
+    assert not body["nll"].any()
+    for name in ("active", "neuron", "cett"):
+        assert np.array_equal(whole[name], body[name])
+
+
+class Fails(SparseWatcher):
+    """Raises inside a hook in one of its batches."""
+
+    at = 4
+
+    def on_ffn(self, layer, gate, h):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 2 * self.at:
+            raise RuntimeError("power cut")
+        return super().on_ffn(layer, gate, h)
+
+
+@pytest.mark.parametrize("save_every", [0.0, 1e9])
+def test_a_pass_that_was_cut_off_goes_on_to_bit_equal_totals(save_every, tmp_path, monkeypatch):
+    monkeypatch.setattr(sparsing.measuring.journal, "SAVE_EVERY_SEC", save_every)
+    loaded, corpus = tiny_loaded(), text_corpus(400)
+    whole = sparse(loaded, corpus, batch_size=2)
+    with pytest.raises(RuntimeError, match="power cut"):
+        sparse(loaded, corpus, batch_size=2, watcher=Fails, journal=Journal(tmp_path))
+    left = Journal(tmp_path).get("sparse")
+    assert (left is None) if save_every else (left is not None and left["next_window"][0] == 6)
+    seen: list[int] = []
+
+    class Counts(SparseWatcher):
+        def begin(self, batch):
+            seen.extend(batch.windows.tolist())
+            super().begin(batch)
+
+    resumed = sparse(loaded, corpus, batch_size=2, watcher=Counts, journal=Journal(tmp_path))
+    assert bit_equal(resumed, whole)
+    assert seen == list(range(0 if save_every else 6, corpus.n_windows))
+
+
+def test_a_pass_that_is_complete_is_not_run_again(tmp_path):
+    loaded, corpus = tiny_loaded(), text_corpus(100)
+    first = sparse(loaded, corpus, journal=Journal(tmp_path))
+    Fails.at = 1
+    try:
+        again = sparse(loaded, corpus, journal=Journal(tmp_path), watcher=Fails)
+    finally:
+        Fails.at = 4
+    assert bit_equal(first, again)
+
+
+def test_what_a_pass_returns_is_its_own():
+    loaded, corpus, journal = tiny_loaded(), text_corpus(100), Journal()
+    first = sparse(loaded, corpus, journal=journal)
+    first["nll"][:] = 0
+    assert sparse(loaded, corpus, journal=journal)["nll"].all()
+
+
+def test_progress_is_told_of_every_token():
+    class Counting(Progress):
+        told = 0
+
+        def bar(self, label, total, done=0):
+            import contextlib
+
+            self.total = total
+
+            @contextlib.contextmanager
+            def count():
+                yield lambda tokens: setattr(self, "told", self.told + tokens)
+
+            return count()
+
+    progress = Counting(False)
+    dense(tiny_loaded(), text_corpus(100), progress=progress)
+    assert progress.told == progress.total == 100
+
+
+def test_the_default_batch_is_about_two_thousand_tokens_and_at_least_one_window():
+    assert default_batch_size(tiny_loaded(), text_corpus(600, window=32)) == 64
+    assert default_batch_size(tiny_loaded(), text_corpus(6000, window=3000)) == 1
+
+
+KILLED = """
+import sys
+import torch
+import sparsing.measuring.journal
+from pathlib import Path
+from tests.measuring import text_corpus, tiny_loaded
+from tests.test_passes import CUTS
+from sparsing.measuring.journal import Journal
+from sparsing.measuring.passes import run_pass
+from sparsing.measuring.observers import SparseWatcher
+
+sparsing.measuring.journal.SAVE_EVERY_SEC = 0.0
+
+class Slow(SparseWatcher):
+    def begin(self, batch):
+        if batch.windows[0] == 8:
+            print("there", flush=True)
+            while True:
+                pass
+        super().begin(batch)
+
+torch.set_num_threads(1)
+loaded, corpus = tiny_loaded(), text_corpus(400)
+watcher = Slow(loaded.sites, CUTS, corpus)
+run_pass(loaded, corpus, watcher, key="sparse", journal=Journal(Path(sys.argv[1])), batch_size=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_pass_survives_kill_9(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, cwd=root, text=True
+    )
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == "there\n"
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    left = Journal(tmp_path).get("sparse")
+    assert left is not None
+    assert left["next_window"][0] == 8
+    loaded, corpus = tiny_loaded(), text_corpus(400)
+    resumed = sparse(loaded, corpus, batch_size=2, journal=Journal(tmp_path))
+    assert bit_equal(resumed, sparse(loaded, corpus, batch_size=2))

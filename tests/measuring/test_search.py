@@ -1,0 +1,196 @@
+"""The search on functions whose answer is known: smooth, flat, stepped, not monotone, out of reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsing.errors import InputError, TargetError
+from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
+from sparsing.rules import Reach, make_rule
+
+CETT = make_rule("cett")
+REACH = Reach(start=0.2, most=1.0, step=1e-7)
+
+
+def run(
+    rise: Callable[[float], float],
+    *,
+    target: float = 1.01,
+    rule=CETT,
+    reach: Reach = REACH,
+    part: Callable[[float], float] | None = None,
+) -> SearchResult:
+    """Search where `log(ppl ratio) = rise(strength)`, and `part` of it on the bracketing part."""
+
+    def ratio_at(level: float, on_all: bool) -> float:
+        rule.check(level)
+        function = rise if on_all or part is None else part
+        return math.exp(function(rule.strength(level)))
+
+    return search(rule, ratio_at, ppl_ratio=target, reach=reach, part_first=part is not None)
+
+
+def on_all(found: SearchResult) -> int:
+    return sum(tried.on_all for tried in found.tries)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    power=st.floats(1.0, 4.0),
+    at_one=st.floats(0.2, 8.0),
+    p=st.sampled_from([1.0, 5.0, 10.0]),
+    off=st.floats(0.8, 1.25),
+)
+def test_power_laws_take_at_most_four_passes_over_all(power, at_one, p, off):
+    target = 1 + p / 100
+    found = run(lambda s: at_one * s**power, target=target, part=lambda s: off * at_one * s**power)
+    assert found.converged
+    assert found.monotone
+    assert abs(found.ppl_ratio - target) <= TOLERANCE
+    assert found.level == pytest.approx((math.log(target) / at_one) ** (1 / power), rel=0.02)
+    assert on_all(found) <= 4
+    assert len(found.tries) <= 12
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bend=st.floats(0.1, 4),
+    scale=st.floats(0.3, 20),
+    p=st.sampled_from([0.1, 1.0, 10.0]),
+    start=st.floats(1e-3, 1.0),
+)
+def test_any_smooth_rise_is_met_to_the_tolerance(bend, scale, p, start):
+    target = 1 + p / 100
+
+    def rise(s):
+        return scale * math.expm1(bend * s**2) / math.expm1(bend)
+
+    found = run(rise, target=target, reach=Reach(start=start, most=1.0, step=1e-7))
+    assert found.converged
+    assert abs(found.ppl_ratio - target) <= TOLERANCE
+    assert math.exp(rise(found.level)) == found.ppl_ratio
+    assert found.target_ppl_ratio == target
+    assert len(found.tries) <= 20
+
+
+def test_every_rule_walks_its_own_level():
+    top_k = run(lambda s: s**3, rule=make_rule("top_k"), reach=Reach(start=0.5, most=1 - 1 / 5000, step=2e-4))
+    assert top_k.converged
+    assert top_k.level == pytest.approx(1 - math.log(1.01) ** (1 / 3), rel=1e-3)
+    fat = run(lambda s: (s / 700) ** 2, rule=make_rule("fat"), reach=Reach(start=0.01, most=1e4, step=1e-8))
+    assert fat.converged
+    assert fat.level == pytest.approx(700 * math.log(1.01) ** 0.5, rel=0.01)
+
+
+def test_a_flat_start_is_left():
+    found = run(lambda s: max(0.0, s - 0.7) * 2, reach=Reach(start=0.01, most=1.0, step=1e-7))
+    assert found.converged
+    assert found.level == pytest.approx(0.7 + math.log(1.01) / 2, abs=1e-4)
+
+
+def test_a_rise_that_first_falls_below_one_is_met():
+    found = run(lambda s: -0.01 * s + s**4)
+    assert found.converged
+    assert found.ppl_ratio == pytest.approx(1.01, abs=TOLERANCE)
+
+
+def test_a_start_far_above_the_target_comes_down():
+    found = run(lambda s: 50 * s, reach=Reach(start=1.0, most=1.0, step=1e-7))
+    assert found.converged
+    assert found.level == pytest.approx(math.log(1.01) / 50, rel=0.01)
+
+
+def test_a_step_over_the_target_gives_the_nearest_level_and_says_so():
+    reach = Reach(start=0.2, most=1.0, step=1e-4)
+    found = run(lambda s: 0.005 if s < 0.42 else 0.03, reach=reach)
+    assert not found.converged
+    assert found.monotone
+    assert found.ppl_ratio == pytest.approx(math.exp(0.005))
+    assert 0.42 - 1e-3 < found.level < 0.42
+    assert len(found.tries) < 30
+
+
+def test_levels_of_a_staircase_end_at_the_nearest_stair():
+    reach = Reach(start=0.5, most=1 - 1 / 96, step=1 / 96)
+    found = run(lambda s: 0.2 * (round(s * 96) / 96) ** 2, rule=make_rule("top_k"), reach=reach)
+    stairs = [math.exp(0.2 * (i / 96) ** 2) for i in range(97)]
+    nearest = min(stairs, key=lambda ratio: abs(ratio - 1.01))
+    assert abs(found.ppl_ratio - 1.01) <= 2 * abs(nearest - 1.01) + TOLERANCE
+
+
+def test_it_is_told_when_perplexity_is_not_monotone():
+    def wave(s):
+        return 0.5 * s if s < 0.3 else 0.05 + 0.6 * (s - 0.3)
+
+    found = run(wave, target=1.2, reach=Reach(start=0.29, most=1.0, step=1e-7))
+    assert found.converged
+    assert not found.monotone
+    assert run(lambda s: s**2, target=1.2).monotone
+    ripple = run(lambda s: s**2 * (1 + 0.02 * math.sin(300 * s)), target=1.2)
+    assert ripple.converged
+    assert ripple.monotone
+
+
+def test_of_several_crossings_one_is_found():
+    found = run(lambda s: 0.02 * math.sin(9 * s) ** 2 + 0.02 * s, reach=Reach(start=0.6, most=1, step=1e-7))
+    assert found.converged
+    assert found.ppl_ratio == pytest.approx(1.01, abs=TOLERANCE)
+
+
+def test_the_message_when_no_level_reaches_the_target():
+    with pytest.raises(
+        TargetError,
+        match=r"no level of cett reaches ppl_ratio 1\.5000: at its sparsest \(CETT = 1\) it is 1\.1052; ask for a",
+    ):
+        run(lambda s: 0.1 * s, target=1.5)
+    with pytest.raises(TargetError, match=r"no level of top_k .* \(k, share of d_ff = 0\.01042\) it is 1\.0"):
+        run(
+            lambda s: 0.01 * s,
+            target=1.5,
+            rule=make_rule("top_k"),
+            reach=Reach(start=0.5, most=95 / 96, step=0.01),
+        )
+    with pytest.raises(TargetError, match="no level of cett"):
+        run(lambda s: -0.1 * s)
+    tried = []
+    with pytest.raises(TargetError):
+        run(lambda s: tried.append(s) or 0.001 * s, part=lambda s: tried.append(s) or 0.001 * s)
+    assert len(tried) < 10
+
+
+@pytest.mark.parametrize("target", [1.0, 0.9, 0.0, -1.0, math.nan, math.inf])
+def test_targets_that_are_refused_before_any_pass(target):
+    with pytest.raises(
+        InputError, match=r"the target ppl_ratio must be above 1, got .*; 1\.01 stands for PPL-1%"
+    ):
+        run(lambda s: pytest.fail("a pass was run"), target=target)
+
+
+def test_the_part_is_spread_evenly_and_left_out_when_it_saves_nothing():
+    assert part_windows(10, 512) is None
+    assert part_windows(15, 512) is None
+    part = part_windows(1000, 512)
+    assert part is not None
+    assert (len(part), part[0], part[-1]) == (125, 0, 999)
+    assert len(set(part.tolist())) == 125
+    assert max(part[1:] - part[:-1]) - min(part[1:] - part[:-1]) <= 1
+    short = part_windows(40, 512)
+    assert short is not None
+    assert len(short) == 8
+
+
+def test_tries_are_told_in_order():
+    found = run(lambda s: s**2, part=lambda s: 1.1 * s**2)
+    assert [tried.on_all for tried in found.tries] == sorted(tried.on_all for tried in found.tries)
+    assert found.tries[0].level == 0.2
+    assert found.slope == pytest.approx(2, rel=0.05)
+
+
+def test_saved_and_read_again(tmp_path):
+    found = run(lambda s: s**2)
+    assert SearchResult.load(found.save(tmp_path / "s.json")) == found

@@ -1,0 +1,203 @@
+"""Applying thresholds: dense at 0 bit for bit, exact masking above, and a model left as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
+from sparsing.errors import InputError, UnsupportedModelError
+from sparsing.models.loading import load_model
+from sparsing.rules import make_rule
+from sparsing.rules.mask import Mask, apply, load_sparse, sparsify
+from sparsing.rules.thresholds import Thresholds, thresholds_at
+from sparsing.sites.site import FAMILIES, find_sites
+from sparsing.sites.tap import tapped
+
+from ..helpers.measuring import score_of, tiny_loaded
+from ..helpers.tiny import N_LAYERS
+
+TYPES = sorted(FAMILIES)
+GATED = ("llama", "phi3", "glm4", "gemma2")
+SHAPES = (*GATED, "opt", "gpt2", "falcon", "bloom")
+
+
+def cuts(*values: float, on: str = "neuron_norm") -> Thresholds:
+    return Thresholds(rule="cett", level=0.0, on=on, values=values)
+
+
+def logits(model, ids) -> torch.Tensor:
+    with torch.no_grad():
+        return model(ids, use_cache=False).logits
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def hooks(model) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("on", ["neuron_norm", "gate", "h"])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_threshold_zero_is_dense_bit_for_bit(model_type, on, tiny_model, tiny_input):
+    model, ids = tiny_model(model_type), tiny_input()
+    dense = logits(model, ids)
+    with sparsify(model, cuts(0.0, 0.0, on=on)):
+        assert torch.equal(logits(model, ids), dense)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_the_model_is_as_before_also_after_an_exception(model_type, tiny_model, tiny_input):
+    model, ids = tiny_model(model_type), tiny_input()
+    dense, before, hooked = logits(model, ids), state(model), hooks(model)
+    with sparsify(model, cuts(0.05, 0.05)) as sparse:
+        assert sparse is model
+        assert not torch.equal(logits(model, ids), dense)
+    with pytest.raises(IndexError), sparsify(model, cuts(0.05, 0.05)):
+        model(torch.full((1, 3), 10**6))
+    assert hooks(model) == hooked
+    assert torch.equal(logits(model, ids), dense)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("on", ["neuron_norm", "gate", "h"])
+@pytest.mark.parametrize("model_type", TYPES)
+def test_what_enters_down_proj_is_h_without_the_inactive(model_type, on, tiny_model, tiny_input):
+    loaded, ids = tiny_loaded(model_type), tiny_input()
+    model, sites = loaded.model, loaded.sites
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    entered: list[torch.Tensor] = []
+    with tapped(sites[:1], lambda layer, gate, h: seen.append((gate.clone(), h.clone())), gate=True):
+        logits(model, ids)
+    (gate, h), threshold = seen[0], 0.04
+    with sparsify(model, cuts(threshold, 0.0, on=on)):
+        handle = sites[0].down_proj.register_forward_hook(lambda m, args, y: entered.append(args[0].clone()))
+        logits(model, ids)
+        handle.remove()
+    size = score_of(loaded, 0, on, gate, h)
+    clear = (size - threshold).abs() > 1e-6
+    wanted = torch.where(size > threshold, h, 0.0)
+    assert torch.equal(entered[0][clear], wanted[clear])
+    assert 0 < (size > threshold).double().mean() < 1
+
+
+@pytest.mark.parametrize("model_type", SHAPES)
+def test_all_dropped_leaves_only_the_bias(model_type, tiny_model, tiny_input):
+    model = tiny_model(model_type)
+    outputs: list[torch.Tensor] = []
+    with (
+        sparsify(model, cuts(1e30, 1e30)),
+        tapped(
+            find_sites(model), lambda *_: None, gate=False, on_output=lambda _, y: outputs.append(y.clone())
+        ),
+    ):
+        logits(model, tiny_input())
+    for site, y in zip(find_sites(model), outputs, strict=True):
+        bias = site.down_proj.bias
+        assert torch.equal(y, torch.zeros_like(y) if bias is None else bias.expand_as(y))
+
+
+@pytest.mark.parametrize("model_type", SHAPES)
+@pytest.mark.parametrize("rule", ["top_k", "fat"])
+def test_generate_works_and_steps_as_the_whole_sequence(model_type, rule, tiny_model, tiny_input):
+    model, ids = tiny_model(model_type), tiny_input(1, 6)
+    thresholds = thresholds_at(make_rule(rule), 0.05 if rule == "fat" else 0.3, n_layers=N_LAYERS)
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    with torch.no_grad(), sparsify(model, thresholds) as sparse:
+        text = sparse.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        scores = logits(sparse, text[:, :-1])
+    assert text.shape == (1, 12)
+    picked = scores[0, 5:].gather(-1, text[0, 6:, None])[:, 0]
+    torch.testing.assert_close(picked, scores[0, 5:].amax(-1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "opt"])
+def test_top_k_over_a_sequence_and_per_token_in_a_running_model(model_type, tiny_model, tiny_input):
+    model = tiny_model(model_type)
+    d_ff = find_sites(model)[0].d_ff
+    for scope in ("token", "sequence"):
+        thresholds = thresholds_at(make_rule("top_k", scope=scope), 0.25, n_layers=N_LAYERS)
+        kept: list[torch.Tensor] = []
+        with (
+            sparsify(model, thresholds),
+            tapped(find_sites(model), lambda _, gate, h, kept=kept: kept.append(h != 0), gate=False),
+        ):
+            logits(model, tiny_input())
+        for active in kept:
+            active = active.view(2, 16, d_ff)  # some blocks flatten windows and tokens
+            if scope == "token":
+                assert (active.sum(-1) <= d_ff // 4).all()
+                assert active.sum(-1).max() == d_ff // 4 or model_type == "opt"
+            else:
+                assert active.sum() <= 2 * 16 * d_ff - 2 * int(0.75 * 16 * d_ff)
+
+
+def test_a_wrong_number_of_layers_changes_nothing(tiny_model):
+    model = tiny_model("llama")
+    with (
+        pytest.raises(InputError, match="3 thresholds for a model of 2"),
+        sparsify(model, cuts(0.1, 0.1, 0.1)),
+    ):
+        pass
+    assert hooks(model) == 0
+    with (
+        pytest.raises(UnsupportedModelError, match="No family knows"),
+        sparsify(torch.nn.Linear(2, 2), cuts(0.1)),
+    ):
+        pass
+
+
+def test_for_keeps_until_the_handles_are_removed(tiny_model, tiny_input, tiny_checkpoint):
+    model, ids = tiny_model("llama"), tiny_input()
+    dense = logits(model, ids)
+    with sparsify(model, cuts(0.05, 0.02)):
+        sparse = logits(model, ids)
+    handles = apply(model, cuts(0.05, 0.02))
+    assert torch.equal(logits(model, ids), sparse)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(logits(model, ids), dense)
+    assert torch.equal(logits(load_sparse(str(tiny_checkpoint), cuts(0.05, 0.02)).model, ids), sparse)
+
+
+def test_half_floats_keep_their_dtype(tiny_input):
+    from ..helpers.tiny import build
+
+    model = build("llama").to(torch.bfloat16)
+    for on in ("neuron_norm", "gate"):
+        with sparsify(model, cuts(0.05, 0.05, on=on)):
+            assert logits(model, tiny_input()).dtype == torch.bfloat16
+
+
+def test_a_mask_counts_rows_of_flattened_blocks_as_windows():
+    loaded = tiny_loaded("opt")
+    thresholds = thresholds_at(make_rule("top_k", scope="sequence"), 0.5, n_layers=2)
+    mask = Mask(loaded.sites, thresholds)
+    h = torch.randn(2, 4, 96, generator=torch.Generator().manual_seed(0))
+    mask.counted = torch.ones(2, 4, dtype=torch.bool)
+    mask.counted[1, 2:] = False
+    flat, whole = mask.active(0, h.view(8, 96), h.view(8, 96)), mask.active(0, h, h)
+    assert flat.shape == (8, 96)
+    assert torch.equal(flat.view(2, 4, 96), whole)
+
+
+def test_mode_and_thresholds_of_the_environment(tiny_checkpoint, tiny_input, monkeypatch):
+    """As the reference's evaluation reads them; without `mode=sparse`, or unasked, nothing is applied."""
+    ids = tiny_input(1, 12)
+    model = load_model(str(tiny_checkpoint)).model
+    dense = logits(model, ids)
+    with sparsify(model, cuts(0.05, 0.02)):
+        sparse = logits(model, ids)
+    monkeypatch.setenv("thresholds", "0.05,0.02")
+    assert torch.equal(logits(load_model(str(tiny_checkpoint), from_env=True).model, ids), dense)
+    monkeypatch.setenv("mode", "sparse")
+    assert torch.equal(logits(load_model(str(tiny_checkpoint)).model, ids), dense)
+    assert torch.equal(logits(load_model(str(tiny_checkpoint), from_env=True).model, ids), sparse)
+    monkeypatch.setenv("thresholds", "0.05")
+    with pytest.raises(InputError, match="1 thresholds for a model of 2"):
+        load_model(str(tiny_checkpoint), from_env=True)
+    monkeypatch.delenv("thresholds")
+    with pytest.raises(InputError, match="export thresholds="):
+        load_model(str(tiny_checkpoint), from_env=True)

@@ -1,0 +1,68 @@
+"""Thresholds: checked when made, and the same again after the reference's line or a file."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sparsing.base.provenance import Provenance
+from sparsing.errors import InputError
+from sparsing.rules.thresholds import Thresholds
+
+
+def made(**changes) -> Thresholds:
+    fields = {"rule": "cett", "level": 0.2, "on": "neuron_norm", "values": (0.125, 0.0, 3.0625e-2)}
+    return Thresholds(**fields | changes)
+
+
+def test_the_line_of_the_reference_and_back():
+    assert made().to_line() == "thresholds=1.2500e-01,0.0000e+00,3.0625e-02"
+    for line in (made().to_line(), "1.2500e-01,0.0,0.030625\n", " thresholds=0.125,0,3.0625e-2 "):
+        read = Thresholds.from_line(line)
+        assert read.values == made().values
+        assert (read.on, read.select) == ("neuron_norm", "above")
+        assert math.isnan(read.level)
+        assert read.to_line() == made().to_line()
+
+
+@pytest.mark.parametrize("line", ["", "thresholds=", "thresholds=1,,2", "threshold=1,2", "1 2 3", "a,b"])
+def test_a_line_that_is_none(line):
+    with pytest.raises(InputError, match="cannot read thresholds from"):
+        Thresholds.from_line(line)
+
+
+def test_only_cuts_of_neuron_norm_fit_the_line():
+    with pytest.raises(
+        InputError, match=r"can only hold cuts of neuron_norm, this is above on gate; keep the"
+    ):
+        made(rule="fat", on="gate").to_line()
+    with pytest.raises(InputError, match="this is top_k on neuron_norm"):
+        made(select="top_k").to_line()
+
+
+@pytest.mark.parametrize("values", [(), (0.1, -1e-9), (math.nan,), (math.inf, 0.0)])
+def test_values_must_be_finite_and_not_negative(values):
+    with pytest.raises(InputError, match="thresholds must be finite numbers >= 0, one per layer"):
+        made(values=values)
+
+
+def test_unknown_scores_and_selections():
+    with pytest.raises(InputError, match=r"Unknown score 'gates'\. Did you mean: gate"):
+        made(on="gates")
+    with pytest.raises(InputError, match=r"Unknown selection 'topk'\. Did you mean: top_k"):
+        made(select="topk")
+
+
+def test_the_number_of_layers():
+    made().check_layers(3)
+    with pytest.raises(
+        InputError, match="3 thresholds for a model of 4 feed-forward layers; give one per layer"
+    ):
+        made().check_layers(4)
+
+
+def test_saved_and_read_again(tmp_path):
+    whole = made(target_ppl_ratio=1.01, provenance=Provenance(model="m", versions={"torch": "2"}))
+    assert Thresholds.load(whole.save(tmp_path / "t.json")) == whole
+    assert Thresholds.load(made().save(tmp_path / "t.json")) == made()

@@ -21,25 +21,25 @@ def trained_model() -> Path:
 
     A random model does not do: its perplexity hardly reacts to pruning, so PPL-1% means nothing on it.
     """
-    from sparsing.training import read_config, train
+    from sparsing.training import read_train_config, train
 
     folder = CACHE / f"relu-384x6-{STEPS}"
     if not list(folder.rglob("model.safetensors")):
         print(f"training {folder.name} once (some minutes) ...", flush=True)
         model = {"d_model": 384, "n_layers": 6, "n_heads": 6, "dim_model_base": 64}
         rest = {"training.tokens": STEPS * 2048, "training.decay": 0.2, "checkpoints.at": [STEPS * 2048]}
-        train(read_config(overrides={f"model.{key}": value for key, value in model.items()} | rest), folder)
+        train(read_train_config(overrides={f"model.{key}": value for key, value in model.items()} | rest), folder)
     return next(folder.rglob("model.safetensors")).parent
 
 
 def text_file(characters: int) -> Path:
     """A file with this much standard-library text, the part no model was trained on first."""
-    from sparsing.demo.text import documents
+    from sparsing.text.standard_library import library_documents
 
     path = CACHE / f"text-{characters}.txt"
     if not path.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        text = "\n\n".join(itertools.chain(documents("heldout"), documents("train")))
+        text = "\n\n".join(itertools.chain(library_documents("heldout"), library_documents("train")))
         if len(text) < characters:
             sys.exit(f"the standard library has {len(text)} characters of text, {characters} are needed")
         path.write_text(text[:characters], encoding="utf-8")

@@ -22,9 +22,9 @@ import torch
 from _common import CACHE, save
 
 from sparsing.base.progress import Progress
-from sparsing.demo.text import documents
-from sparsing.training.config_file import read_config
-from sparsing.training.sparsity_callback import FILE, read_rows
+from sparsing.text.standard_library import library_documents
+from sparsing.training.config_file import read_train_config
+from sparsing.training.sparsity_callback import FILE, read_sparsity_rows
 from sparsing.training.tokenizer import train_tokenizer
 from sparsing.training.trainer import train
 
@@ -73,17 +73,17 @@ def _run(watched: bool, steps: int) -> dict[str, Any]:
     }
     if watched:
         overrides["tracking.tokens"] = 2048
-    config = read_config(preset=PRESET, overrides=overrides)
+    config = read_train_config(preset=PRESET, overrides=overrides)
     clock, cpu = time.perf_counter(), time.process_time()
     curve = train(config, folder, progress=Progress(False))
     result = {"clock_sec": time.perf_counter() - clock, "cpu_sec": time.process_time() - cpu}
-    return result | {"loss": [line["loss"] for line in curve], "rows": read_rows(folder / FILE)}
+    return result | {"loss": [line["loss"] for line in curve], "rows": read_sparsity_rows(folder / FILE)}
 
 
 def _tokenizer() -> Any:
     folder = CACHE / "overhead" / "tokenizer"
     if not (folder / "tokenizer_config.json").exists():
-        train_tokenizer(documents("train"), 1024, 256, sample_chars=4_000_000).save_pretrained(folder)
+        train_tokenizer(library_documents("train"), 1024, 256, sample_chars=4_000_000).save_pretrained(folder)
     return folder
 
 

@@ -24,11 +24,11 @@ import torch
 from _common import CACHE, ROOT, save
 
 from sparsing.base.progress import Progress
-from sparsing.demo.text import documents
 from sparsing.measuring.subject import Subject, measure
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.text.corpus import Corpus, load_corpus
-from sparsing.training.config_file import read_config
+from sparsing.text.standard_library import library_documents
+from sparsing.training.config_file import read_train_config
 from sparsing.training.tokenizer import train_tokenizer
 from sparsing.training.tracking import find_checkpoints
 from sparsing.training.trainer import train
@@ -76,7 +76,7 @@ def _run(factor: float, seed: int) -> dict[str, Any]:
     if factor:
         overrides |= {"sparser.l1_factors": [factor / 10, factor], "sparser.l1_steps": list(STAGES)}
     began = time.process_time()
-    train(read_config(preset=PRESET, overrides=overrides), folder, progress=Progress(False))
+    train(read_train_config(preset=PRESET, overrides=overrides), folder, progress=Progress(False))
     loaded = load_model(find_checkpoints(folder)[-1], dtype="float32", device="cpu")
     subject = Subject(loaded, _heldout(loaded))
     zero, ppl = measure(subject, "fat", level=0.0), measure(subject, "cett", ppl_ratio=1.01)
@@ -99,12 +99,12 @@ def _tokenizer() -> Path:
     """One for all runs."""
     folder = CACHE / "l1" / "tokenizer"
     if not (folder / "tokenizer_config.json").exists():
-        train_tokenizer(documents("train"), 1024, WINDOW, sample_chars=4_000_000).save_pretrained(folder)
+        train_tokenizer(library_documents("train"), 1024, WINDOW, sample_chars=4_000_000).save_pretrained(folder)
     return folder
 
 
 def _heldout(loaded: LoadedModel) -> Corpus:
-    corpus = load_corpus(documents("heldout"), loaded.tokenizer, window=WINDOW, name="builtin, held out")
+    corpus = load_corpus(library_documents("heldout"), loaded.tokenizer, window=WINDOW, name="builtin, held out")
     return corpus.part(np.linspace(0, corpus.n_windows - 2, WINDOWS).round().astype(int))
 
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from sparsing.report.style import MARKERS, PALETTE, new_figure, plain_numbers, save_image, styled
-from sparsing.training.config_file import read_config
+from sparsing.training.config_file import read_train_config
 from sparsing.training.trainer import train
 
 WIDTHS = (64, 128, 256)
@@ -51,7 +51,7 @@ def config(kind: str, width: int, lr: float, seed: int, steps: int) -> Any:
     }
     rest = {"training.precision": "bfloat16", "data.heldout_tokens": 32768, "checkpoints.at": [steps * 1024]}
     tables = {"model": model, "training": training}
-    return read_config(
+    return read_train_config(
         overrides={f"{table}.{key}": v for table, keys in tables.items() for key, v in keys.items()} | rest
     )
 

@@ -19,7 +19,7 @@ from _common import save, text_file
 from sparsing import LoadedModel, Subject, load_corpus, load_model, split_holdout
 from sparsing.decode.predict.effect import predictor_effect
 from sparsing.decode.predict.predictor import calibrate_predictor
-from sparsing.demo import ACTIVATIONS, checkpoints
+from sparsing.demo import DEMO_ACTIVATIONS, checkpoints
 from sparsing.rules import make_rule
 
 RECALLS = (0.99, 0.995, 0.998, 0.999)
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--text", help="its text (default: of the standard library)")
     args = parser.parse_args()
     text = args.text or str(text_file(300_000))
-    models = [args.model] if args.model else [str(checkpoints(act)[-1]) for act in ACTIVATIONS]
+    models = [args.model] if args.model else [str(checkpoints(act)[-1]) for act in DEMO_ACTIVATIONS]
     rows = [row for model in models for row in _of(load_model(model, dtype="float32", device="cpu"), text)]
     if not args.model:
         save("predictors", {"what": __doc__.splitlines()[0], "rows": rows})

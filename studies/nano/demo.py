@@ -20,10 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 import torch
 from cells import WORK
 
-from sparsing.demo import ACTIVATIONS, MODELS
+from sparsing.demo import DEMO_ACTIVATIONS, MODELS
 from sparsing.models.loading import load_model
-from sparsing.training import read_config, train
-from sparsing.training.run_checkpoints import checkpoint_folders, mark_whole
+from sparsing.training import read_train_config, train
+from sparsing.training.run_checkpoints import complete_checkpoints, mark_complete
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "examples" / "train" / "demo.toml"
@@ -34,16 +34,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "activations", nargs="*", metavar="ACTIVATION", help=f"of {', '.join(ACTIVATIONS)} (default: all)"
+        "activations", nargs="*", metavar="ACTIVATION", help=f"of {', '.join(DEMO_ACTIVATIONS)} (default: all)"
     )
-    chosen = parser.parse_args().activations or list(ACTIVATIONS)
-    if unknown := set(chosen) - set(ACTIVATIONS):
-        parser.error(f"activation must be one of {', '.join(ACTIVATIONS)}, got {', '.join(sorted(unknown))}")
+    chosen = parser.parse_args().activations or list(DEMO_ACTIVATIONS)
+    if unknown := set(chosen) - set(DEMO_ACTIVATIONS):
+        parser.error(f"activation must be one of {', '.join(DEMO_ACTIVATIONS)}, got {', '.join(sorted(unknown))}")
     if len(chosen) > 1:
         workers = [subprocess.Popen([sys.executable, __file__, activation]) for activation in chosen]
         return max(worker.wait() for worker in workers)
     run, output = ROOT / WORK / f"demo-{chosen[0]}", MODELS / chosen[0]
-    train(read_config(RECIPE, overrides={"model.hidden_act": chosen[0]}), run)
+    train(read_train_config(RECIPE, overrides={"model.hidden_act": chosen[0]}), run)
     shutil.rmtree(output, ignore_errors=True)
     for folder in pack(run, output):
         print(folder.relative_to(ROOT))
@@ -53,14 +53,14 @@ def main() -> int:
 def pack(run: Path, output: Path) -> list[Path]:
     """Every kept checkpoint of `run` as `output/tokens-<millions>M`, in float16."""
     packed = []
-    for checkpoint in checkpoint_folders(run):
+    for checkpoint in complete_checkpoints(run):
         loaded = load_model(checkpoint)
         assert loaded.train_step is not None
         assert loaded.train_tokens is not None
         folder = output / f"tokens-{loaded.train_tokens / 1e6:.3g}M"
         loaded.model.to(torch.float16).save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-        mark_whole(folder, loaded.train_step, loaded.train_tokens)
+        mark_complete(folder, loaded.train_step, loaded.train_tokens)
         packed.append(folder)
     return packed
 

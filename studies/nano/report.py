@@ -18,7 +18,7 @@ from sparsing.base.results import write_text
 from sparsing.models.paper_shapes import PRESETS
 from sparsing.report.style import save_image
 from sparsing.training.config import TrainConfig
-from sparsing.training.config_file import read_config
+from sparsing.training.config_file import read_train_config
 
 PICTURES = {
     "along_training": "Activation ratio along training",
@@ -137,7 +137,7 @@ def _seeds(cells: dict[str, CellResult]) -> str:
 
 def _method(cells: dict[str, CellResult]) -> str:
     provenance = next(iter(cells.values())).track.provenance
-    config = read_config(preset=CELLS[0].preset, overrides=CELLS[0].overrides())
+    config = read_train_config(preset=CELLS[0].preset, overrides=CELLS[0].overrides())
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return f"""```
 python studies/nano/run.py --jobs 2   # or `make study`: goes on where it was cut off
@@ -148,7 +148,7 @@ python studies/nano/report.py
   ({", ".join(SCALES)}), ReLU and SiLU; {len(SHAPES)} shapes of one size, ReLU
   ({", ".join(SHAPES)}); {SEEDED} with three seeds (`sparsing train --list-presets`).
 - Training: {_training(config)}
-- Text: `sparsing.demo.text`, about one document in twenty held out by a digest of its name.
+- Text: `sparsing.text.standard_library`, about one document in twenty held out by a digest of its name.
 - Measuring: {len(EARLY) + len(LATE)} checkpoints per run on {WINDOWS} held-out windows ({WINDOWS * WINDOW:,} tokens,
   the same for all) in float32; one CETT per run, found on its last {LAST} checkpoints jointly at PPL-1%, used for all
   (`sparsing track`). Intervals of single points are over windows, 95%.

@@ -24,11 +24,11 @@ import cells
 import numpy as np
 from cells import CELLS, WORK, Cell, CellResult
 
-from sparsing.demo.text import documents
 from sparsing.models.loading import LoadedModel
 from sparsing.models.paper_shapes import PRESETS
 from sparsing.text.corpus import Corpus, load_corpus
-from sparsing.training.config_file import read_config
+from sparsing.text.standard_library import library_documents
+from sparsing.training.config_file import read_train_config
 from sparsing.training.tokenizer import train_tokenizer
 from sparsing.training.tracking import find_checkpoints, track
 from sparsing.training.trainer import train
@@ -63,9 +63,9 @@ def run(cell: Cell) -> None:
     """Train and track one cell and write its result."""
     with _lock("tokenizer", wait=True):
         if not (WORK / "tokenizer").exists():
-            train_tokenizer(documents("train"), 1024, cells.WINDOW).save_pretrained(WORK / "tokenizer")
+            train_tokenizer(library_documents("train"), 1024, cells.WINDOW).save_pretrained(WORK / "tokenizer")
     print(f"{cell.name}: training", flush=True)
-    config = read_config(preset=cell.preset, overrides=cell.overrides())
+    config = read_train_config(preset=cell.preset, overrides=cell.overrides())
     started = time.perf_counter()
     curve = [line for line in train(config, WORK / cell.name) if "loss" in line]
     trained = time.perf_counter()
@@ -99,7 +99,7 @@ def run(cell: Cell) -> None:
 def read(loaded: LoadedModel) -> tuple[Corpus, None]:
     """Windows of the held-out documents, evenly spread."""
     corpus = load_corpus(
-        documents("heldout"), loaded.tokenizer, window=cells.WINDOW, name="builtin, held out"
+        library_documents("heldout"), loaded.tokenizer, window=cells.WINDOW, name="builtin, held out"
     )
     return corpus.part(np.linspace(0, corpus.n_windows - 2, cells.WINDOWS).round().astype(int)), None
 

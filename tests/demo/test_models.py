@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GraniteForCausalLM
 
-from sparsing.demo import ACTIVATIONS, MODELS, checkpoints, heldout_text
+from sparsing.demo import DEMO_ACTIVATIONS, MODELS, checkpoints, heldout_text
 from sparsing.errors import InputError
 
 LOSS_BOUND = 2.9
@@ -38,7 +38,7 @@ def loss_and_zeros(folder: Path, windows: torch.Tensor) -> tuple[float, list[flo
     return model(windows, labels=windows).loss.item(), zeros
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", DEMO_ACTIVATIONS)
 def test_loss_on_heldout_text_falls_along_training(activation, windows):
     losses = [loss_and_zeros(folder, windows)[0] for folder in checkpoints(activation)]
     assert len(losses) >= 3
@@ -54,7 +54,7 @@ def test_relu_model_is_sparse_and_silu_model_is_not(windows):
     assert max(silu) < 0.01
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", DEMO_ACTIVATIONS)
 def test_folders_are_in_training_order_and_say_where_they_stand(activation):
     states = [json.loads((f / "training_state.json").read_text("utf-8")) for f in checkpoints(activation)]
     assert all(earlier["tokens"] < later["tokens"] for earlier, later in pairwise(states))
@@ -62,12 +62,12 @@ def test_folders_are_in_training_order_and_say_where_they_stand(activation):
 
 
 def test_both_activations_were_saved_at_the_same_tokens():
-    relu, silu = ([f.name for f in checkpoints(activation)] for activation in ACTIVATIONS)
+    relu, silu = ([f.name for f in checkpoints(activation)] for activation in DEMO_ACTIVATIONS)
     assert relu == silu
 
 
 def test_configuration_has_the_mup_constants():
-    for activation in ACTIVATIONS:
+    for activation in DEMO_ACTIVATIONS:
         for folder in checkpoints(activation):
             config = json.loads((folder / "config.json").read_text("utf-8"))
             assert config["hidden_act"] == activation

@@ -13,8 +13,8 @@ import torch
 
 from sparsing.demo import checkpoints
 from sparsing.models.loading import load_model
-from sparsing.training import read_config
-from sparsing.training.run_checkpoints import checkpoint_folders
+from sparsing.training import read_train_config
+from sparsing.training.run_checkpoints import complete_checkpoints
 
 from ..helpers.tiny import build, tiny_tokenizer
 
@@ -31,17 +31,17 @@ def script() -> Iterator[ModuleType]:
 
 
 def test_packed_checkpoints_are_small_and_say_their_place(script, tmp_path):
-    from sparsing.training.run_checkpoints import mark_whole
+    from sparsing.training.run_checkpoints import mark_complete
 
     for step in (50, 200):
         folder = tmp_path / "run" / f"checkpoint-{step}"
         build("granite").save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         (folder / "optimizer.pt").touch()
-        mark_whole(folder, step, step * 10_000)
+        mark_complete(folder, step, step * 10_000)
     packed = script.pack(tmp_path / "run", tmp_path / "packed")
     assert [folder.name for folder in packed] == ["tokens-0.5M", "tokens-2M"]
-    for ours, theirs in zip(packed, checkpoint_folders(tmp_path / "run"), strict=True):
+    for ours, theirs in zip(packed, complete_checkpoints(tmp_path / "run"), strict=True):
         assert not (ours / "optimizer.pt").exists()
         assert (ours / "model.safetensors").stat().st_size < (
             theirs / "model.safetensors"
@@ -54,13 +54,13 @@ def test_packed_checkpoints_are_small_and_say_their_place(script, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "train").glob("*.toml")), ids=lambda p: p.stem)
 def test_the_examples_are_whole_configurations(path):
-    config = read_config(path)
+    config = read_train_config(path)
     assert config.training.tokens >= 1_000_000
 
 
 def test_the_recipe_has_the_shape_of_the_packaged_models():
     config, model = (
-        read_config(ROOT / "examples" / "train" / "demo.toml").model,
+        read_train_config(ROOT / "examples" / "train" / "demo.toml").model,
         load_model(checkpoints("relu")[-1]).model,
     )
     assert config.num_parameters == sum(p.numel() for p in model.parameters())

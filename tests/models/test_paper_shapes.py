@@ -9,15 +9,15 @@ import torch
 from transformers import GraniteForCausalLM
 
 from sparsing.models.paper_shapes import PRESETS
-from sparsing.training.config_file import read_config
-from sparsing.training.mup import granite_config
+from sparsing.training.config_file import read_train_config
+from sparsing.training.mup import make_granite_config
 
 
 def test_the_papers_six_shapes(shared):
     rows = list(csv.DictReader((shared / "data" / "paper_models.csv").read_text("utf-8").splitlines()))
     assert len(rows) == 6
     for row in rows:
-        model = read_config(preset=row["scale"], overrides={"training.tokens": 10**10}).model
+        model = read_train_config(preset=row["scale"], overrides={"training.tokens": 10**10}).model
         names = ("d_model", "n_layers", "d_ff", "n_heads", "n_kv_heads")
         assert [getattr(model, name) for name in names] == [int(row[name]) for name in names]
         assert model.vocab_size == int(row["vocab"])
@@ -49,9 +49,9 @@ def test_the_nano_shapes():
 
 @pytest.mark.parametrize("name", ["0.1B", "0.1B-1792x3", "nano-0.3M", "nano-64x15"])
 def test_counted_parameters_are_those_of_the_model(name):
-    config = read_config(preset=name, overrides={"training.tokens": 10**9})
+    config = read_train_config(preset=name, overrides={"training.tokens": 10**9})
     with torch.device("meta"):
-        model = GraniteForCausalLM(granite_config(config.model))
+        model = GraniteForCausalLM(make_granite_config(config.model))
     count = sum(parameter.numel() for parameter in model.parameters())
     assert count == config.model.num_parameters
     norms = sum(p.numel() for n, p in model.named_parameters() if "norm" in n)

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sparsing.training.config import TrainConfig
-from sparsing.training.config_file import read_config
+from sparsing.training.config_file import read_train_config
 
 TEXTS = [f"def f{i}(x):\n    return x + {i}  # adds {i}\n" * 12 for i in range(40)]
 TINY: dict[str, Any] = {
@@ -32,7 +32,7 @@ def write_text(folder: Path) -> Path:
 def tiny_config(text: Path, **overrides: Any) -> TrainConfig:
     """The tiny run on this text; keys with `__` for the dot."""
     changed = {key.replace("__", "."): value for key, value in overrides.items()}
-    return read_config(overrides={**TINY, "data.text": str(text), "data.heldout": str(text), **changed})
+    return read_train_config(overrides={**TINY, "data.text": str(text), "data.heldout": str(text), **changed})
 
 
 class StopAt(TrainerCallback):

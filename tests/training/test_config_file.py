@@ -12,7 +12,7 @@ import pytest
 
 from sparsing.errors import InputError
 from sparsing.training.config import TrainConfig
-from sparsing.training.config_file import build_config, parse_pair, parse_pairs, read_config
+from sparsing.training.config_file import build_train_config, parse_pair, parse_pairs, read_train_config
 
 
 @pytest.fixture
@@ -29,16 +29,16 @@ def test_the_file_goes_before_its_preset_and_the_command_line_before_the_file(to
     path = toml(
         'preset = "nano-0.3M"\n[model]\nhidden_act = "silu"\ncontext = 128\n[training]\ntokens = 1e6\n'
     )
-    config = read_config(path, overrides={"model.hidden_act": "gelu"})
+    config = read_train_config(path, overrides={"model.hidden_act": "gelu"})
     assert (config.model.d_model, config.model.n_layers, config.model.n_heads) == (96, 2, 2)
     assert (config.model.context, config.model.hidden_act) == (128, "gelu")
     assert config.training.tokens == 1_000_000
     assert config.training.batch_tokens == 2048  # the preset's
-    assert read_config(path, preset="nano-2M").model.d_model == 192
+    assert read_train_config(path, preset="nano-2M").model.d_model == 192
 
 
 def test_what_is_left_out_follows_from_the_shape():
-    config = read_config(preset="0.1B", overrides={"training.tokens": 10**9})
+    config = read_train_config(preset="0.1B", overrides={"training.tokens": 10**9})
     assert (config.model.d_ff, config.model.n_kv_heads, config.model.vocab_size) == (1920, 6, 122_753)
     assert (config.training.lr, config.training.beta1, config.training.beta2) == (0.01, 0.9, 0.95)
     assert (config.training.weight_decay, config.training.clip) == (0.1, 1.0)
@@ -46,7 +46,7 @@ def test_what_is_left_out_follows_from_the_shape():
 
 
 def test_a_configuration_survives_json():
-    config = read_config(
+    config = read_train_config(
         preset="nano-0.3M",
         overrides={
             "training.tokens": 10**6,
@@ -55,7 +55,7 @@ def test_a_configuration_survives_json():
             "sparser.l1_steps": [5],
         },
     )
-    assert build_config(json.loads(json.dumps(config.to_dict()))) == config
+    assert build_train_config(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @pytest.mark.parametrize(
@@ -124,25 +124,25 @@ def test_the_last_of_two_equal_keys_counts_and_a_pair_needs_its_sign():
 )
 def test_a_wrong_value_gets_one_line_with_its_key(overrides, message):
     with pytest.raises(InputError, match=message):
-        read_config(preset="nano-0.3M", overrides={"training.tokens": 1_000_000, **overrides})
+        read_train_config(preset="nano-0.3M", overrides={"training.tokens": 1_000_000, **overrides})
 
 
 def test_what_has_no_default_is_asked_for(toml):
     with pytest.raises(InputError, match=r"training.tokens is missing; say under \[training\] how many"):
-        read_config(preset="nano-0.3M")
+        read_train_config(preset="nano-0.3M")
     with pytest.raises(InputError, match=r"model.d_model is missing; give a preset, or the shape"):
-        read_config(toml("[training]\ntokens = 1000\n"))
+        read_train_config(toml("[training]\ntokens = 1000\n"))
     with pytest.raises(InputError, match=r"Unknown preset 'nano-1M'. Did you mean: nano-"):
-        read_config(preset="nano-1M")
+        read_train_config(preset="nano-1M")
 
 
 def test_files_that_are_none(toml, tmp_path):
     with pytest.raises(InputError, match="no file"):
-        read_config(tmp_path / "nowhere.toml")
+        read_train_config(tmp_path / "nowhere.toml")
     with pytest.raises(InputError, match="is not a TOML file"):
-        read_config(toml("lr: 3"))
+        read_train_config(toml("lr: 3"))
     with pytest.raises(InputError, match=r"model must be a table, got 3; write \[model\]"):
-        read_config(toml("model = 3"))
+        read_train_config(toml("model = 3"))
 
 
 def test_the_docs_list_every_key_and_no_other():

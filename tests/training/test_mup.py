@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from sparsing.errors import InputError
-from sparsing.training.config import ModelConfig, TrainingConfig
-from sparsing.training.mup import build_model, granite_config, parameter_groups
+from sparsing.training.config import ModelTable, TrainingTable
+from sparsing.training.mup import build_granite, make_granite_config, parameter_groups
 
 SHAPE = {"d_model": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "vocab_size": 300, "context": 64}
-TRAINING = TrainingConfig(tokens=1000, lr=0.01)
+TRAINING = TrainingTable(tokens=1000, lr=0.01)
 
 
 def test_multipliers_of_mup():
-    config = granite_config(ModelConfig(**SHAPE, dim_model_base=64))
+    config = make_granite_config(ModelTable(**SHAPE, dim_model_base=64))
     assert config.embedding_multiplier == 12
     assert config.residual_multiplier == pytest.approx(1.4 / 2)
     assert config.logits_scaling == 4
@@ -26,14 +26,14 @@ def test_multipliers_of_mup():
 
 
 def test_the_standard_parametrization_multiplies_nothing():
-    config = granite_config(ModelConfig(**SHAPE, dim_model_base=64, parametrization="standard"))
+    config = make_granite_config(ModelTable(**SHAPE, dim_model_base=64, parametrization="standard"))
     assert (config.embedding_multiplier, config.residual_multiplier, config.logits_scaling) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(("parametrization", "scale"), [("mup", 0.5), ("standard", 1.0)])
 def test_deviations_and_rates(parametrization, scale):
-    shape = ModelConfig(**SHAPE, dim_model_base=64, parametrization=parametrization)
-    model = build_model(shape, seed=0)
+    shape = ModelTable(**SHAPE, dim_model_base=64, parametrization=parametrization)
+    model = build_granite(shape, seed=0)
     weights = dict(model.named_parameters())
     hidden = weights["model.layers.0.mlp.down_proj.weight"]
     embedding = weights["model.embed_tokens.weight"]
@@ -50,11 +50,11 @@ def test_deviations_and_rates(parametrization, scale):
 
 
 def test_the_seed_decides_the_weights_and_nothing_else_is_drawn():
-    shape = ModelConfig(**SHAPE)
+    shape = ModelTable(**SHAPE)
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first, again, other = (
-        build_model(shape, seed=seed).model.layers[0].mlp.gate_proj.weight for seed in (1, 1, 2)
+        build_granite(shape, seed=seed).model.layers[0].mlp.gate_proj.weight for seed in (1, 1, 2)
     )
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
@@ -64,16 +64,16 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_drawn():
 def test_output_at_the_start_keeps_its_size_with_the_width():
     sizes = []
     for width in (64, 256):
-        shape = ModelConfig(
+        shape = ModelTable(
             d_model=width, n_layers=2, n_heads=width // 16, vocab_size=300, context=32, dim_model_base=64
         )
         ids = torch.randint(300, (8, 32), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            sizes.append(build_model(shape, seed=0).model(ids).last_hidden_state.std().item())
+            sizes.append(build_granite(shape, seed=0).model(ids).last_hidden_state.std().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
     assert not math.isnan(sizes[0])
 
 
 def test_what_transformers_does_not_know_is_refused():
     with pytest.raises(InputError, match=r"hidden_act must be one of .*relu.*, got 'rleu'"):
-        granite_config(ModelConfig(**SHAPE, hidden_act="rleu"))
+        make_granite_config(ModelTable(**SHAPE, hidden_act="rleu"))

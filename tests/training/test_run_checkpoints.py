@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sparsing.training.run_checkpoints import checkpoint_folders, clear_broken, mark_whole, newest, thin_out
+from sparsing.training.run_checkpoints import (
+    complete_checkpoints,
+    mark_complete,
+    prune_checkpoints,
+    remove_incomplete,
+)
 
 
 def checkpoint(run: Path, step: int, *, whole: bool = True) -> Path:
@@ -13,7 +18,7 @@ def checkpoint(run: Path, step: int, *, whole: bool = True) -> Path:
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         (folder / name).write_text("x", encoding="utf-8")
     if whole:
-        mark_whole(folder, step, step * 10)
+        mark_complete(folder, step, step * 10)
     return folder
 
 
@@ -22,13 +27,13 @@ def test_whole_ones_in_the_order_of_training(tmp_path):
         checkpoint(tmp_path, step)
     checkpoint(tmp_path, 120, whole=False)
     (tmp_path / "checkpoint-best").mkdir()
-    assert [folder.name for folder in checkpoint_folders(tmp_path)] == [
+    assert [folder.name for folder in complete_checkpoints(tmp_path)] == [
         "checkpoint-5",
         "checkpoint-20",
         "checkpoint-100",
     ]
-    assert newest(tmp_path) == tmp_path / "checkpoint-100"
-    clear_broken(tmp_path)
+    assert find_resumable(tmp_path) == tmp_path / "checkpoint-100"
+    remove_incomplete(tmp_path)
     assert not (tmp_path / "checkpoint-120").exists()
     assert (tmp_path / "checkpoint-best").exists()
 
@@ -36,17 +41,17 @@ def test_whole_ones_in_the_order_of_training(tmp_path):
 def test_older_ones_lose_what_only_resuming_needs(tmp_path):
     for step in (5, 10, 20):
         checkpoint(tmp_path, step)
-    thin_out(tmp_path, kept=(5, 20))
-    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["checkpoint-5", "checkpoint-20"]
+    prune_checkpoints(tmp_path, kept=(5, 20))
+    assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-20"]
     assert sorted(path.name for path in (tmp_path / "checkpoint-5").iterdir()) == [
         "model.safetensors",
         "training_state.json",
     ]
     assert (tmp_path / "checkpoint-20" / "optimizer.pt").exists()
-    assert newest(tmp_path) == tmp_path / "checkpoint-20"
+    assert find_resumable(tmp_path) == tmp_path / "checkpoint-20"
 
 
 def test_without_an_optimizer_there_is_nothing_to_go_on_from(tmp_path):
-    assert newest(tmp_path) is None
+    assert find_resumable(tmp_path) is None
     (checkpoint(tmp_path, 5) / "optimizer.pt").unlink()
-    assert newest(tmp_path) is None
+    assert find_resumable(tmp_path) is None

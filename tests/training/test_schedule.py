@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from sparsing.training.config_file import read_config
-from sparsing.training.schedule import log_spaced, make_schedule
+from sparsing.training.config_file import read_train_config
+from sparsing.training.schedule import log_spaced, make_step_schedule
 
 
 def schedule(**overrides):
     options = {"training.tokens": 100 * 2048, **{k.replace("__", "."): v for k, v in overrides.items()}}
-    return make_schedule(read_config(preset="nano-0.3M", overrides=options))
+    return make_step_schedule(read_train_config(preset="nano-0.3M", overrides=options))
 
 
 def test_counts_become_the_first_step_that_reaches_them():

@@ -19,7 +19,7 @@ from sparsing.models.loading import LoadedModel
 from sparsing.text.corpus import load_corpus
 from sparsing.training import sparsity_callback as callback_module
 from sparsing.training.probe import Reading, probe
-from sparsing.training.sparsity_callback import FILE, SparsityCallback, read_rows, undisturbed
+from sparsing.training.sparsity_callback import FILE, SparsityCallback, paused_training, read_sparsity_rows
 
 from ..helpers.measuring import random_text, source_text, text_corpus, tiny_loaded, trained
 from ..helpers.tiny import build, tiny_tokenizer
@@ -84,14 +84,14 @@ def test_training_is_the_same_to_the_last_digit(model_type, corpus, tmp_path):
     assert len(losses(plain)) == 6
     for a, b in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert [row["step"] for row in read_rows(tmp_path / "watched" / FILE)] == [0, 2, 4, 6]
+    assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / FILE)] == [0, 2, 4, 6]
 
 
 def test_bfloat16_training_is_watched_too(corpus, tmp_path):
     trainer = tiny_trainer(tmp_path, steps=4, bf16=True)
     SparsityCallback(corpus, every=2).attach(trainer)
     trainer.train()
-    rows = read_rows(tmp_path / FILE)
+    rows = read_sparsity_rows(tmp_path / FILE)
     assert [row["step"] for row in rows] == [0, 2, 4]
     assert all(0 < row["cett"]["activation_ratio"] < 1 for row in rows)
 
@@ -110,7 +110,7 @@ def test_loggers_get_the_figures_and_the_losses_too(source, tmp_path):
     trainer = tiny_trainer(tmp_path, model, steps=4, callbacks=[seen], learning_rate=1e-5)
     SparsityCallback(source, every=2).attach(trainer)
     trainer.train()
-    rows = {row["step"]: row for row in read_rows(tmp_path / FILE)}
+    rows = {row["step"]: row for row in read_sparsity_rows(tmp_path / FILE)}
     logged = [logs for logs in seen.logs if "activation_ratio/cett" in logs]
     assert [logs["step"] for logs in logged] == [0, 2, 4]
     for logs in logged:
@@ -126,7 +126,7 @@ def test_loggers_get_the_figures_and_the_losses_too(source, tmp_path):
 
 def test_ppl_is_found_on_the_same_model(source):
     loaded = trained()
-    with undisturbed(loaded.model) as seen:
+    with paused_training(loaded.model) as seen:
         found = SparsityCallback(source, ppl_percent=5.0)._ppl(seen)
     assert isinstance(found, Reading)
     exact = measure(Subject(loaded, source), "cett", ppl_ratio=1.05)
@@ -150,7 +150,7 @@ def test_a_resumed_run_writes_each_step_once(corpus, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cut.train()
     path = tmp_path / "cut" / FILE
-    assert [row["step"] for row in read_rows(path)] == [0, 2, 4, 6]
+    assert [row["step"] for row in read_sparsity_rows(path)] == [0, 2, 4, 6]
     with path.open("a") as file:
         file.write('{"step": 7, "torn')
     again = tiny_trainer(tmp_path / "cut", **options)
@@ -158,7 +158,7 @@ def test_a_resumed_run_writes_each_step_once(corpus, tmp_path):
     again.train(resume_from_checkpoint=True)
 
     def timeless(path: Path) -> list[dict]:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in read_rows(path)]
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in read_sparsity_rows(path)]
 
     assert [row["step"] for row in timeless(path)] == [0, 2, 4, 6, 8, 10]
     assert timeless(path) == timeless(tmp_path / "whole" / FILE)
@@ -186,7 +186,7 @@ def test_every_is_chosen_from_the_time_a_step_takes(corpus, tmp_path, monkeypatc
     trainer = tiny_trainer(tmp_path, steps=12, callbacks=[Tick()])
     SparsityCallback(corpus).attach(trainer)
     trainer.train()
-    rows = read_rows(tmp_path / FILE)
+    rows = read_sparsity_rows(tmp_path / FILE)
     # (2 + 20 / 20) s of every N steps may be 2% of the time: N is 150, and 200 on the scale
     assert [(row["step"], row["every"]) for row in rows] == [(0, None), (10, 200), (12, 200)]
     assert [row["seconds"] for row in rows] == [2, 22, 22]
@@ -203,7 +203,7 @@ def test_a_resumed_run_keeps_its_interval(corpus, tmp_path, monkeypatch):
     again = tiny_trainer(tmp_path, steps=6)
     SparsityCallback(corpus).attach(again)
     again.train(resume_from_checkpoint=True)
-    assert [row["step"] for row in read_rows(tmp_path / FILE)] == [2, 3, 6]
+    assert [row["step"] for row in read_sparsity_rows(tmp_path / FILE)] == [2, 3, 6]
 
 
 def test_modes_and_random_state_come_back_after_an_exception():
@@ -213,7 +213,7 @@ def test_modes_and_random_state_come_back_after_an_exception():
     state = torch.get_rng_state()
 
     def fail() -> None:
-        with undisturbed(model) as loaded:
+        with paused_training(model) as loaded:
             assert not any(module.training for module in loaded.model.modules())
             torch.rand(3)
             raise RuntimeError("the measurement fails")
@@ -262,4 +262,4 @@ def test_under_torchrun_the_main_process_measures_alone(tmp_path):
         assert done.returncode == 0, done.stderr
         said[how] = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
     assert said["plain"] == said["watched"]
-    assert [row["step"] for row in read_rows(tmp_path / "watched" / FILE)] == [0, 2, 4]
+    assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / FILE)] == [0, 2, 4]

@@ -17,8 +17,8 @@ import torch
 
 from sparsing.errors import InputError
 from sparsing.models.loading import load_model
-from sparsing.training.run_callbacks import read_curve
-from sparsing.training.run_checkpoints import checkpoint_folders
+from sparsing.training.run_callbacks import read_loss_curve
+from sparsing.training.run_checkpoints import complete_checkpoints
 from sparsing.training.trainer import split_batch, train
 
 from .runs import StopAt, tiny_config
@@ -29,7 +29,7 @@ def curve(run: Path) -> bytes:
 
 
 def test_a_run_learns_and_logs_what_it_says(finished_run):
-    lines = read_curve(finished_run)
+    lines = read_loss_curve(finished_run)
     trained = [line for line in lines if "loss" in line]
     judged = [line for line in lines if "heldout_loss" in line]
     assert [line["step"] for line in trained] == [3, 4, 5, 6, 8, 9, 12, 15, 16, 18, 20]
@@ -43,7 +43,7 @@ def test_a_run_learns_and_logs_what_it_says(finished_run):
 
 
 def test_checkpoints_load_say_their_place_and_only_the_newest_can_be_resumed(finished_run):
-    folders = checkpoint_folders(finished_run)
+    folders = complete_checkpoints(finished_run)
     assert [folder.name for folder in folders] == ["checkpoint-5", "checkpoint-12", "checkpoint-20"]
     assert [(folder / "optimizer.pt").exists() for folder in folders] == [False, False, True]
     assert not list(finished_run.rglob("training_args.bin"))
@@ -98,13 +98,13 @@ def test_checkpoints_of_another_trainer_are_not_touched(training_text, tmp_path)
 def test_a_line_that_a_kill_has_cut_short_is_no_line(finished_run, tmp_path):
     whole = (finished_run / "loss.jsonl").read_text(encoding="utf-8")
     (tmp_path / "loss.jsonl").write_text(whole[:-5], encoding="utf-8")
-    assert read_curve(tmp_path) == read_curve(finished_run)[:-1]
-    assert read_curve(tmp_path / "nowhere") == []
+    assert read_loss_curve(tmp_path) == read_loss_curve(finished_run)[:-1]
+    assert read_loss_curve(tmp_path / "nowhere") == []
 
 
 def test_a_finished_run_is_left_as_it_is(finished_run, training_text):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
-    assert train(tiny_config(training_text), finished_run) == read_curve(finished_run)
+    assert train(tiny_config(training_text), finished_run) == read_loss_curve(finished_run)
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()} == before
 
 
@@ -127,7 +127,7 @@ def test_before_the_first_checkpoint_the_configuration_may_change(training_text,
 
 def test_micro_batches_give_the_same_loss_as_whole_ones(finished_run, training_text, tmp_path):
     train(tiny_config(training_text, training__micro_batch=1), tmp_path / "micro")
-    pairs = zip(read_curve(tmp_path / "micro"), read_curve(finished_run), strict=True)
+    pairs = zip(read_loss_curve(tmp_path / "micro"), read_loss_curve(finished_run), strict=True)
     for ours, theirs in pairs:
         name = "loss" if "loss" in theirs else "heldout_loss"
         assert ours[name] == pytest.approx(theirs[name], abs=2e-3)
@@ -141,7 +141,7 @@ def test_bfloat16_products_leave_the_weights_in_float32(training_text, tmp_path)
     assert load_model(tmp_path / "run" / "checkpoint-4").dtype == "float32"
     plain = tiny_config(training_text, training__tokens=512, checkpoints__at=[])
     train(plain, tmp_path / "plain")
-    ours, theirs = (read_curve(tmp_path / name)[-1]["heldout_loss"] for name in ("run", "plain"))
+    ours, theirs = (read_loss_curve(tmp_path / name)[-1]["heldout_loss"] for name in ("run", "plain"))
     assert ours != theirs
     assert ours == pytest.approx(theirs, abs=0.05)
 
@@ -155,8 +155,8 @@ def test_the_extras_reach_the_trainer(finished_run, training_text, tmp_path):
     plain = {key: value for key, value in options.items() if key == "sparser__start"}
     train(tiny_config(training_text, **options), tmp_path / "all")
     train(tiny_config(training_text, **plain), tmp_path / "plain")
-    ours, theirs = (read_curve(tmp_path / name)[0]["loss"] for name in ("all", "plain"))
-    first = [line["loss"] for line in read_curve(finished_run) if "loss" in line]
+    ours, theirs = (read_loss_curve(tmp_path / name)[0]["loss"] for name in ("all", "plain"))
+    first = [line["loss"] for line in read_loss_curve(finished_run) if "loss" in line]
     assert theirs < first[0] - 0.5  # it started from the trained weights
     assert ours > theirs + 0.1  # the L1 term and the other activation
     rows = [
@@ -246,7 +246,7 @@ def test_two_processes_give_the_loss_of_one(training_text, tmp_path):
         _command(training_text, two, *launcher, tokens=6400),
     ):
         subprocess.run(command, check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    ours, theirs = ([line["loss"] for line in read_curve(run) if "loss" in line] for run in (two, one))
+    ours, theirs = ([line["loss"] for line in read_loss_curve(run) if "loss" in line] for run in (two, one))
     assert len(ours) == len(theirs) == 50
     assert ours == pytest.approx(theirs, abs=1e-4)
     assert ours[-1] < ours[0] - 1

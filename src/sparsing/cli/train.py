@@ -51,20 +51,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     from sparsing.errors import InputError
-    from sparsing.training.config_file import read_config
+    from sparsing.training.config_file import read_train_config
 
     if args.list_presets:
         _list_presets()
         return 0
     if not (args.config or args.preset):
         raise InputError("nothing to train; give a CONFIG.toml or --preset NAME (see --list-presets)")
-    config = read_config(args.config, preset=args.preset or "", overrides=_overrides(args))
+    config = read_train_config(args.config, preset=args.preset or "", overrides=_overrides(args))
     if args.output is None:
         raise InputError("no folder for the run; give one with -o")
-    from sparsing.training.trainer import main_process, train
+    from sparsing.training.trainer import is_main_process, train
 
     curve = train(config, args.output, progress=common.make_progress(args))
-    if not main_process():
+    if not is_main_process():
         return 0
     if not args.no_figures:
         _draw(args.output, curve)
@@ -128,13 +128,13 @@ def _draw(folder: Path, curve: list[dict[str, Any]]) -> Path:
 
 
 def _print(config: Any, folder: Path, curve: list[dict[str, Any]]) -> None:
-    from sparsing.training.run_checkpoints import checkpoint_folders
+    from sparsing.training.run_checkpoints import complete_checkpoints
 
     model = config.model
     judged = {line["step"]: line["heldout_loss"] for line in curve if "heldout_loss" in line}
     trained = {line["step"]: line for line in curve if "loss" in line}
     rows = []
-    for checkpoint in checkpoint_folders(folder):
+    for checkpoint in complete_checkpoints(folder):
         line = trained[int(checkpoint.name.rpartition("-")[2])]
         heldout = judged.get(line["step"])
         rows.append(

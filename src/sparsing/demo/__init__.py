@@ -9,21 +9,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sparsing.demo.text import documents
 from sparsing.errors import InputError
+from sparsing.text.standard_library import library_documents
 
 MODELS = Path(__file__).parent / "models"
-ACTIVATIONS = ("relu", "silu")
+DEMO_ACTIVATIONS = ("relu", "silu")
 
 
 def checkpoints(activation: str) -> list[Path]:
     """Folders of the model with this activation in training order, each loads by itself.
 
     Raises:
-        InputError: not one of `ACTIVATIONS`, or the package was installed without its models.
+        InputError: not one of `DEMO_ACTIVATIONS`, or the package was installed without its models.
     """
-    if activation not in ACTIVATIONS:
-        raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if activation not in DEMO_ACTIVATIONS:
+        raise InputError(f"activation must be one of {', '.join(DEMO_ACTIVATIONS)}, got {activation!r}")
     states = (MODELS / activation).glob("*/training_state.json")
     folders = [state.parent for state in sorted(states, key=_trained_tokens)]
     if not folders:
@@ -33,7 +33,7 @@ def checkpoints(activation: str) -> list[Path]:
 
 def heldout_text() -> str:
     """The documents of the standard library that no demo model was trained on, a blank line between them."""
-    return "\n\n".join(documents("heldout"))
+    return "\n\n".join(library_documents("heldout"))
 
 
 def _trained_tokens(state: Path) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import warnings
 
-from sparsing.demo.text import named_documents
+from sparsing.text.standard_library import named_library_documents
 
 
 def heldout_corpora() -> dict[str, str]:
     """Text of each kind; no demo model was trained on any of it. Code holds its docstrings too."""
     code, docstrings, manual = [], [], []
-    for name, text in named_documents("heldout"):
+    for name, text in named_library_documents("heldout"):
         if name.startswith("topics#"):
             manual.append(text)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsing.demo import ACTIVATIONS, checkpoints, heldout_text
+from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
 from sparsing.demo.corpora import heldout_corpora
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[D
     from sparsing.measuring.frontier import compare
 
     text = heldout_text()
-    for activation in ACTIVATIONS:
+    for activation in DEMO_ACTIVATIONS:
         subject = None
         for checkpoint in checkpoints(activation):
             subject = _subject(checkpoint, text, max_tokens, progress)

@@ -16,7 +16,7 @@ _SMOOTHED = 50
 
 @styled()
 def loss_figure(curve: Sequence[dict[str, Any]], title: str) -> Figure:
-    """Loss in nats per token over training tokens; `curve` as `read_curve` gives it."""
+    """Loss in nats per token over training tokens; `curve` as `read_loss_curve` gives it."""
     trained = [line for line in curve if "loss" in line]
     judged = [line for line in curve if "heldout_loss" in line]
     figure = new_figure(3.0, title, "nats per token; the learning rate falls in the last part")

@@ -15,7 +15,7 @@ _HOME = {
     "Track": "track_result",
     "TrainConfig": "config",
     "find_checkpoints": "tracking",
-    "read_config": "config_file",
+    "read_train_config": "config_file",
     "relufy": "relufication",
     "track": "tracking",
     "train": "trainer",

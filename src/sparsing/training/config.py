@@ -16,7 +16,7 @@ BUILTIN = "builtin"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelTable:
     """[model]: a Granite decoder, which is MiniCPM by another name."""
 
     d_model: int
@@ -78,7 +78,7 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataTable:
     """[data]: what is read; documents are packed into one stream and cut into windows."""
 
     text: str = "builtin"
@@ -104,7 +104,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerTable:
     """[tokenizer]: one that is there, or a byte-level BPE trained on the text."""
 
     path: str = ""
@@ -117,7 +117,7 @@ class TokenizerConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingTable:
     """[training]: AdamW and the warm-up-stable-decay schedule."""
 
     tokens: int
@@ -169,7 +169,7 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointsTable:
     """[checkpoints]: what is kept along training; the end is always kept."""
 
     at: tuple[int, ...] = ()
@@ -190,7 +190,7 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
+class TrackingTable:
     """[tracking]: sparsity watched while training, see `SparsityCallback`; without this table it is not."""
 
     tokens: int = 2048
@@ -212,7 +212,7 @@ class TrackingConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparserConfig:
+class SparserTable:
     """[sparser]: ways to a sparser model; docs/tracking.md has their papers."""
 
     start: str = ""
@@ -237,13 +237,13 @@ class SparserConfig:
 class TrainConfig:
     """A whole run."""
 
-    model: ModelConfig
-    data: DataConfig = DataConfig()
-    tokenizer: TokenizerConfig = TokenizerConfig()
-    training: TrainingConfig
-    checkpoints: CheckpointConfig = CheckpointConfig()
-    tracking: TrackingConfig | None = None
-    sparser: SparserConfig | None = None
+    model: ModelTable
+    data: DataTable = DataTable()
+    tokenizer: TokenizerTable = TokenizerTable()
+    training: TrainingTable
+    checkpoints: CheckpointsTable = CheckpointsTable()
+    tracking: TrackingTable | None = None
+    sparser: SparserTable | None = None
 
     def __post_init__(self) -> None:
         divides("model.context", self.model.context, "training.batch_tokens", self.training.batch_tokens)

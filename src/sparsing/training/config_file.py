@@ -23,7 +23,7 @@ _REQUIRED = {
 }
 
 
-def read_config(
+def read_train_config(
     path: str | Path | None = None, *, preset: str = "", overrides: Mapping[str, Any] | None = None
 ) -> TrainConfig:
     """The configuration of a run.
@@ -45,14 +45,14 @@ def read_config(
     _merge(merged, tables)
     for key, value in overrides.items():
         _set(merged, key, value)
-    return build_config(merged)
+    return build_train_config(merged)
 
 
-def build_config(tables: dict[str, Any]) -> TrainConfig:
+def build_train_config(tables: dict[str, Any]) -> TrainConfig:
     """A configuration from plain tables, as `TrainConfig.to_dict` gives them.
 
     Raises:
-        InputError: as `read_config`.
+        InputError: as `read_train_config`.
     """
     return _build(TrainConfig, tables, "")
 

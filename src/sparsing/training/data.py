@@ -33,9 +33,9 @@ _BATCH = 256
 def read_texts(source: str, *, split: str, column: str) -> Iterator[tuple[str, bool]]:
     """Pieces of every document in order, each with True when its document ends there; see `text.pieces`."""
     if source == BUILTIN:
-        from sparsing.demo.text import documents
+        from sparsing.text.standard_library import library_documents
 
-        return pieces(documents("train" if split == "train" else "heldout"))
+        return pieces(library_documents("train" if split == "train" else "heldout"))
     return pieces(source, split=split, column=column)
 
 
@@ -55,7 +55,7 @@ def write_tokens(
         InputError: no text, or a folder that is not writable.
     """
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    wanted = {**key, "most": most, "tokenizer": fingerprint(tokenizer), "dtype": np.dtype(dtype).name}
+    wanted = {**key, "most": most, "tokenizer": digest_tokenizer(tokenizer), "dtype": np.dtype(dtype).name}
     label = path.with_suffix(".json")
     if not (label.exists() and path.exists() and json.loads(label.read_text("utf-8")) == wanted):
         label.unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def write_tokens(
     return np.memmap(path, dtype=dtype, mode="r")
 
 
-def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+def digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     """Digest of what a tokenizer does: its whole definition where it has one, else its vocabulary."""
     whole = getattr(tokenizer, "backend_tokenizer", None)
     text = whole.to_str() if whole is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)

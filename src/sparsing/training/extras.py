@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="PreTrainedModel")
 
 
-class Extras:
+class RunExtras:
     """The extras of one run.
 
     Raises:

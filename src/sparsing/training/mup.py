@@ -19,10 +19,10 @@ from sparsing.errors import InputError
 if TYPE_CHECKING:
     from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerBase
 
-    from sparsing.training.config import ModelConfig, TrainingConfig
+    from sparsing.training.config import ModelTable, TrainingTable
 
 
-def granite_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> GraniteConfig:
+def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | None = None) -> GraniteConfig:
     """The Granite configuration of this shape; with a tokenizer, its size and special tokens.
 
     Raises:
@@ -62,15 +62,15 @@ def granite_config(model: ModelConfig, tokenizer: PreTrainedTokenizerBase | None
     return config
 
 
-def build_model(
-    model: ModelConfig, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
+def build_granite(
+    model: ModelTable, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> GraniteForCausalLM:
     """A new model, float32; the caller's random state is left as it was."""
     from transformers import GraniteForCausalLM
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built = GraniteForCausalLM(granite_config(model, tokenizer)).float()
+        built = GraniteForCausalLM(make_granite_config(model, tokenizer)).float()
         for name, weight in built.named_parameters():
             if weight.ndim == 2:
                 scale = model.width_ratio**-0.5 if _hidden(name) else 1.0
@@ -81,7 +81,7 @@ def build_model(
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, nn.Parameter]], width_ratio: float, training: TrainingConfig
+    named: Iterable[tuple[str, nn.Parameter]], width_ratio: float, training: TrainingTable
 ) -> list[dict[str, Any]]:
     """AdamW's groups: embeddings and norms at `lr`, hidden matrices at `lr / m`; norms have no weight decay."""
     learning = [(name, weight) for name, weight in named if weight.requires_grad]

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from sparsing.base.progress import Progress
 from sparsing.base.results import read_lines, write_text
-from sparsing.training.schedule import Schedule
+from sparsing.training.schedule import StepSchedule
 
 LOSS_FILE = "loss.jsonl"
 _SAID = {
@@ -27,10 +27,10 @@ _SAID = {
 """The Trainer's names to those of a line of the curve."""
 
 
-class Planned(TrainerCallback):
+class ScheduleCallback(TrainerCallback):
     """Logs, judges and saves at the steps of the schedule."""
 
-    def __init__(self, schedule: Schedule, log_every: int, judges: bool):
+    def __init__(self, schedule: StepSchedule, log_every: int, judges: bool):
         self.schedule, self.log_every, self.judges = schedule, log_every, judges
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
@@ -43,10 +43,10 @@ class Planned(TrainerCallback):
         return control
 
 
-class LossCurve(TrainerCallback):
+class LossCurveCallback(TrainerCallback):
     """Writes `loss.jsonl`, a line per logged mean and per held-out loss."""
 
-    def __init__(self, run: Path, schedule: Schedule):
+    def __init__(self, run: Path, schedule: StepSchedule):
         self.path, self.schedule = run / LOSS_FILE, schedule
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -66,10 +66,10 @@ class LossCurve(TrainerCallback):
         return json.dumps({"step": step, "tokens": self.schedule.tokens(step), **said}) + "\n"
 
 
-class Bar(TrainerCallback):
+class TokenBarCallback(TrainerCallback):
     """A bar over the run's tokens with the time left, on stderr."""
 
-    def __init__(self, label: str, schedule: Schedule, progress: Progress):
+    def __init__(self, label: str, schedule: StepSchedule, progress: Progress):
         self.label, self.schedule, self.progress = label, schedule, progress
         self._stack = contextlib.ExitStack()
 
@@ -87,6 +87,6 @@ class Bar(TrainerCallback):
         self._stack.close()
 
 
-def read_curve(run: str | Path) -> list[dict[str, Any]]:
+def read_loss_curve(run: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's loss curve, in the order of the steps; empty where nothing was logged."""
     return read_lines(Path(run) / LOSS_FILE)

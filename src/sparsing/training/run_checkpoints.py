@@ -17,32 +17,32 @@ MARK = "training_state.json"
 _RESUME_ONLY = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json")
 
 
-def checkpoint_folders(run: str | Path) -> list[Path]:
+def complete_checkpoints(run: str | Path) -> list[Path]:
     """The whole checkpoints of a run, in the order of training."""
     return [folder for folder in _folders(Path(run)) if (folder / MARK).exists()]
 
 
-def mark_whole(folder: Path, step: int, tokens: int) -> None:
+def mark_complete(folder: Path, step: int, tokens: int) -> None:
     """Say how far training had come; a folder without this is left from a run that was cut off in saving."""
     write_text(folder / MARK, json.dumps({"step": step, "tokens": tokens}) + "\n")
 
 
-def newest(run: Path) -> Path | None:
+def find_resumable(run: Path) -> Path | None:
     """The last whole checkpoint with what is needed to go on; None for a run that begins."""
-    able = [folder for folder in checkpoint_folders(run) if any(folder.glob("optimizer*"))]
+    able = [folder for folder in complete_checkpoints(run) if any(folder.glob("optimizer*"))]
     return able[-1] if able else None
 
 
-def clear_broken(run: Path) -> None:
+def remove_incomplete(run: Path) -> None:
     """Remove folders that a killed run has left half-written."""
     for folder in _folders(run):
         if not (folder / MARK).exists():
             shutil.rmtree(folder)
 
 
-def thin_out(run: Path, kept: tuple[int, ...]) -> None:
+def prune_checkpoints(run: Path, kept: tuple[int, ...]) -> None:
     """Before the newest checkpoint: remove folders that are not to be kept, and the optimizer of those that are."""
-    for folder in checkpoint_folders(run)[:-1]:
+    for folder in complete_checkpoints(run)[:-1]:
         if step_of(folder) not in kept:
             (folder / MARK).unlink()  # so that a kill in the middle leaves it broken, not wrong
             shutil.rmtree(folder)

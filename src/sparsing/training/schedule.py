@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
+class StepSchedule:
     """The steps of a run, counted from 1."""
 
     batch_tokens: int
@@ -34,7 +34,7 @@ class Schedule:
         return step * self.batch_tokens
 
 
-def make_schedule(config: TrainConfig) -> Schedule:
+def make_step_schedule(config: TrainConfig) -> StepSchedule:
     """Steps from the token counts of a configuration; each count becomes the first step that reaches it."""
     training, checkpoints = config.training, config.checkpoints
     batch = training.batch_tokens
@@ -43,7 +43,7 @@ def make_schedule(config: TrainConfig) -> Schedule:
         checkpoints.first or training.tokens / 100, training.tokens, checkpoints.count
     )
     kept = {min(steps, max(1, math.ceil(count / batch))) for count in counts}
-    return Schedule(
+    return StepSchedule(
         batch_tokens=batch,
         steps=steps,
         warmup=round(training.warmup * steps),

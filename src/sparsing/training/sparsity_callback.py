@@ -102,7 +102,7 @@ class SparsityCallback(TrainerCallback):
             return
         importlib.import_module("scipy.interpolate")  # else the first measurement pays for it
         self._path = Path(str(args.output_dir)) / FILE
-        kept = [row for row in read_rows(self._path) if row["step"] <= state.global_step]
+        kept = [row for row in read_sparsity_rows(self._path) if row["step"] <= state.global_step]
         write_text(self._path, "".join(map(_line, kept)))
         if self._every is None:
             self._every = next((row["every"] for row in reversed(kept) if row["every"]), None)
@@ -143,7 +143,7 @@ class SparsityCallback(TrainerCallback):
     ) -> None:
         """Writes a row; given the seconds of a training step, it also chooses `every` by what measuring took."""
         times = [time.perf_counter()]
-        with undisturbed(kwargs["model"]) as loaded:
+        with paused_training(kwargs["model"]) as loaded:
             readings = probe(loaded, self._corpus, eps=self._eps, target_cett=self._target_cett)
             times.append(time.perf_counter())
             if with_ppl and (found := self._ppl(loaded)):
@@ -186,7 +186,7 @@ def _read(subject: Subject, level: float) -> Reading:
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[LoadedModel]:
+def paused_training(model: nn.Module) -> Iterator[LoadedModel]:
     """The model in eval mode, ready to be measured; its modes and the random state come back as they were."""
     training = [module for module in model.modules() if module.training]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
@@ -198,7 +198,7 @@ def undisturbed(model: nn.Module) -> Iterator[LoadedModel]:
                 module.training = True
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
+def read_sparsity_rows(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a `sparsity.jsonl`, none where there is no file.
 
     A row has `step`, `tokens` (seen, where the Trainer counts them), `every`, `seconds` (what measuring took)

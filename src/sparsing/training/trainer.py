@@ -24,12 +24,17 @@ from sparsing.base.results import write_text
 from sparsing.errors import InputError
 from sparsing.training import run_checkpoints as saving
 from sparsing.training.config import TrainConfig
-from sparsing.training.config_file import build_config
+from sparsing.training.config_file import build_train_config
 from sparsing.training.data import Windows, read_texts, write_tokens
-from sparsing.training.extras import Extras
-from sparsing.training.mup import build_model, granite_config, parameter_groups
-from sparsing.training.run_callbacks import Bar, LossCurve, Planned, read_curve
-from sparsing.training.schedule import Schedule, make_schedule
+from sparsing.training.extras import RunExtras
+from sparsing.training.mup import build_granite, make_granite_config, parameter_groups
+from sparsing.training.run_callbacks import (
+    LossCurveCallback,
+    ScheduleCallback,
+    TokenBarCallback,
+    read_loss_curve,
+)
+from sparsing.training.schedule import StepSchedule, make_step_schedule
 from sparsing.training.tokenizer import open_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
@@ -60,18 +65,18 @@ def train(
     if importlib.util.find_spec("accelerate") is None:
         raise InputError("training needs accelerate: pip install 'sparsing[train]'")
     run = Path(run)
-    schedule = make_schedule(config)
+    schedule = make_step_schedule(config)
     micro, accumulation = split_batch(config)
-    granite_config(config.model)
-    extras = Extras(config)
+    make_granite_config(config.model)
+    extras = RunExtras(config)
     with _first_process():
         _claim(run, config)
         tokenizer = _tokenizer(config, run)
         windows, heldout = _windows(config, schedule, tokenizer, run)
-    if schedule.steps in [saving.step_of(folder) for folder in saving.checkpoint_folders(run)]:
-        return read_curve(run)
-    bar = Bar(f"training {run.name}", schedule, progress or Progress())
-    model, resumed = build_model(config.model, config.training.seed, tokenizer), saving.newest(run)
+    if schedule.steps in [saving.step_of(folder) for folder in saving.complete_checkpoints(run)]:
+        return read_loss_curve(run)
+    bar = TokenBarCallback(f"training {run.name}", schedule, progress or Progress())
+    model, resumed = build_granite(config.model, config.training.seed, tokenizer), saving.find_resumable(run)
     trainer = MupTrainer(
         config=config,
         schedule=schedule,
@@ -82,8 +87,8 @@ def train(
         processing_class=tokenizer,
         data_collator=default_data_collator,
         callbacks=[
-            Planned(schedule, config.training.log_every, heldout is not None),
-            LossCurve(run, schedule),
+            ScheduleCallback(schedule, config.training.log_every, heldout is not None),
+            LossCurveCallback(run, schedule),
             bar,
             *callbacks,
         ],
@@ -92,13 +97,13 @@ def train(
     extras.attach(trainer, tokenizer)
     with contextlib.closing(bar), _quiet():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    return read_curve(run)
+    return read_loss_curve(run)
 
 
 class MupTrainer(Trainer):
     """The Hugging Face Trainer with muP's groups, windows in their own order, and checkpoints that are marked."""
 
-    def __init__(self, *, config: TrainConfig, schedule: Schedule, **options: Any):
+    def __init__(self, *, config: TrainConfig, schedule: StepSchedule, **options: Any):
         self.config, self.schedule = config, schedule
         super().__init__(**options)
 
@@ -131,8 +136,8 @@ class MupTrainer(Trainer):
         if self.args.should_save:
             folder = run / f"checkpoint-{step}"
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
-            saving.mark_whole(folder, step, self.schedule.tokens(step))
-            saving.thin_out(run, self.schedule.kept)
+            saving.mark_complete(folder, step, self.schedule.tokens(step))
+            saving.prune_checkpoints(run, self.schedule.kept)
 
 
 def split_batch(config: TrainConfig) -> tuple[int, int]:
@@ -159,7 +164,7 @@ def split_batch(config: TrainConfig) -> tuple[int, int]:
 
 
 def _arguments(
-    config: TrainConfig, schedule: Schedule, run: Path, micro: int, accumulation: int
+    config: TrainConfig, schedule: StepSchedule, run: Path, micro: int, accumulation: int
 ) -> TrainingArguments:
     training, gpu = config.training, torch.cuda.is_available()
     return TrainingArguments(
@@ -189,7 +194,7 @@ def _arguments(
     )
 
 
-def main_process() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process of a run that writes its files."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -220,15 +225,15 @@ def _quiet() -> Iterator[None]:
 def _claim(run: Path, config: TrainConfig) -> None:
     """Write the configuration, or see that the folder has the same one; without a checkpoint it may still change."""
     path = run / CONFIG_FILE
-    there = build_config(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    there = build_train_config(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
     if there is None and any(run.glob("checkpoint-*")):
         raise InputError(
             f"{str(run)!r} holds checkpoints that no `sparsing train` run has made; choose another folder with -o"
         )
-    saving.clear_broken(run)
+    saving.remove_incomplete(run)
     if there == config:
         return
-    if there is None or saving.newest(run) is None:
+    if there is None or saving.find_resumable(run) is None:
         shutil.rmtree(run / "tokenizer", ignore_errors=True)
         write_text(path, json.dumps(config.to_dict(), indent=1) + "\n")
         return
@@ -260,13 +265,13 @@ def _tokenizer(config: TrainConfig, run: Path) -> PreTrainedTokenizerBase:
                 config.model.context,
                 sample_chars=config.tokenizer.sample_chars,
             )
-        granite_config(config.model, tokenizer)
+        make_granite_config(config.model, tokenizer)
         tokenizer.save_pretrained(folder)
     return open_tokenizer(folder)
 
 
 def _windows(
-    config: TrainConfig, schedule: Schedule, tokenizer: PreTrainedTokenizerBase, run: Path
+    config: TrainConfig, schedule: StepSchedule, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> tuple[Windows, Windows | None]:
     """The training windows of all steps, and the held-out ones where there is a held-out text."""
     data, context = config.data, config.model.context

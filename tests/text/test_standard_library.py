@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from sparsing.demo.text import documents, named_documents
 from sparsing.errors import InputError
+from sparsing.text.standard_library import library_documents, named_library_documents
 
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, list[tuple[str, str]]]:
-    return {"train": list(named_documents("train")), "heldout": list(named_documents("heldout"))}
+    return {"train": list(named_library_documents("train")), "heldout": list(named_library_documents("heldout"))}
 
 
 def library(folder: Path, modules: dict[str, bytes]) -> Path:
@@ -22,12 +22,12 @@ def library(folder: Path, modules: dict[str, bytes]) -> Path:
 
 
 def names_below(root: Path) -> set[str]:
-    return {name for split in ("train", "heldout") for name, _ in named_documents(split, root=root)}
+    return {name for split in ("train", "heldout") for name, _ in named_library_documents(split, root=root)}
 
 
 def test_second_pass_gives_the_same_documents(splits):
-    assert list(named_documents("heldout")) == splits["heldout"]
-    assert list(documents("heldout")) == [text for _, text in splits["heldout"]]
+    assert list(named_library_documents("heldout")) == splits["heldout"]
+    assert list(library_documents("heldout")) == [text for _, text in splits["heldout"]]
 
 
 def test_no_document_is_in_both_splits(splits):
@@ -52,9 +52,9 @@ def test_side_depends_on_the_name_alone(tmp_path, splits):
     for split in ("train", "heldout"):
         name = next(name for name, _ in splits[split] if "#" not in name and "." not in name)
         root = library(tmp_path / split, {f"{name}.py": b"other = 1\n"})
-        assert list(documents(split, root=root)) == ["other = 1\n"]
+        assert list(library_documents(split, root=root)) == ["other = 1\n"]
         package = library(tmp_path / f"{split}-package", {f"{name}/__init__.py": b"other = 2\n"})
-        assert list(documents(split, root=package)) == ["other = 2\n"]
+        assert list(library_documents(split, root=package)) == ["other = 2\n"]
 
 
 def test_tests_tables_and_unreadable_files_are_left_out(tmp_path):
@@ -77,12 +77,12 @@ def test_tests_tables_and_unreadable_files_are_left_out(tmp_path):
         },
     )
     assert names_below(root) == {"kept", "latin"}
-    texts = [text for split in ("train", "heldout") for text in documents(split, root=root)]
+    texts = [text for split in ("train", "heldout") for text in library_documents(split, root=root)]
     assert any("caf\xe9" in text for text in texts)
 
 
 def test_bad_arguments_say_what_to_do(tmp_path):
     with pytest.raises(InputError, match="train, heldout, got 'test'"):
-        next(documents("test"))  # type: ignore[arg-type]
+        next(library_documents("test"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no Python source below"):
-        next(documents("train", root=tmp_path / "absent"))
+        next(library_documents("train", root=tmp_path / "absent"))

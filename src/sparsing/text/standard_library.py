@@ -42,7 +42,7 @@ _HELDOUT_SHARE = 20
 """One document in this many is held out."""
 
 
-def documents(split: Split = "train", *, root: Path | None = None) -> Iterator[str]:
+def library_documents(split: Split = "train", *, root: Path | None = None) -> Iterator[str]:
     """Texts of one split, in the order of their names.
 
     Args:
@@ -52,11 +52,11 @@ def documents(split: Split = "train", *, root: Path | None = None) -> Iterator[s
     Raises:
         InputError: an unknown split, or no readable module below `root`.
     """
-    for _, text in named_documents(split, root=root):
+    for _, text in named_library_documents(split, root=root):
         yield text
 
 
-def named_documents(split: Split, *, root: Path | None = None) -> Iterator[tuple[str, str]]:
+def named_library_documents(split: Split, *, root: Path | None = None) -> Iterator[tuple[str, str]]:
     """Pairs of name and text of one split; a name is a dotted module, or `topics#` and a topic."""
     if split not in get_args(Split):
         raise InputError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")

@@ -86,7 +86,7 @@ def test_the_json_is_strict_and_holds_no_array(tmp_path):
     path = whole(number=math.nan).save(tmp_path / "r.json")
     document = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert document["kind"] == "Outer"
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
     assert document["array"] == {"$array": "array"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["r.json", "r.safetensors"]
 
@@ -121,8 +121,8 @@ def test_another_kind_schema_or_file(tmp_path):
     path = whole().save(tmp_path / "r.json")
     with pytest.raises(InputError, match="holds Outer, wanted Inner"):
         Inner.load(path)
-    with pytest.raises(InputError, match="Outer schema 2, this version reads 1; measure again"):
-        Outer.load(edit(path, schema_version=2))
+    with pytest.raises(InputError, match="Outer schema 3, this version of sparsing reads 1 to 2; measure again"):
+        Outer.load(edit(path, schema_version=3))
     with pytest.raises(InputError, match=r"no file .*none\.json'; give the \.json that a run has written"):
         Outer.load(tmp_path / "none.json")
     for text in ("{", "\xff", "[1]", '"x"', "{}"):

@@ -24,6 +24,8 @@ _PACKAGES = ("sparsing", "torch", "transformers", "numpy")
 class Provenance(Result):
     """What is needed to make a result again."""
 
+    kind = "provenance"
+
     model: str = ""
     """Name on the hub, or folder, as the caller gave it."""
     revision: str | None = None

@@ -1,7 +1,8 @@
-"""Results that can be saved: frozen dataclasses, JSON for what a reader wants to see, safetensors for arrays.
+"""Saving and loading of results: `Result` is the base class of every record that goes to disk.
 
-A field that holds a `numpy.ndarray` goes to `<name>.safetensors` beside `<name>.json`; everything else
-(numbers, strings, tuples, nested results) stays in the JSON. Files appear whole or not at all.
+A result is a frozen dataclass. `save` writes its numbers, strings, tuples and nested results as JSON, and its
+`numpy.ndarray` fields as safetensors in a second file beside it. Every file is written atomically: a reader
+sees the old file or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 from sparsing.errors import InputError
 
 _ARRAY = "$array"
+_KINDS: dict[str, str] = {}
+"""Every kind with the class that owns it, so that a kind taken twice fails at import."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -78,9 +81,30 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """Base of everything that is passed between stages and can be saved."""
+    """Base class of records that stages pass to each other and that can be saved."""
 
-    schema_version: ClassVar[int] = 1
+    kind: ClassVar[str]
+    """Name of this class of results in saved files, e.g. `rule_comparison`; no two classes share one."""
+    former_kind: ClassVar[str]
+    """The `kind` in files of schema 1, which was the name of the class at that time."""
+    schema_version: ClassVar[int] = 2
+    """Version of the fields. Raise it when fields change, and convert older files in `upgraded`."""
+    oldest_schema: ClassVar[int] = 1
+    """The oldest version that `load` still reads."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("kind", "former_kind"):
+            if name not in cls.__dict__:
+                setattr(cls, name, cls.__name__)
+        home = f"{cls.__module__}.{cls.__qualname__}"
+        if (taken := _KINDS.setdefault(cls.kind, home)) != home:
+            raise ValueError(f"kind {cls.kind!r} of {home} is taken by {taken}")
+
+    @classmethod
+    def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
+        """Fields of an older schema `version` as fields of the present one; by default nothing differs."""
+        return document
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; arrays become nested lists, NaN and infinity become None."""
@@ -96,7 +120,7 @@ class Result:
         if path.suffix != ".json":
             raise InputError(f"a result is saved as .json, got {path.name!r}; name it {path.name}.json")
         arrays: dict[str, np.ndarray] = {}
-        document = {"kind": type(self).__name__, "schema_version": self.schema_version}
+        document: dict[str, Any] = {"kind": self.kind, "schema_version": self.schema_version}
         document |= _plain(self, arrays)
         if arrays:
             write_arrays(path.with_suffix(".safetensors"), arrays)
@@ -119,14 +143,16 @@ class Result:
         except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{str(path)!r} is not a saved result ({error})") from error
         kind = document.pop("kind", None) if isinstance(document, dict) else None
-        if kind != cls.__name__:
-            raise InputError(f"{str(path)!r} holds {kind or 'something else'}, wanted {cls.__name__}")
+        if kind not in (cls.kind, cls.former_kind):
+            raise InputError(f"{str(path)!r} holds {kind or 'something else'}, wanted {cls.kind}")
         version = document.pop("schema_version", None)
-        if version != cls.schema_version:
+        if not (isinstance(version, int) and cls.oldest_schema <= version <= cls.schema_version):
             raise InputError(
-                f"{str(path)!r} has {cls.__name__} schema {version}, this version reads {cls.schema_version};"
-                " measure again, or use the version of sparsing that wrote it"
+                f"{str(path)!r} has {cls.kind} schema {version}, this version of sparsing reads"
+                f" {cls.oldest_schema} to {cls.schema_version}; measure again, or use the version that wrote it"
             )
+        if version < cls.schema_version:
+            document = cls.upgraded(document, version)
         try:
             return _build(cls, document, _read_arrays(path.with_suffix(".safetensors")))
         except KeyError as error:
@@ -135,7 +161,7 @@ class Result:
                 " copy both files together"
             ) from None
         except TypeError as error:
-            raise InputError(f"{str(path)!r} is not a whole {cls.__name__} ({error})") from None
+            raise InputError(f"{str(path)!r} is not a whole {cls.kind} ({error})") from None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ from sparsing.bench.lines import Bench, BenchLine
 class FFNLine(BenchLine):
     """One way to compute one block; times are over rounds, and a dense engine's do not depend on the ratio."""
 
+    kind = "ffn_line"
+
     batch: int
     """Tokens decoded at once."""
     speedup: float
@@ -44,6 +46,8 @@ class FFNLine(BenchLine):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FFNBench(Bench):
     """The lines of a run and how it was made."""
+
+    kind = "ffn_bench"
 
     lines: tuple[FFNLine, ...]
     cycled_bytes: dict[str, int]

@@ -13,6 +13,8 @@ from sparsing.hardware.bandwidth import Bandwidth
 class BenchLine(Result):
     """One engine on one shape, in a dtype and at a ratio; times are of a block, or of a model's token."""
 
+    kind = "bench_line"
+
     shape: str
     dtype: str
     name: str
@@ -34,6 +36,8 @@ class BenchLine(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bench(Result):
     """How a run was made."""
+
+    kind = "bench"
 
     bandwidth: Bandwidth
     threads: int

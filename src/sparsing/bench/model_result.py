@@ -11,6 +11,8 @@ from sparsing.bench.lines import Bench, BenchLine
 class WholeLine(BenchLine):
     """One engine on one model; times are of all tokens of all rounds at batch 1, the prompt's pass left out."""
 
+    kind = "whole_line"
+
     dense: bool
     tok_per_sec: float
     """One over the median seconds of a token."""
@@ -32,6 +34,8 @@ class WholeLine(BenchLine):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WholeBench(Bench):
     """The lines of a run and how it was made."""
+
+    kind = "whole_bench"
 
     lines: tuple[WholeLine, ...]
     prompt_tokens: int

@@ -19,6 +19,8 @@ _NAN = math.nan
 class LayerRead(Result):
     """One block. Shares are of its neurons, in [0, 1]; those of a call with several tokens belong to any of them."""
 
+    kind = "layer_bytes_read"
+
     name: str
     """Dotted path of the block."""
     ways: dict[str, str]
@@ -36,6 +38,8 @@ class LayerRead(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeStats(Result):
     """Reading of weights since the last reset, in forwards of few rows (decoding; a short prompt is one too)."""
+
+    kind = "decode_stats"
 
     mode: str
     """`sparse` or `dense`."""

@@ -24,6 +24,8 @@ ALL = "all"
 class Level(Result):
     """A setting that every task is run at."""
 
+    kind = "evaluation_level"
+
     name: str
     """E.g. `dense`, `PPL-1%`."""
     thresholds: Thresholds | None = None
@@ -50,6 +52,8 @@ def level_of(thresholds: Thresholds, fallback: str) -> Level:
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Score(Result):
     """One metric of a task."""
+
+    kind = "task_score"
 
     title: str
     """Heading of its column."""
@@ -90,6 +94,8 @@ class Score(Result):
 class PartOutcome(Result):
     """One task of the harness within a task of the paper."""
 
+    kind = "part_outcome"
+
     name: str
     num_items: int
     metrics: dict[str, float]
@@ -99,6 +105,8 @@ class PartOutcome(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TaskOutcome(Result):
     """A task at a level."""
+
+    kind = "task_outcome"
 
     task: str
     group: str
@@ -121,6 +129,8 @@ class TaskOutcome(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(Result):
     """One line of the table. Scores are in the harness's units, mostly fractions in [0, 1]."""
+
+    kind = "evaluation_row"
 
     task: str
     title: str
@@ -145,6 +155,8 @@ class Row(Result):
 class Change(Result):
     """How far the mean of several scores is from dense at one level."""
 
+    kind = "score_change"
+
     level: str
     group: str
     """A group of the paper's tasks, or `all`."""
@@ -159,7 +171,10 @@ class Change(Result):
 class Evaluation(Result):
     """The table of tasks and levels."""
 
-    schema_version: ClassVar[int] = 2
+    kind = "evaluation"
+
+    schema_version = 3
+    oldest_schema = 2
 
     rows: tuple[Row, ...]
     changes: tuple[Change, ...]

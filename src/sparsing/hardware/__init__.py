@@ -1,1 +1,1 @@
-"""What this machine can do: its memory bandwidth, processor and threads."""
+"""Properties of the machine that limit decoding speed: memory bandwidth, cache size, processor and threads."""

@@ -1,4 +1,4 @@
-"""The machine of a benchmark: its processor and its threads."""
+"""The name of the processor and the number of threads, which every timing result records."""
 
 from __future__ import annotations
 
@@ -10,23 +10,34 @@ from pathlib import Path
 import torch
 
 
-def processor(*fields: str) -> str:
-    """What Linux says of the first processor in these fields, its `model name` by default; else what Python knows."""
+def processor_name(*fields: str) -> str:
+    """Describe the first processor of this machine.
+
+    Args:
+        fields: Fields of `/proc/cpuinfo`, joined by spaces; `model name` if none is given.
+
+    Returns:
+        The values of the fields that Linux reports. Other systems return what Python's `platform` knows.
+    """
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     except (OSError, UnicodeDecodeError):
         first = ""
     pairs = (line.partition(":") for line in first.splitlines())
     known = {name.strip(): value.strip() for name, _, value in pairs}
-    said = " ".join(known[field] for field in fields or ("model name",) if field in known)
-    return said or platform.processor() or platform.machine()
+    name = " ".join(known[field] for field in fields or ("model name",) if field in known)
+    return name or platform.processor() or platform.machine()
 
 
 @contextlib.contextmanager
-def with_threads(threads: int) -> Iterator[None]:
-    """torch and the kernels on this many threads; as before afterwards."""
+def inference_threads(threads: int) -> Iterator[None]:
+    """Run the block in inference mode with this many threads for torch and for Numba.
+
+    The previous thread counts are restored at the end, also after an exception.
+    """
     import numba
 
+    # both libraries have a pool of their own; unequal pools would make the engines incomparable
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(threads)
     numba.set_num_threads(threads)

@@ -26,6 +26,8 @@ FAR = 1e4
 class Forecast(Result):
     """One question to a fitted law."""
 
+    kind = "forecast"
+
     name: str
     form: str
     asked: str

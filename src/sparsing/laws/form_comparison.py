@@ -18,6 +18,9 @@ from sparsing.laws.warmup import MIN_GAIN, Drop, choose_drop
 class Comparison(Result):
     """Forms ranked by AICc on the same points."""
 
+    kind = "form_comparison"
+    former_kind = "Comparison"
+
     name: str
     num_dropped: int
     drop_reason: str

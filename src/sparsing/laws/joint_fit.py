@@ -27,6 +27,8 @@ from sparsing.laws.solve import Problem, solve
 class JointFit(Result):
     """Series of one form with some coefficients held equal."""
 
+    kind = "joint_fit"
+
     form: str
     shared: tuple[str, ...]
     names: tuple[str, ...]

@@ -19,6 +19,8 @@ from sparsing.laws.solve import Solution
 class Estimate(Result):
     """One coefficient as the paper writes it."""
 
+    kind = "coefficient_estimate"
+
     name: str
     value: float
     """The least-squares value."""
@@ -41,6 +43,8 @@ class Estimate(Result):
 class Rival(Result):
     """Another form on the same points, without intervals."""
 
+    kind = "rival_form"
+
     form: str
     coefficients: dict[str, float]
     rmse: float
@@ -54,6 +58,8 @@ class Rival(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Holdout(Result):
     """Fitted on the first half of the kept points, asked for the rest."""
+
+    kind = "law_holdout"
 
     num_fitted: int
     rmse: float
@@ -78,6 +84,8 @@ class Holdout(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LawFit(Result):
     """What the points say about one form."""
+
+    kind = "law_fit"
 
     name: str
     """Of the series."""

@@ -35,7 +35,7 @@ def read_points(paths: Sequence[str | Path], *, tokens_per_step: float | None = 
             series += _read_csv(path)
             continue
         document = _read_json(path)
-        if document.get("kind") == "Measurement":
+        if document.get("kind") in ("measurement", "Measurement"):  # the second in files of schema 1
             measured.append(_measurement(path, document, tokens_per_step))
             names.append(path.parent.name if path.name == "measurement.json" else path.stem)
         else:

@@ -18,6 +18,8 @@ BILLION = 1e9
 class Points(Result):
     """Checked points; tokens rise from each to the next."""
 
+    kind = "law_points"
+
     name: str = "points"
     """What the tables and figures call the series."""
     variable: str = "tokens"

@@ -42,6 +42,8 @@ SAMPLE_SHARE = 1 / 32
 class ScoreCurve(Result):
     """Per layer: what a cut of one score costs and keeps. Arrays have shape `(n_layers, n_points)`."""
 
+    kind = "score_curve"
+
     on: str
     """The score that is cut."""
     thresholds: np.ndarray
@@ -69,6 +71,8 @@ class ScoreCurve(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Curves(Result):
     """What the dense pass has learned."""
+
+    kind = "curves"
 
     scores: dict[str, ScoreCurve]
     """A curve for each score asked for."""

@@ -31,6 +31,8 @@ Interval = tuple[float, float]
 class FrontierPoint(Result):
     """A rule at one level; measured on all tokens of the corpus."""
 
+    kind = "frontier_point"
+
     rule: str
     level: float
     activation_ratio: float
@@ -42,6 +44,9 @@ class FrontierPoint(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison(Result):
     """Frontiers of several rules on one model and corpus."""
+
+    kind = "rule_comparison"
+    former_kind = "Comparison"
 
     points: tuple[FrontierPoint, ...]
     """By rule, then from dense to sparse."""

@@ -19,6 +19,8 @@ Interval = tuple[float, float]
 class HeldOut(Result):
     """The same thresholds on tokens that had no part in finding them."""
 
+    kind = "held_out"
+
     num_tokens: int
     ppl_dense: float
     ppl_sparse: float
@@ -32,6 +34,8 @@ class HeldOut(Result):
 class Cost(Result):
     """What the measurement took."""
 
+    kind = "measurement_cost"
+
     forward_passes: float
     """Tokens that were run through the model, over tokens of the corpus (held-out ones and tries included)."""
     dense_forward_equivalents: float
@@ -42,6 +46,8 @@ class Cost(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Measurement(Result):
     """Sparsity of a model under one rule at one level. Ratios are in [0, 1]; intervals are 95%, over windows."""
+
+    kind = "measurement"
 
     rule: str
     level: float

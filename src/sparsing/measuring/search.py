@@ -36,6 +36,8 @@ _SLOPE = 2.0
 class Try(Result):
     """One sparse pass of the search."""
 
+    kind = "search_try"
+
     level: float
     ppl_ratio: float
     on_all: bool
@@ -45,6 +47,8 @@ class Try(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchResult(Result):
     """The level found, and how."""
+
+    kind = "search_result"
 
     level: float
     ppl_ratio: float

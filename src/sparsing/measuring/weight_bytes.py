@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class WeightBytes(Result):
     """Weights in the dtype they are loaded in."""
 
+    kind = "weight_bytes"
+
     total_bytes: int
     """All parameters but embeddings that a token looks up one row of; a tied embedding counts, as the head."""
     ffn_bytes: int

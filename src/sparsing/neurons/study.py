@@ -44,6 +44,8 @@ CONTEXTS = 8
 class NeuronStudy(Result):
     """Every neuron of a model on one or several corpora. Narrower layers are padded with NaN and -1."""
 
+    kind = "neuron_study"
+
     corpora: tuple[str, ...]
     num_tokens: tuple[int, ...]
     """Counted tokens of each corpus."""

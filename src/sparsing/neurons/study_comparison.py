@@ -25,6 +25,8 @@ MIN_COUNT = 10
 class Distance(Result):
     """Between the firing frequencies of two corpora, of one model or of two."""
 
+    kind = "study_distance"
+
     first: str
     """`model, corpus`."""
     second: str
@@ -39,6 +41,8 @@ class Distance(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TokenScatter(Result):
     """Mean activation ratio of each vocabulary item in two models."""
+
+    kind = "token_scatter"
 
     ids: np.ndarray
     """Items seen often enough in both, the most frequent first."""

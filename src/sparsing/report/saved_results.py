@@ -18,14 +18,22 @@ if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
 
-_MODULES = {
-    "Measurement": "sparsing.measuring.measurement",
-    "Comparison": "sparsing.measuring.frontier",
-    "LawFit": "sparsing.laws.lawfit",
-    "NeuronStudy": "sparsing.neurons.study",
-    "Evaluation": "sparsing.evaluation.outcome",
+_CLASSES = {
+    "measurement": "sparsing.measuring.measurement:Measurement",
+    "rule_comparison": "sparsing.measuring.frontier:Comparison",
+    "law_fit": "sparsing.laws.lawfit:LawFit",
+    "neuron_study": "sparsing.neurons.study:NeuronStudy",
+    "evaluation": "sparsing.evaluation.outcome:Evaluation",
 }
 """Kinds of results that a page shows, and where they are defined."""
+_SCHEMA_1 = {
+    "Measurement": "measurement",
+    "Comparison": "rule_comparison",
+    "LawFit": "law_fit",
+    "NeuronStudy": "neuron_study",
+    "Evaluation": "evaluation",
+}
+"""What files of schema 1 call these kinds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,25 +74,25 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
     Raises:
         InputError: no such file or folder, or nothing in it that a report could show.
     """
-    found: dict[str, list[Any]] = {kind: [] for kind in _MODULES}
+    found: dict[str, list[Any]] = {kind: [] for kind in _CLASSES}
     for path in map(Path, paths):
         before = sum(map(len, found.values()))
         for file in _files(path):
             kind = _kind(file)
             if kind in found:
                 result = _reader(kind).load(file)
-                found[kind].append(_study(result, file) if kind == "NeuronStudy" else result)
+                found[kind].append(_study(result, file) if kind == "neuron_study" else result)
         if before == sum(map(len, found.values())):
             raise InputError(
                 f"nothing to report in {str(path)!r}; give the folder that `sparsing measure`, `compare`,"
                 " `demo`, `fit`, `neurons` or `evaluate` has written"
             )
     return Runs(
-        measurements=_in_training_order(_once(found["Measurement"])),
-        comparisons=_once(found["Comparison"]),
-        laws=_once(found["LawFit"]),
-        studies=found["NeuronStudy"],
-        evaluations=_once(found["Evaluation"]),
+        measurements=_in_training_order(_once(found["measurement"])),
+        comparisons=_once(found["rule_comparison"]),
+        laws=_once(found["law_fit"]),
+        studies=found["neuron_study"],
+        evaluations=_once(found["evaluation"]),
     )
 
 
@@ -106,13 +114,15 @@ def _kind(file: Path) -> str | None:
     if not isinstance(document, dict):
         return None
     kind = document.get("kind")
-    # `sparsing fit` saves a comparison of laws, which has no tokens behind it, under the same name
-    return None if kind == "Comparison" and "provenance" not in document else kind
+    if kind == "Comparison" and "provenance" not in document:
+        return None  # schema 1 gave comparisons of rules and of laws the same kind; laws have no provenance
+    return _SCHEMA_1.get(kind, kind)
 
 
 def _reader(kind: str) -> Any:
     """The class of a result; only what is needed is imported, since a study of neurons needs torch."""
-    return getattr(importlib.import_module(_MODULES[kind]), kind)
+    module, _, name = _CLASSES[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _study(numbers: NeuronStudy, file: Path) -> Study:

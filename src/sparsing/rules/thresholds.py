@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Thresholds(Result):
     """Everything that `sparsify` needs to know."""
 
+    kind = "thresholds"
+
     rule: str
     level: float
     on: str

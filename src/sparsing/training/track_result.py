@@ -18,6 +18,8 @@ from sparsing.measuring.search import SearchResult
 class TrackPoint(Result):
     """One checkpoint of a track."""
 
+    kind = "track_point"
+
     name: str
     """Of its folder; the whole measurement lies in the track's folder under this name."""
     step: int | None
@@ -43,6 +45,8 @@ class TrackPoint(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Track(Result):
     """A run's activation ratio along training, at one CETT."""
+
+    kind = "track"
 
     name: str
     """Of the run; `sparsing fit` calls the series so."""

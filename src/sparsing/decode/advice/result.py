@@ -15,6 +15,8 @@ from sparsing.measuring.weight_bytes import WeightBytes
 class AdviceRow(Result):
     """A rule at a cost in perplexity, with one way to find the active set."""
 
+    kind = "advice_row"
+
     rule: str
     level: float
     target_ppl_ratio: float
@@ -64,6 +66,8 @@ class AdviceRow(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Advice(Result):
     """Rows in the order they were asked for, and what they were measured on."""
+
+    kind = "advice"
 
     rows: tuple[AdviceRow, ...]
     weights: WeightBytes

@@ -16,6 +16,8 @@ from sparsing.hardware.bandwidth import Bandwidth
 class Roofline(Result):
     """Tokens per second from bytes per token."""
 
+    kind = "roofline"
+
     bandwidth: Bandwidth
     """Measured on this machine."""
     dense_bytes: float

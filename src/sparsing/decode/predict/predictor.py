@@ -39,6 +39,8 @@ KINDS = ("quantised", "low_rank")
 class PredictorEffect(Result):
     """What predicting in place of computing the active set does to perplexity, on the same tokens."""
 
+    kind = "predictor_effect"
+
     ppl_ratio_exact: float
     """Sparse by the thresholds, over dense."""
     ppl_ratio_predicted: float
@@ -57,6 +59,8 @@ class PredictorEffect(Result):
 class LayerReport(Result):
     """One block's predictor on held-out tokens; shares are in [0, 1]."""
 
+    kind = "predictor_layer"
+
     recall: float
     """Share of the active neurons' `neuron_norm` that is on predicted ones."""
     predicted_ratio: float
@@ -72,6 +76,8 @@ class LayerReport(Result):
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Predictor(Result):
     """Names the active neurons of each block from few bytes; saved as JSON and safetensors."""
+
+    kind = "predictor"
 
     predictor_kind: str
     """`quantised` or `low_rank`; only the first is for the kernels."""

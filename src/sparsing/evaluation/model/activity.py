@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Activity(Result):
     """Active neurons of one phase."""
 
+    kind = "task_activity"
+
     num_tokens: int
     """Counted tokens."""
     layer_activation_ratio: tuple[float, ...]

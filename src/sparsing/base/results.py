@@ -14,7 +14,7 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -151,10 +151,9 @@ class Result:
                 f"{str(path)!r} has {cls.kind} schema {version}, this version of sparsing reads"
                 f" {cls.oldest_schema} to {cls.schema_version}; measure again, or use the version that wrote it"
             )
-        if version < cls.schema_version:
-            document = cls.upgraded(document, version)
+        older = version if version < cls.schema_version else None
         try:
-            return _build(cls, document, _read_arrays(path.with_suffix(".safetensors")))
+            return _Reader(_read_arrays(path.with_suffix(".safetensors")), older).build(cls, document)
         except KeyError as error:
             raise InputError(
                 f"{str(path)!r}: array {error} is not in {path.with_suffix('.safetensors').name!r} beside it;"
@@ -198,27 +197,41 @@ def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = ""
     return value
 
 
-def _build(annotation: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """Inverse of `_plain`, led by the type annotation."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if isinstance(value, dict) and set(value) == {_ARRAY}:
-        return arrays[value[_ARRAY]]
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _build(next(arg for arg in args if arg is not type(None)), value, arrays)
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Rebuilds values from their JSON form, led by the type annotations of the fields."""
+
+    arrays: dict[str, np.ndarray]
+    older: int | None
+    """Schema version of the file if it is older than the class that is loaded; nested results need it too."""
+
+    def build(self, annotation: Any, value: Any) -> Any:
+        """Inverse of `_plain`."""
+        origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+        if isinstance(value, dict) and set(value) == {_ARRAY}:
+            return self.arrays[value[_ARRAY]]
+        if origin in (typing.Union, types.UnionType):
+            if value is None and type(None) in args:
+                return None
+            return self.build(next(arg for arg in args if arg is not type(None)), value)
+        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+            if self.older is not None and issubclass(annotation, Result):
+                value = annotation.upgraded(value, self.older)
+            return self.record(annotation, value)
+        if origin is tuple:
+            item = args[0] if args else Any
+            return tuple(self.build(item, element) for element in value)
+        if origin in (dict, Mapping):
+            return {key: self.build(args[1], element) for key, element in value.items()}
+        if annotation is float and value is None:
+            return math.nan
+        return value
+
+    def record(self, annotation: type[Any], value: Any) -> Any:
+        """A dataclass from its fields; fields that the class does not know are left out."""
         hints = typing.get_type_hints(annotation)
         known = {field.name for field in dataclasses.fields(annotation)}
-        return annotation(**{k: _build(hints[k], v, arrays) for k, v in value.items() if k in known})
-    if origin is tuple:
-        item = args[0] if args else Any
-        return tuple(_build(item, element, arrays) for element in value)
-    if origin is dict:
-        return {key: _build(args[1], element, arrays) for key, element in value.items()}
-    if annotation is float and value is None:
-        return math.nan
-    return value
+        return annotation(**{k: self.build(hints[k], v) for k, v in value.items() if k in known})
 
 
 def _umask() -> int:

@@ -1,8 +1,8 @@
-"""One dense streaming pass that learns, per layer, threshold against CETT against activation ratio.
+"""`calibrate`: one dense streaming pass that learns, per site, threshold against CETT and activation ratio.
 
-A short pilot over a fixed set of tokens chooses a grid of thresholds; the pass then measures CETT and ratio
-at the grid, exactly, on a sample of the tokens (all of them when the text is short). A token is in the
-sample by its place in the corpus, so neither batch size nor batch order changes what is learned.
+A short pilot over a fixed set of tokens chooses a grid of thresholds. The pass then measures CETT and ratio
+at the grid, exactly, on a sample of the tokens (on all of them if the text is short). The place of a token in
+the corpus decides whether it is in the sample, so neither batch size nor batch order changes the curves.
 """
 
 from __future__ import annotations
@@ -14,90 +14,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sparsing.base.progress import Progress
-from sparsing.base.results import Result
-from sparsing.errors import InputError
 from sparsing.measuring.cett import cett, output_norm
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.passes import Watcher, run_pass
-from sparsing.rules.scores import SCORES, sizes
+from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
+from sparsing.rules.curves import Curves, ScoreCurve, inverse
+from sparsing.rules.mask import Change
+from sparsing.rules.scores import SCORES, is_above, sizes
+from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
 
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 GRID_CETT = (0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.22, 0.27, 0.33, 0.4, 0.5, 0.65, 0.8, 0.95)
-"""CETT values the grid aims at, by the pilot; a last point drops everything."""
+"""CETT values that the grid aims at, by the pilot. A last point drops every neuron."""
 FINER = 4
-"""Points put between two of them on a short text, whose curves are rough and cheap."""
+"""Points between two of these on a short text, whose curves are rough and cheap."""
 PILOT_TOKENS = 256
 SAMPLE_TOKENS = 4096
-"""Tokens on which the curves are exact at least ..."""
+"""The curves are exact on at least this many tokens ..."""
 SAMPLE_SHARE = 1 / 32
-"""... and the share of a long corpus."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ScoreCurve(Result):
-    """Per layer: what a cut of one score costs and keeps. Arrays have shape `(n_layers, n_points)`."""
-
-    kind = "score_curve"
-
-    on: str
-    """The score that is cut."""
-    thresholds: np.ndarray
-    """Rising along the second axis."""
-    cett: np.ndarray
-    """Mean CETT of the sampled tokens."""
-    ratio: np.ndarray
-    """Activation ratio of the sampled tokens."""
-
-    def threshold_at_cett(self, target: float) -> np.ndarray:
-        """The threshold of each layer whose CETT is `target`, shape `(n_layers,)`; 0 for a target of 0.
-
-        Monotone cubic interpolation of `log t` over `log CETT`; below the grid a straight line in the logs;
-        where CETT is not monotone (neurons that cancel), the first crossing.
-        """
-        return np.array([_threshold(t, c, target) for t, c in zip(self.thresholds, self.cett, strict=True)])
-
-    def ratio_at(self, thresholds: np.ndarray) -> np.ndarray:
-        """Activation ratio of each layer at its threshold, linear in `log t`, shape `(n_layers,)`."""
-        rows = zip(thresholds, self.thresholds, self.ratio, strict=True)
-        with np.errstate(divide="ignore"):
-            return np.array([np.interp(np.log(t), np.log(grid), ratio) for t, grid, ratio in rows])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Curves(Result):
-    """What the dense pass has learned."""
-
-    kind = "curves"
-
-    scores: dict[str, ScoreCurve]
-    """A curve for each score asked for."""
-    d_ff: int
-    """Neurons per layer (of the widest layer)."""
-    sampled_tokens: int
-    """Tokens the curves were measured on."""
-    num_tokens: int
-    """Tokens of the corpus."""
-    window_nll: np.ndarray
-    """Dense negative log-likelihood summed over each window, nats, shape `(n_windows,)`."""
-    window_labels: np.ndarray
-    """Predicted tokens of each window, shape `(n_windows,)`."""
-
-    def __getitem__(self, score: str) -> ScoreCurve:
-        if score not in self.scores:
-            raise InputError(
-                f"curves hold {sorted(self.scores)}, not {score!r}; calibrate with scores=[{score!r}]"
-            )
-        return self.scores[score]
-
-    @property
-    def ppl(self) -> float:
-        """Perplexity of the dense model on the corpus."""
-        return float(np.exp(self.window_nll.sum() / self.window_labels.sum()))
+"""... and on at least this share of a long corpus."""
 
 
 def calibrate(
@@ -105,88 +42,80 @@ def calibrate(
     corpus: Corpus,
     *,
     scores: Sequence[str] = ("neuron_norm",),
-    journal: Journal | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    settings: PassSettings | None = None,
 ) -> Curves:
     """Learn the curves of these scores and the dense loss, in one pass and a pilot of a few hundred tokens.
 
     Raises:
-        InputError: unknown score (with a suggestion).
+        InputError: if a score is unknown (with a suggestion).
     """
     for score in scores:
         SCORES[score]
-    journal = journal or Journal()
     few = _pilot_part(corpus)
     pilot = _Pilot(loaded.sites, scores, few.n_windows, _grid_targets(corpus))
-    # windows one by one: the grid must not depend on how they are batched
-    run_pass(loaded, few, pilot, key="pilot", journal=Journal(), batch_size=1, head=False)
-    watcher = _CurveWatcher(loaded.sites, pilot.grids(), corpus)
-    totals = run_pass(
+    # one window at a time: the grid must not depend on how windows are batched
+    run_pass(loaded, few, pilot, key="pilot", settings=PassSettings(batch_size=1), head=False)
+    observer = _CurveObserver(loaded.sites, pilot.grids(), corpus)
+    result = run_pass(
         loaded,
         corpus,
-        watcher,
+        observer,
         key=f"calibrate {sorted(scores)}",
-        journal=journal,
-        batch_size=batch_size,
-        progress=progress,
+        settings=settings,
         label="calibration (dense)",
     )
-    sampled = int(totals["sampled"][0])
+    sampled = int(result.totals.sampled)
     curves = {
         score: ScoreCurve(
             on=score,
-            thresholds=watcher.grids[score].cpu().numpy(),
-            cett=totals[f"cett {score}"] / sampled,
-            ratio=totals[f"ratio {score}"] / sampled,
+            thresholds=torch.stack(observer.grids[score]).numpy(),
+            cett=torch.stack(sums.cett).numpy() / sampled,
+            ratio=torch.stack(sums.ratio).numpy() / sampled,
         )
-        for score in scores
+        for score, sums in result.totals.scores.items()
     }
     return Curves(
+        sites=tuple(site.name for site in loaded.sites),
         scores=curves,
         d_ff=max(site.d_ff for site in loaded.sites),
         sampled_tokens=sampled,
         num_tokens=corpus.num_tokens,
-        window_nll=totals["nll"],
-        window_labels=totals["labels"],
+        window_nll=result.nll,
+        window_labels=result.labels,
     )
 
 
-class _Pilot(Watcher):
-    """Keeps `h` and `gate` of a few tokens and places the grid on them."""
+class _Pilot(Observer[Totals]):
+    """Keeps `h` and `gate` of a few tokens and chooses the grid of thresholds on them."""
 
-    def __init__(self, sites: Sequence[FFNSite], scores: Sequence[str], n_windows: int, targets: np.ndarray):
-        super().__init__()
-        self.needs_gate = any(SCORES[score].value == "gate" for score in scores)
+    def __init__(self, sites: Sequence[Site], scores: Sequence[str], n_windows: int, targets: np.ndarray):
+        super().__init__(Totals())
+        self.needs_gate = any(SCORES[score].needs_gate for score in scores)
         self._sites, self._scores = sites, scores
         self._targets = targets
         self._per_window = -(-PILOT_TOKENS // n_windows)
-        self._kept: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in sites]
+        self._gate: list[list[torch.Tensor]] = [[] for _ in sites]
+        self._h: list[list[torch.Tensor]] = [[] for _ in sites]
 
     def begin(self, batch: Batch) -> None:
         counted = batch.counted.flatten().nonzero()[:, 0]
         self._rows = counted[:: max(1, len(counted) // self._per_window)][: self._per_window]
 
-    def on_ffn(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> None:
-        rows = self._rows.to(h.device)
-        flat = h.reshape(-1, h.shape[-1])[rows].clone()
-        self._kept[layer].append(
-            (gate.reshape(-1, h.shape[-1])[rows].clone() if self.needs_gate else flat, flat)
-        )
+    def see(self, index: int, rows: Rows, change: Change | None) -> None:
+        chosen = self._rows.to(rows.h.device)
+        self._h[index].append(rows.h[chosen].clone())
+        self._gate[index].append(rows.gate[chosen].clone() if self.needs_gate else self._h[index][-1])
 
-    def grids(self) -> dict[str, torch.Tensor]:
-        """For each score the thresholds, shape `(n_layers, n_points)`, float64."""
-        return {
-            score: torch.stack([self._grid(i, score) for i in range(len(self._sites))])
-            for score in self._scores
-        }
+    def grids(self) -> dict[str, list[torch.Tensor]]:
+        """For each score the thresholds of each site, shape `(n_points,)`, float64, rising, on the CPU."""
+        return {score: [self._grid(i, score) for i in range(len(self._sites))] for score in self._scores}
 
-    def _grid(self, layer: int, name: str) -> torch.Tensor:
-        site, score = self._sites[layer], SCORES[name]
-        gate, h = (torch.cat(part) for part in zip(*self._kept[layer], strict=True))
-        size = sizes(gate if score.value == "gate" else h, _to(score.scale(site), h))
+    def _grid(self, index: int, name: str) -> torch.Tensor:
+        site, score = self._sites[index], SCORES[name]
+        h = torch.cat(self._h[index])
+        size = sizes(score.value_of(torch.cat(self._gate[index]), h), score.scale(site))
         positive = size[size > 0].double()
-        if positive.numel() == 0:  # a layer of dead neurons: any threshold drops nothing of size
+        if positive.numel() == 0:  # all neurons are dead, so any threshold drops nothing of size
             return torch.logspace(-6, 0, len(self._targets) + 1, dtype=torch.float64)
         top = positive.max()
         tops = size.amax(-1).double()
@@ -197,47 +126,61 @@ class _Pilot(Watcher):
         )
         weight = site.weight.detach()
         full = output_norm(h, weight)
-        values = [cett(h, size > t, weight, full).mean().double() for t in ladder.tolist()]
-        points = _threshold(ladder.cpu().numpy(), torch.stack(values).cpu().numpy(), self._targets)
+        values = [cett(h, is_above(size, t), weight, full).mean().double() for t in ladder.tolist()]
+        points = inverse(ladder.cpu().numpy(), torch.stack(values).cpu().numpy(), self._targets)
         points = np.maximum.accumulate(points * (1 + 1e-9 * np.arange(len(points))))
         return torch.tensor([*points, 4 * max(float(top), points[-1])], dtype=torch.float64)
 
 
-class _CurveWatcher(Watcher):
+@dataclasses.dataclass(eq=False)
+class _ScoreSums(Totals):
+    """Sums over the sampled tokens at each grid point; one tensor per site, shape `(n_points,)`, float64."""
+
+    cett: list[torch.Tensor]
+    ratio: list[torch.Tensor]
+
+
+@dataclasses.dataclass(eq=False)
+class _CurveTotals(Totals):
+    sampled: torch.Tensor
+    """Sampled tokens, shape `()`, int64."""
+    scores: dict[str, _ScoreSums]
+
+
+class _CurveObserver(Observer[_CurveTotals]):
     """Adds up CETT and ratio at the grid over the sampled tokens."""
 
-    def __init__(self, sites: Sequence[FFNSite], grids: dict[str, torch.Tensor], corpus: Corpus):
-        super().__init__()
+    def __init__(self, sites: Sequence[Site], grids: dict[str, list[torch.Tensor]], corpus: Corpus):
+        def zeros(grid: list[torch.Tensor]) -> list[torch.Tensor]:
+            return [torch.zeros_like(g, device=site.device) for g, site in zip(grid, sites, strict=True)]
+
+        sums = {score: _ScoreSums(cett=zeros(grid), ratio=zeros(grid)) for score, grid in grids.items()}
+        super().__init__(_CurveTotals(sampled=torch.zeros((), dtype=torch.int64), scores=sums))
         self.grids = grids
-        self.needs_gate = any(SCORES[score].value == "gate" for score in grids)
+        self.needs_gate = any(SCORES[score].needs_gate for score in grids)
         self._sites = sites
+        self._points = {score: [g.tolist() for g in grid] for score, grid in grids.items()}
         self._scales = {score: [SCORES[score].scale(site) for site in sites] for score in grids}
         self._share = min(1.0, max(SAMPLE_SHARE, SAMPLE_TOKENS / max(corpus.num_tokens, 1)))
-        self.totals = {"sampled": torch.zeros(1, dtype=torch.int64)}
-        for score, grid in grids.items():
-            self.totals[f"cett {score}"] = torch.zeros_like(grid)
-            self.totals[f"ratio {score}"] = torch.zeros_like(grid)
 
     def begin(self, batch: Batch) -> None:
         chosen = batch.counted & in_sample(batch.place, self._share)
         self._rows = chosen.flatten().nonzero()[:, 0]
-        self.totals["sampled"] += len(self._rows)
+        self.totals.sampled += len(self._rows)
 
-    def on_ffn(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> None:
-        rows = self._rows.to(h.device)
-        site = self._sites[layer]
-        h_rows = h.reshape(-1, h.shape[-1])[rows]
-        gate_rows = gate.reshape(-1, h.shape[-1])[rows] if self.needs_gate else h_rows
-        weight = site.weight.detach()
-        full = output_norm(h_rows, weight)
-        for score, grid in self.grids.items():
-            scale = self._scales[score][layer] = _to(self._scales[score][layer], h)
-            size = sizes(gate_rows if SCORES[score].value == "gate" else h_rows, scale)
-            for point, threshold in enumerate(grid[layer].tolist()):
-                active = size > threshold
-                error = cett(h_rows, active, weight, full)
-                self.totals[f"cett {score}"][layer, point] += error.double().sum().cpu()
-                self.totals[f"ratio {score}"][layer, point] += active.double().sum().cpu() / h.shape[-1]
+    def see(self, index: int, rows: Rows, change: Change | None) -> None:
+        chosen = self._rows.to(rows.h.device)
+        h = rows.h[chosen]
+        gate = rows.gate[chosen] if self.needs_gate else h
+        weight = self._sites[index].weight.detach()
+        full = output_norm(h, weight)
+        for score, sums in self.totals.scores.items():
+            size = sizes(SCORES[score].value_of(gate, h), self._scales[score][index])
+            for point, threshold in enumerate(self._points[score][index]):
+                active = is_above(size, threshold)
+                error = cett(h, active, weight, full)
+                sums.cett[index][point] += error.double().sum()
+                sums.ratio[index][point] += active.double().sum() / h.shape[-1]
 
 
 def in_sample(place: torch.Tensor, share: float) -> torch.Tensor:
@@ -260,30 +203,7 @@ def _grid_targets(corpus: Corpus) -> np.ndarray:
 
 
 def _pilot_part(corpus: Corpus) -> Corpus:
-    """Windows spread evenly over the corpus, just enough for the pilot, named by place and not by order."""
+    """Windows spread evenly over the corpus, just enough for the pilot, chosen by place and not by order."""
     wanted = max(1, min(corpus.n_windows, -(-4 * PILOT_TOKENS // max(1, int(corpus.lengths.mean())))))
     by_place = np.argsort(corpus.starts, kind="stable")
     return corpus.part(by_place[np.linspace(0, corpus.n_windows - 1, wanted).round().astype(int)])
-
-
-def _threshold(thresholds: np.ndarray, values: np.ndarray, target: float | np.ndarray) -> np.ndarray:
-    """Inverse of threshold -> CETT at `target`, see `ScoreCurve.threshold_at_cett`."""
-    from scipy.interpolate import PchipInterpolator
-
-    rising = np.flatnonzero(np.diff(np.maximum.accumulate(values), prepend=0) > 0)
-    target = np.asarray(target, dtype=np.float64)
-    if len(rising) == 0:  # nothing that can be dropped has a size
-        return np.where(target > 0, thresholds[-1], 0.0)
-    log_t, log_c = np.log(thresholds[rising]), np.log(values[rising])
-    with np.errstate(divide="ignore"):
-        wanted = np.log(np.maximum(target, 0))
-    if len(rising) == 1:
-        return np.where(target > 0, np.exp(log_t[0] + np.minimum(wanted - log_c[0], 0)), 0.0)
-    inside = PchipInterpolator(log_c, log_t)(np.clip(wanted, log_c[0], log_c[-1]))
-    slope = (log_t[1] - log_t[0]) / (log_c[1] - log_c[0])
-    below = log_t[0] + np.where(np.isfinite(wanted), wanted - log_c[0], -np.inf) * slope
-    return np.exp(np.where(wanted < log_c[0], below, inside))
-
-
-def _to(scale: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor | None:
-    return None if scale is None else scale.to(like.device)

@@ -1,7 +1,7 @@
 """Cumulative error of tail truncation (CETT), the quality dial of ReLU2 Wins (Zhang et al. 2024).
 
 For one token at threshold `t`: `CETT(t) = ||sum over dropped i of h_i W[:, i]||_2 / ||y||_2` with
-`y = sum over all i of h_i W[:, i]`. It is 0 when nothing is dropped, 1 when all is, and can exceed 1 in
+`y = sum over all i of h_i W[:, i]`. It is 0 if nothing is dropped, 1 if everything is, and can exceed 1 in
 between where neurons cancel. The CETT of a layer is the mean over its tokens.
 """
 
@@ -12,7 +12,20 @@ import torch
 
 def output_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`||h W^T||_2` per token. `h`: `(tokens, d_ff)`; `weight`: `(d_model, d_ff)`. Shape `(tokens,)`, float32."""
-    return (h @ weight.T).float().norm(dim=-1)
+    return norm(h @ weight.T)
+
+
+def norm(output: torch.Tensor) -> torch.Tensor:
+    """L2 norm per token of outputs of shape `(tokens, d_model)`. Shape `(tokens,)`, float32."""
+    return output.float().norm(dim=-1)
+
+
+def relative_error(dropped: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+    """CETT per token from the norm of what was dropped and the norm of the full output, shape `(tokens,)`.
+
+    0 where the dropped part has no size, also if the output is 0.
+    """
+    return torch.where(dropped > 0, dropped / full, 0.0)
 
 
 def cett(
@@ -21,13 +34,12 @@ def cett(
     """CETT per token for a given active set.
 
     Args:
-        h: intermediate activations, shape `(tokens, d_ff)`, any float dtype.
-        active: the neurons kept, shape `(tokens, d_ff)`, bool.
-        weight: of `down_proj`, shape `(d_model, d_ff)`.
-        full_norm: `output_norm(h, weight)` where it is known already.
+        h: Intermediate activations, shape `(tokens, d_ff)`, any float dtype.
+        active: The neurons kept, shape `(tokens, d_ff)`, bool.
+        weight: Of `down_proj`, shape `(d_model, d_ff)`.
+        full_norm: `output_norm(h, weight)` if it is known already.
 
-    Returns: shape `(tokens,)`, float32; 0 where nothing of size is dropped, also where the output is 0.
+    Returns: shape `(tokens,)`, float32; 0 where nothing of size is dropped, also if the output is 0.
     """
     full = output_norm(h, weight) if full_norm is None else full_norm
-    dropped = output_norm(h * ~active, weight)
-    return torch.where(dropped > 0, dropped / full, 0.0)
+    return relative_error(output_norm(h * ~active, weight), full)

@@ -42,7 +42,7 @@ class FrontierPoint(Result):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(Result):
+class RuleComparison(Result):
     """Frontiers of several rules on one model and corpus."""
 
     kind = "rule_comparison"
@@ -73,7 +73,7 @@ class Comparison(Result):
 
 def compare(
     subject: Subject, rules: Sequence[str | Rule], *, ppl_ratio: float = 1.1, steps: int = 6
-) -> Comparison:
+) -> RuleComparison:
     """Measure each rule at `steps` levels up to the one that costs `ppl_ratio`.
 
     Raises:
@@ -81,7 +81,7 @@ def compare(
         TargetError: a rule that never costs that much.
     """
     points = [point for rule in rules for point in _frontier(subject, make_rule(rule), ppl_ratio, steps)]
-    return Comparison(points=tuple(points), provenance=subject.provenance)
+    return RuleComparison(points=tuple(points), provenance=subject.provenance)
 
 
 def _frontier(subject: Subject, rule: Rule, ppl_ratio: float, steps: int) -> list[FrontierPoint]:

@@ -1,8 +1,12 @@
-"""What a measurement says. Field names are those of the JSON, of the tables and of the report."""
+"""`Measurement`: the result of `measure`. Its field names are those of the JSON, the tables and the report.
+
+Loading this module needs no torch, so that a report can be made without it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +17,9 @@ from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds
 
 Interval = tuple[float, float]
+
+DEAD_BELOW = 1e-3
+"""A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,16 +56,20 @@ class Measurement(Result):
 
     kind = "measurement"
 
+    sites: tuple[str, ...]
+    """Name of each site, in layer order. Entry `i` of everything that is given per layer belongs to `sites[i]`.
+
+    `#0`, `#1`, ... in files of schema 1, which had no names."""
     rule: str
     level: float
     level_name: str
-    """What the level is."""
+    """What the level is, with its unit."""
     target_ppl_ratio: float | None
-    """What was searched for; None when the level was given."""
+    """The perplexity ratio that was searched for; None if the level was given."""
     activation_ratio: float
     """Mean over tokens, then over layers, in the sparse run."""
     activation_ratio_interval: Interval | None
-    """After a search it holds the doubt about the level too: on other text the target is met elsewhere."""
+    """After a search it contains the doubt about the level too: other text meets the target at another level."""
     layer_activation_ratio: tuple[float, ...]
     """Mean over tokens, `n_layers` numbers."""
     layer_activation_ratio_interval: tuple[Interval, ...] | None
@@ -100,6 +111,11 @@ class Measurement(Result):
     """What decoding a token reads."""
     cost: Cost
     provenance: Provenance
+
+    @classmethod
+    def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
+        """Schema 1 knew layers by position only."""
+        return {"sites": [f"#{i}" for i in range(len(document["layer_activation_ratio"]))]} | document
 
     @property
     def sparsity(self) -> float:

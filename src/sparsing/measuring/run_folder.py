@@ -44,6 +44,7 @@ def open_journal(
     return Journal(
         folder / ".journal",
         {
+            "format": 2,  # of the totals that a pass keeps
             "model": fingerprint(loaded.model),
             "corpus": corpus.sha256(),
             "dtype": loaded.dtype,

@@ -1,55 +1,69 @@
-"""The first tokens of a corpus, one by one: their ratio in each layer and the neurons that say most there.
+"""The first tokens of a corpus, one by one: their activation ratio in each site and the largest neurons there.
 
-For reading, not for statistics: a few hundred tokens, however long the corpus.
+These tokens are for reading, not for statistics: a few hundred of them, however long the corpus is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
+from sparsing.measuring.passes import Totals
 from sparsing.rules.scores import sizes
-from sparsing.sites.site import FFNSite
+from sparsing.sites.site import Site
 from sparsing.text.corpus import Corpus
 
 SHOWN_TOKENS = 512
-"""Tokens that are kept; whole windows, so there may be up to a window more."""
+"""Tokens that are kept. Whole windows are kept, so there may be up to a window more."""
 TOP_NEURONS = 3
-"""Neurons kept per token and layer."""
+"""Neurons kept per token and site."""
 
 
-class ShownTokens:
-    """Running record of the first windows; `totals` join those of the watcher that holds it."""
+@dataclasses.dataclass(eq=False)
+class TokenRecord(Totals):
+    """Activation of the first tokens; one tensor per site."""
 
-    def __init__(self, sites: Sequence[FFNSite], corpus: Corpus):
-        windows = min(corpus.n_windows, -(-SHOWN_TOKENS // corpus.width))
-        shape = (windows, corpus.width, len(sites))
-        top = min(TOP_NEURONS, *(site.d_ff for site in sites))
+    ratio: list[torch.Tensor]
+    """Activation ratio, shape `(windows, width)`, float64."""
+    neuron: list[torch.Tensor]
+    """The neurons with the largest `neuron_norm`, shape `(windows, width, top)`, int32."""
+    norm: list[torch.Tensor]
+    """Their `neuron_norm`, shape `(windows, width, top)`, float32."""
+
+
+class TokenRecorder:
+    """Fills a `TokenRecord` while the first windows run."""
+
+    def __init__(self, sites: Sequence[Site], corpus: Corpus):
+        self._windows = min(corpus.n_windows, -(-SHOWN_TOKENS // corpus.width))
         self._norms = [site.column_norms() for site in sites]
-        self._windows = windows
-        self.totals = {
-            "shown": torch.zeros(shape, dtype=torch.float64),
-            "shown_neuron": torch.zeros(*shape, top, dtype=torch.int32),
-            "shown_norm": torch.zeros(*shape, top, dtype=torch.float32),
-        }
+        shape = (self._windows, corpus.width)
+        top = min(TOP_NEURONS, *(site.d_ff for site in sites))
+        devices = [site.device for site in sites]
+        self.record = TokenRecord(
+            ratio=[torch.zeros(shape, dtype=torch.float64, device=at) for at in devices],
+            neuron=[torch.zeros(*shape, top, dtype=torch.int32, device=at) for at in devices],
+            norm=[torch.zeros(*shape, top, dtype=torch.float32, device=at) for at in devices],
+        )
 
-    def see(self, layer: int, windows: np.ndarray, share: torch.Tensor, h: torch.Tensor) -> None:
-        """A layer of a batch.
+    def add(self, index: int, span: slice, ratio: torch.Tensor, h: torch.Tensor) -> None:
+        """Keep what belongs to the first windows.
 
         Args:
-            windows: Which windows of the corpus, in order.
-            share: Activation ratio per token, shape `(windows, tokens)`.
-            h: Shape `(windows, tokens, d_ff)` or `(windows * tokens, d_ff)`.
+            index: Which site.
+            span: Which windows of the corpus this batch holds.
+            ratio: Activation ratio per token, shape `(windows, tokens)`, float64.
+            h: Shape `(windows * tokens, d_ff)`.
         """
-        rows = int((windows < self._windows).sum())
-        if rows == 0:
+        count = min(span.stop, self._windows) - span.start
+        if count <= 0:
             return
-        at, width = windows[:rows], share.shape[1]
-        self.totals["shown"][at, :width, layer] = share[:rows].cpu().double()
-        norms = self._norms[layer] = self._norms[layer].to(h.device)
-        size = sizes(h.reshape(*share.shape, -1)[:rows], norms)
-        best = size.topk(self.totals["shown_norm"].shape[-1])
-        self.totals["shown_neuron"][at, :width, layer] = best.indices.int().cpu()
-        self.totals["shown_norm"][at, :width, layer] = best.values.cpu()
+        at, width = slice(span.start, span.start + count), ratio.shape[1]
+        record = self.record
+        record.ratio[index][at, :width] = ratio[:count]
+        size = sizes(h.view(*ratio.shape, -1)[:count], self._norms[index])
+        best = size.topk(record.norm[index].shape[-1])
+        record.neuron[index][at, :width] = best.indices.int()
+        record.norm[index][at, :width] = best.values

@@ -3,74 +3,110 @@
     with sparsify(model, thresholds) as sparse:
         sparse.generate(...)
 
-The model is the same as before after the block, bit for bit, also after an exception: only hooks are set.
-The rule acts on every token of every call, prompt and generated ones alike.
+Only hooks are set, so after the block the model is the same as before, bit for bit, also after an exception.
+The rule acts on every token of every call, on prompt tokens and on generated ones.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparsing.rules import SELECTIONS
-from sparsing.rules.scores import SCORES
-from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.site import FFNSite, find_sites
-from sparsing.sites.tap import attach
+from sparsing.errors import InputError
+from sparsing.rules.scores import cut, is_active
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.tap import Rows, attach
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sparsing.models.loading import LoadedModel
+    from sparsing.rules.thresholds import Thresholds
+    from sparsing.sites.site import Site
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Change:
+    """What an intervention does to the rows of one site."""
+
+    active: torch.Tensor
+    """Neurons that stay, shape `(rows, d_ff)`, bool."""
+    h: torch.Tensor
+    """The new input of `down_proj`, shape `(rows, d_ff)`."""
 
 
 class Mask:
-    """The active set of each layer, for the sites and thresholds it was made for."""
+    """The intervention of `sparsify`: keeps the active neurons of each site and zeroes the others."""
 
-    def __init__(self, sites: Sequence[FFNSite], thresholds: Thresholds):
-        thresholds.check_layers(len(sites))
-        self._score = SCORES[thresholds.on]
-        self._select = SELECTIONS[thresholds.select]
-        self._values = thresholds.values
+    def __init__(self, sites: Sequence[Site], thresholds: Thresholds):
+        """Raises `InputError` if the thresholds are for other sites, or if their score is not defined on them."""
+        self._score, self._selection = thresholds.score, thresholds.selection
+        self._numbers = thresholds.for_sites(sites)
+        if odd := [site.name for site in sites if site.kind not in self._score.kinds]:
+            raise InputError(f"score {thresholds.on!r} is not defined on {odd[0]!r}; choose another rule")
         self._scales = [self._score.scale(site) for site in sites]
-        self.needs_gate = self._score.value == "gate"
-        self.counted: torch.Tensor | None = None
-        """Which tokens are real, shape `(windows, tokens)`; None when all are. Only top-k over a sequence asks."""
+        self._cuts: list[torch.Tensor | float] = []
+        if self._selection.is_threshold:  # computed once: generation compares on every token
+            self._cuts = [cut(n, scale) for n, scale in zip(self._numbers, self._scales, strict=True)]
+        self.needs_gate = self._score.needs_gate
+        self.real: torch.Tensor | None = None
+        """Which tokens of the batch are no padding, shape `(windows, tokens)`; None if all are.
 
-    def active(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        """Which neurons are active, shape of `h`, bool."""
-        value = gate if self.needs_gate else h
-        scale = self._scales[layer]
-        if scale is not None and scale.device != h.device:
-            scale = self._scales[layer] = scale.to(h.device)
-        counted = self.counted if self.counted is not None else h.new_ones((), dtype=torch.bool)
-        windows = value.reshape(*_rows(counted, value), value.shape[-1])
-        return self._select(windows, scale, self._values[layer], counted.expand(windows.shape[:-1])).view_as(
-            h
+        Only a selection that is not `per_token` reads it."""
+
+    def cut(self, index: int, device: torch.device) -> torch.Tensor | float | None:
+        """The cut of `|gate|` or `|h|` of site `index`, on this device; None if the selection is no threshold."""
+        return _moved(self._cuts, index, device) if self._cuts else None
+
+    def active(self, index: int, rows: Rows) -> torch.Tensor:
+        """Which neurons of site `index` are active, shape `(rows, d_ff)`, bool."""
+        value = self._score.value_of(rows.gate, rows.h)
+        limit = self.cut(index, value.device)
+        if limit is not None:
+            return is_active(value, limit)
+        scale = _moved(self._scales, index, value.device)
+        windows, tokens = self._layout(rows)
+        real = self.real if self.real is not None else value.new_ones((), dtype=torch.bool)
+        active = self._selection.active(
+            value.view(windows, tokens, -1), scale, self._numbers[index], real.expand(windows, tokens)
         )
+        return active.view(value.shape)
 
-    def masked(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        """`h` with inactive neurons at zero."""
-        return h * self.active(layer, gate, h)
+    def change(self, index: int, rows: Rows) -> Change:
+        """The active neurons of site `index`, and `h` with the others at zero."""
+        active = self.active(index, rows)
+        return Change(active, rows.h * active)
+
+    def masked(self, index: int, rows: Rows) -> torch.Tensor:
+        """`h` with inactive neurons at zero, as `tap.attach` wants it."""
+        return self.change(index, rows).h
+
+    def _layout(self, rows: Rows) -> tuple[int, int]:
+        """(windows, tokens). Some blocks flatten both, and then only the batch knows."""
+        if self.real is not None:
+            return self.real.shape[0], self.real.shape[1]
+        return rows.leading if len(rows.leading) == 2 else (1, rows.h.shape[0])
 
 
-def _rows(counted: torch.Tensor, value: torch.Tensor) -> tuple[int, int]:
-    """(windows, tokens): some blocks flatten both before `down_proj`."""
-    if counted.ndim == 2:
-        return counted.shape[0], counted.shape[1]
-    return (value.shape[0], value.shape[1]) if value.ndim == 3 else (1, value.shape[0])
+def _moved(tensors: list[Any], index: int, device: torch.device) -> Any:
+    """Entry `index`, on this device. The copy is kept, so that each forward after the first finds it there."""
+    value = tensors[index]
+    if isinstance(value, torch.Tensor) and value.device != device:
+        value = tensors[index] = value.to(device)
+    return value
 
 
 @contextlib.contextmanager
 def sparsify(model: nn.Module, thresholds: Thresholds) -> Iterator[nn.Module]:
-    """Apply `thresholds` to any supported model inside the block.
+    """Apply `thresholds` to any supported model inside a `with` block.
 
     Raises:
-        UnsupportedModelError: no family knows the model.
-        InputError: thresholds for another number of layers.
+        UnsupportedModelError: if no family knows the model.
+        InputError: if the thresholds are for other sites.
     """
     handles = apply(model, thresholds)
     try:
@@ -80,17 +116,17 @@ def sparsify(model: nn.Module, thresholds: Thresholds) -> Iterator[nn.Module]:
             handle.remove()
 
 
-def apply(model: nn.Module, thresholds: Thresholds) -> list:
-    """Apply `thresholds` for good; returns the handles whose `remove()` undoes it. Raises as `sparsify`."""
+def apply(model: nn.Module, thresholds: Thresholds) -> list[Any]:
+    """Apply `thresholds` until the returned handles are removed (`handle.remove()`). Raises as `sparsify`."""
     sites = find_sites(model)
     mask = Mask(sites, thresholds)
     return attach(sites, mask.masked, gate=mask.needs_gate)
 
 
-def load_sparse(name_or_path: str, thresholds: Thresholds, **options: object) -> LoadedModel:
-    """`load_model` with `thresholds` applied for keeps."""
+def load_sparse(name_or_path: str, thresholds: Thresholds, **options: Any) -> LoadedModel:
+    """`load_model` with `thresholds` applied for the lifetime of the model."""
     from sparsing.models.loading import load_model
 
-    loaded = load_model(name_or_path, **options)  # pyright: ignore[reportArgumentType]
+    loaded = load_model(name_or_path, **options)
     apply(loaded.model, thresholds)
     return loaded

@@ -1,15 +1,14 @@
-"""What every rule and every selection has in common.
+"""`Rule`: what every rule has in common.
 
-A *selection* turns scores and one number per layer into the active set. A *rule* names a score and a
-selection and turns its scalar *level* into that number per layer. Every rule is monotone in its level;
-`strength` is the level turned so that 0 is dense and more is sparser, which is what the search walks along.
+A rule names a score and a selection, and turns its one scalar *level* into the number per site that the
+selection takes. Every rule is monotone in its level. `strength` is the level turned so that 0 is dense and
+larger is sparser; the search walks along it.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,13 +17,8 @@ from sparsing.base.registry import Registry
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
+    from sparsing.rules.curves import Curves
 
-    from sparsing.measuring.calibration import Curves
-
-    Selection = Callable[[torch.Tensor, torch.Tensor | None, float, torch.Tensor], torch.Tensor]
-
-SELECTIONS: Registry[Selection] = Registry("selection")
 RULES: Registry[type[Rule]] = Registry("rule")
 
 
@@ -34,13 +28,13 @@ class Reach:
 
     start: float
     most: float
-    """Beyond this nothing more is dropped."""
+    """Nothing more is dropped beyond this strength."""
     step: float
-    """Two strengths nearer than this are the same rule for all that matters."""
+    """Strengths nearer to each other than this drop the same neurons for all practical purposes."""
 
 
 class Rule(abc.ABC):
-    """Which neurons stay active, as a function of one scalar level."""
+    """Decides which neurons stay active, as a function of one scalar level."""
 
     name: ClassVar[str]
     score: ClassVar[str]
@@ -48,20 +42,20 @@ class Rule(abc.ABC):
     level_name: ClassVar[str]
     """What the level is, with its unit, for tables and axes."""
     needs_curves: ClassVar[bool] = False
-    """True when a level means nothing before the model was calibrated."""
+    """True if a level means nothing before the model was calibrated."""
     selection: str = "above"
-    """How values per layer act on the scores: a name in `SELECTIONS`."""
+    """How the numbers per site act on the scores: a name in `sparsing.rules.selections.SELECTIONS`."""
 
     @abc.abstractmethod
     def check(self, level: float) -> None:
-        """Raise InputError when `level` is outside what the rule allows."""
+        """Raise `InputError` if `level` is outside what the rule allows."""
 
     @abc.abstractmethod
-    def values(self, level: float, curves: Curves | None, n_layers: int) -> np.ndarray:
-        """The number per layer that the selection takes, shape `(n_layers,)`, float64."""
+    def values(self, level: float, curves: Curves | None, n_sites: int) -> np.ndarray:
+        """The number per site that the selection takes, shape `(n_sites,)`, float64."""
 
     def strength(self, level: float) -> float:
-        """The level as something that rises from 0 (dense) as the model gets sparser."""
+        """The level as a number that rises from 0 (dense) as the model gets sparser."""
         return level
 
     def level(self, strength: float) -> float:
@@ -69,7 +63,7 @@ class Rule(abc.ABC):
         return strength
 
     def expected_ratio(self, level: float, curves: Curves) -> float:
-        """Activation ratio that the calibration curves promise at this level."""
+        """Activation ratio that the calibration curves predict at this level."""
         curve = curves[self.score]
         return float(curve.ratio_at(self.values(level, curves, len(curve.thresholds))).mean())
 
@@ -77,7 +71,7 @@ class Rule(abc.ABC):
     def reach(self, curves: Curves) -> Reach:
         """Where to search."""
 
-    def _allowed(self, level: float, *, low: float, high: float, open_low: bool, hint: str) -> None:
+    def _check_range(self, level: float, *, low: float, high: float, open_low: bool, hint: str) -> None:
         inside = np.isfinite(level) and (low < level if open_low else low <= level) and level <= high
         if not inside:
             bracket = f"{'(' if open_low else '['}{low:g}, {high:g}]"
@@ -87,24 +81,15 @@ class Rule(abc.ABC):
 
 
 def register_rule(rule: type[Rule]) -> type[Rule]:
-    """Announce a rule under its name."""
+    """Register a rule under its name."""
     return RULES.register(rule.name, rule)
 
 
-def register_selection(name: str) -> Callable[[Selection], Selection]:
-    """Announce `select(value, scale, number, counted) -> active`.
-
-    `value`: activations, shape `(windows, tokens, d_ff)`; the score is `|value| * scale`. `number`: what the
-    rule says for this layer. `counted`: which tokens are real, shape `(windows, tokens)`, bool. Returns the
-    active set, shape of `value`, bool; what it says of padding does not matter.
-    """
-    return lambda select: SELECTIONS.register(name, select)
-
-
 def make_rule(rule: str | Rule, **options: Any) -> Rule:
-    """A rule by name, e.g. `make_rule("top_k", scope="sequence")`; a rule is passed through.
+    """A rule by name, e.g. `make_rule("top_k", scope="sequence")`. A `Rule` is returned as it is.
 
     Raises:
-        InputError: no rule of that name (with a suggestion).
+        InputError: if no rule has that name (with a suggestion).
     """
     return rule if isinstance(rule, Rule) else RULES[rule](**options)
+

@@ -1,8 +1,8 @@
-"""What a rule looks at: a size per neuron, from `gate` or `h`, plain or weighted by the column of `down_proj`.
+"""Scores: the size of a neuron that a rule looks at, from `gate` or `h`, plain or times a column norm.
 
-`gate` and `h` are `|gate|` and `|h|`; `neuron_norm` is `|h_i| * ||W[:, i]||_2`, the size of what neuron `i`
-adds to the output (CETT, ReLU2 Wins). A score is `|value| * scale`, so a cut of the score at `t` is a cut
-of `|value|` at `t / scale`: one comparison per neuron, in one place, for every stage.
+`gate` and `h` are `|gate|` and `|h|`. `neuron_norm` is `|h_i| * ||W[:, i]||_2`, the norm of what neuron `i`
+adds to the output of the block (CETT, ReLU2 Wins). Every score is `|value| * scale`, so a cut of the score at
+`t` is a cut of `|value|` at `t / scale`: one comparison per neuron, in `is_active`, for every stage.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sparsing.base.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site, SiteKind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,11 +24,22 @@ class Score:
 
     name: str
     value: Literal["gate", "h"]
-    """Which activation it is made of."""
+    """The activation that the score is made of."""
     weighted: bool
-    """True when multiplied by `||W[:, i]||_2`."""
+    """True if the score is multiplied by `||W[:, i]||_2`."""
+    kinds: tuple[SiteKind, ...] = ("ffn",)
+    """Kinds of site on which the score is defined."""
 
-    def scale(self, site: FFNSite) -> torch.Tensor | None:
+    @property
+    def needs_gate(self) -> bool:
+        """True if the score is made of `gate`."""
+        return self.value == "gate"
+
+    def value_of(self, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """The one of the two activations that the score is made of."""
+        return gate if self.needs_gate else h
+
+    def scale(self, site: Site) -> torch.Tensor | None:
         """Factor per neuron, shape `(d_ff,)`, float32; None stands for 1."""
         return site.column_norms() if self.weighted else None
 
@@ -55,8 +66,13 @@ def cut(threshold: float, scale: torch.Tensor | None) -> torch.Tensor | float:
     return (threshold / scale).masked_fill(scale == 0, float("inf"))
 
 
+def is_above(size: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
+    """The one comparison behind every active set: strictly above. Shape of `size`, bool."""
+    return size > threshold
+
+
 def is_active(value: torch.Tensor, cut: torch.Tensor | float) -> torch.Tensor:
-    """Active means strictly above, so a cut at 0 drops exact zeros only. Shape of `value`, bool."""
+    """Whether `|value|` is above the cut, so that a cut at 0 drops exact zeros only. Shape of `value`, bool."""
     size = value.abs()
-    # beside a half float a cut that is a number would be rounded to its few digits
-    return (size.float() if size.dtype.itemsize < 4 else size) > cut
+    # PyTorch would round a cut that is a Python number to the few digits of a half-precision tensor
+    return is_above(size.float() if size.dtype.itemsize < 4 else size, cut)

@@ -1,23 +1,27 @@
-"""A rule at a level, made concrete for one model: what is cut, how, and one number per layer.
+"""`Thresholds`: a rule at a level, made concrete for one model. It says what is cut, how, and one number per site.
 
-Saved as JSON; also written and read as the `thresholds=t_0,t_1,...` line of the reference code.
+Saved as JSON, keyed by site name. It is also written and read as the `thresholds=t_0,t_1,...` line of the
+reference code, which knows positions only.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.errors import InputError
-from sparsing.rules import SELECTIONS, Rule
-from sparsing.rules.scores import SCORES
+from sparsing.rules.rule import Rule
+from sparsing.rules.scores import SCORES, Score
+from sparsing.rules.selections import SELECTIONS, Selection
 
 if TYPE_CHECKING:
-    from sparsing.measuring.calibration import Curves
+    from sparsing.rules.curves import Curves
+    from sparsing.sites.site import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,60 +36,116 @@ class Thresholds(Result):
     """The score that is cut: `gate`, `h` or `neuron_norm`."""
     select: str = "above"
     """How `values` act: `above` (thresholds), `top_k` or `top_k_sequence` (shares of `d_ff`)."""
-    values: tuple[float, ...]
-    """One number per layer, `n_layers` of them."""
+    values: Mapping[str, float]
+    """One number per site, by site name, in layer order.
+
+    A plain sequence is accepted too. It stands for numbers by position, as in files of schema 1 and in the
+    reference's line, and gets the keys `#0`, `#1`, ..."""
     target_ppl_ratio: float | None = None
-    """The perplexity ratio the level was searched for; None when the level was given."""
+    """The perplexity ratio that the level was searched for; None if the level was given."""
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         SCORES[self.on], SELECTIONS[self.select]  # raises with a suggestion
-        bad = [value for value in self.values if not (math.isfinite(value) and value >= 0)]
+        if not isinstance(self.values, Mapping):
+            object.__setattr__(self, "values", _by_position(self.values))
+        bad = [value for value in self.values.values() if not (math.isfinite(value) and value >= 0)]
         if not self.values or bad:
             raise InputError(f"thresholds must be finite numbers >= 0, one per layer, got {bad or 'none'}")
 
-    def check_layers(self, n_layers: int) -> None:
-        """Raise InputError when these are for a model with another number of layers."""
-        if len(self.values) != n_layers:
+    @property
+    def score(self) -> Score:
+        """The score that is cut."""
+        return SCORES[self.on]
+
+    @property
+    def selection(self) -> Selection:
+        """How `values` act on the scores."""
+        return SELECTIONS[self.select]
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """The values alone, in layer order."""
+        return tuple(self.values.values())
+
+    def for_sites(self, sites: Sequence[Site]) -> tuple[float, ...]:
+        """The number of each of these sites, in their order.
+
+        Site names have to agree. A prefix that a wrapper of the model adds to all names is ignored.
+
+        Raises:
+            InputError: if these thresholds belong to a model with other sites.
+        """
+        if len(self.values) != len(sites):
             raise InputError(
-                f"{len(self.values)} thresholds for a model of {n_layers} feed-forward layers;"
+                f"{len(self.values)} thresholds for a model of {len(sites)} feed-forward layers;"
                 " give one per layer, in layer order"
             )
+        if self.has_names:
+            # sorted by layer on both sides, so a shared prefix is all that may differ
+            for own, site in zip(self.values, sites, strict=True):
+                if not (own == site.name or own.endswith("." + site.name) or site.name.endswith("." + own)):
+                    raise InputError(
+                        f"these thresholds are for {own!r} where the model has {site.name!r}; they were"
+                        " measured on another architecture, so measure this model"
+                    )
+        return self.numbers
+
+    @property
+    def has_names(self) -> bool:
+        """False if the numbers are known by position only."""
+        return not all(key.startswith("#") for key in self.values)
+
+    @property
+    def identity(self) -> str:
+        """Text that two thresholds share exactly if they make the same model sparse in the same way."""
+        return f"{self.on} {self.select} {self.numbers!r}"
+
+    @classmethod
+    def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
+        """Schema 1 had a list of values by position."""
+        if isinstance(document.get("values"), list):
+            document = document | {"values": _by_position(document["values"])}
+        return document
 
     def to_line(self) -> str:
         """The reference's line: `thresholds=` and scientific numbers with 4 digits after the point.
 
         Raises:
-            InputError: the rule is not a threshold on `neuron_norm`; the line has no way to say so.
+            InputError: if the rule is not a threshold on `neuron_norm`, which is all that the line can hold.
         """
-        if (self.on, self.select) != ("neuron_norm", "above"):
+        if not (self.on == "neuron_norm" and self.selection.is_threshold):
             raise InputError(
                 f"the thresholds= line can only hold cuts of neuron_norm, this is {self.select} on {self.on};"
                 " keep the JSON file"
             )
-        return "thresholds=" + ",".join(f"{value:.4e}" for value in self.values)
+        return "thresholds=" + ",".join(f"{value:.4e}" for value in self.numbers)
 
     @classmethod
     def from_line(cls, line: str) -> Self:
-        """Read the reference's line, with or without its `thresholds=`.
+        """What `to_line` writes, with or without `thresholds=`.
 
         Raises:
-            InputError: not a comma-separated list of numbers.
+            InputError: if the line is not a comma-separated list of numbers.
         """
         try:
-            values = tuple(float(part) for part in line.strip().removeprefix("thresholds=").split(","))
+            values = [float(part) for part in line.strip().removeprefix("thresholds=").split(",")]
         except ValueError:
             raise InputError(
                 f"cannot read thresholds from {line.strip()[:80]!r}; write thresholds=1.5e-01,2.0e-01,..."
             ) from None
-        return cls(rule="cett", level=math.nan, on="neuron_norm", values=values)
+        return cls(rule="cett", level=math.nan, on="neuron_norm", values=_by_position(values))
+
+
+def _by_position(values: Sequence[float]) -> dict[str, float]:
+    return {f"#{index}": value for index, value in enumerate(values)}
 
 
 def read_thresholds(path: str | Path) -> Thresholds:
     """Thresholds from the JSON that a run wrote, or from a text file with the reference's line.
 
     Raises:
-        InputError: no such file, or it holds something else.
+        InputError: if there is no such file, or if it holds something else.
     """
     if Path(path).suffix == ".json":
         return Thresholds.load(path)
@@ -96,20 +156,27 @@ def read_thresholds(path: str | Path) -> Thresholds:
 
 
 def thresholds_at(
-    rule: Rule, level: float, *, curves: Curves | None = None, n_layers: int, **fields: object
+    rule: Rule,
+    level: float,
+    *,
+    sites: Sequence[str],
+    curves: Curves | None = None,
+    target_ppl_ratio: float | None = None,
+    provenance: Provenance | None = None,
 ) -> Thresholds:
-    """The rule at this level as `Thresholds`.
+    """The rule at this level as `Thresholds` for the sites of these names.
 
     Raises:
-        InputError: the level is outside what the rule allows.
+        InputError: if the level is outside what the rule allows.
     """
     rule.check(level)
-    values = rule.values(level, curves, n_layers)
+    values = rule.values(level, curves, len(sites))
     return Thresholds(
         rule=rule.name,
         level=float(level),
         on=rule.score,
         select=rule.selection,
-        values=tuple(float(value) for value in values),
-        **fields,  # pyright: ignore[reportArgumentType]
+        values=dict(zip(sites, map(float, values), strict=True)),
+        target_ppl_ratio=target_ppl_ratio,
+        provenance=provenance,
     )

@@ -1,67 +1,97 @@
-"""The one place where a running model is read and changed: hooks on each block's activation and `down_proj`."""
+"""Reads and changes a running model: hooks on the activation and on `down_proj` of each site.
+
+This is the only module that sets hooks on sites. A tap hands over `Rows`, one row per token, whatever shape
+the block itself works on. So no caller has to know whether a block flattens windows and tokens.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
-    OnFFN = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor | None]
-    OnOutput = Callable[[int, torch.Tensor], None]
+    See = Callable[[int, "Rows"], torch.Tensor | None]
+    SeeOutput = Callable[[int, torch.Tensor], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Rows:
+    """What one site hands over in one forward pass. Row `i` belongs to token `i` of the flattened batch."""
+
+    gate: torch.Tensor
+    """Output of the activation, shape `(rows, d_ff)`. It is `h` if the site has no gate or nobody asked for it."""
+    h: torch.Tensor
+    """Input of `down_proj`, shape `(rows, d_ff)`."""
+    leading: tuple[int, ...]
+    """Shape of the block's own input without its last axis: `(windows, tokens)` or `(windows * tokens,)`."""
+
+    def take(self, per_token: torch.Tensor) -> torch.Tensor:
+        """Values per token, shape `(windows, tokens)`, as values per row, shape `(rows,)`."""
+        return per_token.flatten()
 
 
 def attach(
-    sites: Sequence[FFNSite], on_ffn: OnFFN, *, gate: bool, on_output: OnOutput | None = None
+    sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None
 ) -> list[Any]:
-    """Call `on_ffn(layer, gate, h)` in each forward of each block; what it returns (not None) replaces `h`.
+    """Call `see(index, rows)` in each forward of each site; a returned tensor replaces `h`.
 
-    `gate` and `h` have shape `(..., d_ff)`. With `gate=False` the activation is not read and `h` is given in
-    its place. `on_output(layer, y)` sees what `down_proj` then gives, shape `(..., d_model)`. Returns the
-    hook handles; `handle.remove()` undoes.
+    Args:
+        see: Gets the index of the site and its rows. It returns the new `h`, shape `(rows, d_ff)`, or None to
+            leave `h` as it is.
+        gate: False skips the hook on the activation, and `rows.gate` is then `h`.
+        see_output: Gets the index of the site and the output of `down_proj`, shape `(rows, d_model)`.
+
+    Returns: the hook handles; `handle.remove()` undoes each.
     """
     held: dict[int, torch.Tensor] = {}
-    handles = []
+    handles: list[Any] = []
 
-    def keep(layer: int) -> Callable[..., None]:
+    def keep(index: int) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
-            held[layer] = output
+            held[index] = output
 
         return hook
 
-    def replace(layer: int) -> Callable[..., tuple[torch.Tensor, ...] | None]:
+    def replace(index: int) -> Callable[..., tuple[torch.Tensor, ...] | None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
             h = inputs[0]
-            out = on_ffn(layer, held.pop(layer, h).reshape(h.shape), h)
-            return None if out is None else (out, *inputs[1:])
+            width = h.shape[-1]
+            rows = Rows(held.pop(index, h).reshape(-1, width), h.reshape(-1, width), tuple(h.shape[:-1]))
+            changed = see(index, rows)
+            return None if changed is None else (changed.view(h.shape), *inputs[1:])
 
         return hook
 
-    for layer, site in enumerate(sites):
+    def pass_on(index: int, see_output: SeeOutput) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            see_output(index, output.reshape(-1, output.shape[-1]))
+
+        return hook
+
+    for index, site in enumerate(sites):
         if gate and site.gate_act is not None:
-            handles.append(site.gate_act.register_forward_hook(keep(layer)))
-        handles.append(site.down_proj.register_forward_pre_hook(replace(layer)))
-        if on_output is not None:
-            see = functools.partial(_seen, on_output, layer)
-            handles.append(site.down_proj.register_forward_hook(see))
+            handles.append(site.gate_act.register_forward_hook(keep(index)))
+        handles.append(site.down_proj.register_forward_pre_hook(replace(index)))
+        if see_output is not None:
+            handles.append(site.down_proj.register_forward_hook(pass_on(index, see_output)))
     return handles
-
-
-def _seen(on_output: OnOutput, layer: int, module: Any, inputs: Any, output: torch.Tensor) -> None:
-    on_output(layer, output)
 
 
 @contextlib.contextmanager
 def tapped(
-    sites: Sequence[FFNSite], on_ffn: OnFFN | None, *, gate: bool, on_output: OnOutput | None = None
+    sites: Sequence[Site], see: See | None, *, gate: bool, see_output: SeeOutput | None = None
 ) -> Iterator[None]:
-    """`attach` for the length of a `with` block (nothing for None); the hooks are gone after it, come what may."""
-    handles = [] if on_ffn is None else attach(sites, on_ffn, gate=gate, on_output=on_output)
+    """`attach` for a `with` block; the hooks are removed at its end, also after an exception.
+
+    With `see=None` no hook is set.
+    """
+    handles = [] if see is None else attach(sites, see, gate=gate, see_output=see_output)
     try:
         yield
     finally:

@@ -118,6 +118,11 @@ class Batch:
     place: torch.Tensor
     """Index of each token in `Corpus.ids`."""
 
+    @property
+    def span(self) -> slice:
+        """The windows of this batch as a slice of the windows of the corpus; they follow each other."""
+        return slice(int(self.windows[0]), int(self.windows[-1]) + 1)
+
 
 def load_corpus(
     source: str | Path | Iterable[str],

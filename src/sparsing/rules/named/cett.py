@@ -14,7 +14,7 @@ from sparsing.errors import InputError
 from sparsing.rules.rule import Reach, Rule, register_rule
 
 if TYPE_CHECKING:
-    from sparsing.measuring.calibration import Curves
+    from sparsing.rules.curves import Curves
 
 
 @register_rule
@@ -27,9 +27,9 @@ class CETT(Rule):
     needs_curves = True
 
     def check(self, level: float) -> None:
-        self._allowed(level, low=0, high=1, open_low=False, hint="0.2 is the usual start, lower drops fewer")
+        self._check_range(level, low=0, high=1, open_low=False, hint="0.2 is the usual start, lower drops fewer")
 
-    def values(self, level: float, curves: Curves | None, n_layers: int) -> np.ndarray:
+    def values(self, level: float, curves: Curves | None, n_sites: int) -> np.ndarray:
         if curves is None:
             raise InputError("rule cett needs curves; call calibrate(model, corpus) first")
         return curves[self.score].threshold_at_cett(level)

@@ -9,7 +9,7 @@ import numpy as np
 from sparsing.rules.rule import Reach, Rule, register_rule
 
 if TYPE_CHECKING:
-    from sparsing.measuring.calibration import Curves
+    from sparsing.rules.curves import Curves
 
 
 @register_rule
@@ -21,10 +21,10 @@ class FAT(Rule):
     level_name = "eps"
 
     def check(self, level: float) -> None:
-        self._allowed(level, low=0, high=np.inf, open_low=False, hint="0 drops exact zeros only")
+        self._check_range(level, low=0, high=np.inf, open_low=False, hint="0 drops exact zeros only")
 
-    def values(self, level: float, curves: Curves | None, n_layers: int) -> np.ndarray:
-        return np.full(n_layers, float(level))
+    def values(self, level: float, curves: Curves | None, n_sites: int) -> np.ndarray:
+        return np.full(n_sites, float(level))
 
     def reach(self, curves: Curves) -> Reach:
         curve = curves[self.score]

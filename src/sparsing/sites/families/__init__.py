@@ -1,4 +1,4 @@
-"""Finds the feed-forward blocks of a model. A new family is one new file here; it is found by itself."""
+"""Families: one file per shape of feed-forward block. A new file in this folder registers itself."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsing.sites.site import FFNSite, Layout, register_family, sites_at
+from sparsing.sites.discovery import Layout, register_family, sites_at
+from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,5 +14,5 @@ _GPT2 = Layout(layers="transformer.h", ffn="mlp", down_proj="c_proj", transposed
 
 
 @register_family("gpt2", "openai-gpt")
-def sites(model: nn.Module) -> list[FFNSite]:
+def sites(model: nn.Module) -> list[Site]:
     return sites_at(model, _GPT2)

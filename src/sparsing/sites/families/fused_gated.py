@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsing.sites.site import FFNSite, Layout, model_type, register_family, sites_at
+from sparsing.sites.discovery import Layout, model_type, register_family, sites_at
+from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,5 +26,5 @@ LAYOUTS = {
 
 
 @register_family(*LAYOUTS)
-def sites(model: nn.Module) -> list[FFNSite]:
+def sites(model: nn.Module) -> list[Site]:
     return sites_at(model, LAYOUTS[model_type(model)])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsing.sites.site import FFNSite, Layout, model_type, register_family, sites_at
+from sparsing.sites.discovery import Layout, model_type, register_family, sites_at
+from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,10 +25,10 @@ LAYOUTS = {
     "diffllama": _LLAMA,
     "ernie4_5": _LLAMA,
     "exaone4": _LLAMA,
-    "falcon_h1": _LLAMA._replace(ffn="feed_forward"),
+    "falcon_h1": _LLAMA.but(ffn="feed_forward"),
     "gemma": _LLAMA,
     "gemma2": _LLAMA,
-    "gemma3": _LLAMA._replace(layers="model.language_model.layers"),
+    "gemma3": _LLAMA.but(layers="model.language_model.layers"),
     "gemma3_text": _LLAMA,
     "granite": _LLAMA,
     "helium": _LLAMA,
@@ -49,5 +50,5 @@ LAYOUTS = {
 
 
 @register_family(*LAYOUTS)
-def sites(model: nn.Module) -> list[FFNSite]:
+def sites(model: nn.Module) -> list[Site]:
     return sites_at(model, LAYOUTS[model_type(model)])

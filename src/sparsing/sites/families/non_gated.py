@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsing.sites.site import FFNSite, Layout, model_type, register_family, sites_at
+from sparsing.sites.discovery import Layout, model_type, register_family, sites_at
+from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,27 +19,27 @@ _XGLM = Layout(layers="model.layers", ffn="", down_proj="fc2")
 LAYOUTS = {
     "apertus": _NEMOTRON,
     "arcee": _NEMOTRON,
-    "biogpt": _XGLM._replace(layers="biogpt.layers"),
-    "bloom": _NEOX._replace(layers="transformer.h"),
+    "biogpt": _XGLM.but(layers="biogpt.layers"),
+    "bloom": _NEOX.but(layers="transformer.h"),
     "codegen": _GPTJ,
-    "falcon": _NEOX._replace(layers="transformer.h"),
-    "gpt_bigcode": _GPTJ._replace(down_proj="c_proj"),
-    "gpt_neo": _GPTJ._replace(down_proj="c_proj"),
+    "falcon": _NEOX.but(layers="transformer.h"),
+    "gpt_bigcode": _GPTJ.but(down_proj="c_proj"),
+    "gpt_neo": _GPTJ.but(down_proj="c_proj"),
     "gpt_neox": _NEOX,
-    "gpt_neox_japanese": _NEOX._replace(layers="gpt_neox_japanese.layers"),
+    "gpt_neox_japanese": _NEOX.but(layers="gpt_neox_japanese.layers"),
     "gptj": _GPTJ,
     "jais2": _NEMOTRON,
     "mpt": Layout(layers="transformer.blocks", ffn="ffn", down_proj="down_proj"),
     "nanochat": _PHI,
     "nemotron": _NEMOTRON,
-    "opt": _XGLM._replace(layers="model.decoder.layers"),
-    "persimmon": _NEOX._replace(layers="model.layers"),
+    "opt": _XGLM.but(layers="model.decoder.layers"),
+    "persimmon": _NEOX.but(layers="model.layers"),
     "phi": _PHI,
-    "starcoder2": _PHI._replace(down_proj="c_proj"),
+    "starcoder2": _PHI.but(down_proj="c_proj"),
     "xglm": _XGLM,
 }
 
 
 @register_family(*LAYOUTS)
-def sites(model: nn.Module) -> list[FFNSite]:
+def sites(model: nn.Module) -> list[Site]:
     return sites_at(model, LAYOUTS[model_type(model)])

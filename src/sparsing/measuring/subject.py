@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsing.base.progress import Progress
-from sparsing.base.provenance import describe
+from sparsing.base.provenance import made_now
 from sparsing.errors import InputError
 from sparsing.measuring.calibration import Curves, calibrate
 from sparsing.measuring.cost import Meter
@@ -63,7 +63,7 @@ class Subject:
         self.loaded, self.corpus, self.heldout = loaded, corpus, heldout
         self.journal = journal or Journal()
         self.meter = Meter(loaded, corpus)
-        self.provenance = describe(loaded, corpus)
+        self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
         self._passing = {"journal": self.journal, "batch_size": batch_size, "progress": progress}
         self.curves: Curves = calibrate(loaded, corpus, scores=scores, **self._passing)
         self.meter.add(corpus)

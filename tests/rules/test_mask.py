@@ -7,7 +7,6 @@ import torch
 
 import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
 from sparsing.errors import InputError, UnsupportedModelError
-from sparsing.models.loading import load_model
 from sparsing.rules import make_rule
 from sparsing.rules.mask import Mask, apply, load_sparse, sparsify
 from sparsing.rules.thresholds import Thresholds, thresholds_at
@@ -181,23 +180,3 @@ def test_a_mask_counts_rows_of_flattened_blocks_as_windows():
     flat, whole = mask.active(0, h.view(8, 96), h.view(8, 96)), mask.active(0, h, h)
     assert flat.shape == (8, 96)
     assert torch.equal(flat.view(2, 4, 96), whole)
-
-
-def test_mode_and_thresholds_of_the_environment(tiny_checkpoint, tiny_input, monkeypatch):
-    """As the reference's evaluation reads them; without `mode=sparse`, or unasked, nothing is applied."""
-    ids = tiny_input(1, 12)
-    model = load_model(str(tiny_checkpoint)).model
-    dense = logits(model, ids)
-    with sparsify(model, cuts(0.05, 0.02)):
-        sparse = logits(model, ids)
-    monkeypatch.setenv("thresholds", "0.05,0.02")
-    assert torch.equal(logits(load_model(str(tiny_checkpoint), from_env=True).model, ids), dense)
-    monkeypatch.setenv("mode", "sparse")
-    assert torch.equal(logits(load_model(str(tiny_checkpoint)).model, ids), dense)
-    assert torch.equal(logits(load_model(str(tiny_checkpoint), from_env=True).model, ids), sparse)
-    monkeypatch.setenv("thresholds", "0.05")
-    with pytest.raises(InputError, match="1 thresholds for a model of 2"):
-        load_model(str(tiny_checkpoint), from_env=True)
-    monkeypatch.delenv("thresholds")
-    with pytest.raises(InputError, match="export thresholds="):
-        load_model(str(tiny_checkpoint), from_env=True)

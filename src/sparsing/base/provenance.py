@@ -9,13 +9,9 @@ import platform
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sparsing.base.results import Result
-
-if TYPE_CHECKING:
-    from sparsing.models.loading import LoadedModel
-    from sparsing.text.corpus import Corpus
 
 _PACKAGES = ("sparsing", "torch", "transformers", "numpy")
 
@@ -50,14 +46,6 @@ class Provenance(Result):
     command: str = ""
     created: str = ""
     """UTC, ISO 8601."""
-
-
-def describe(loaded: LoadedModel, corpus: Corpus | None = None, *, seed: int = 0) -> Provenance:
-    """The provenance of something measured now, by this command, on this model and corpus."""
-    text: dict[str, Any] = {}
-    if corpus is not None:
-        text = {"corpus": corpus.source, "corpus_sha256": corpus.sha256(), "num_tokens": corpus.num_tokens}
-    return made_now(**loaded.provenance(), **text, seed=seed)
 
 
 def made_now(**fields: Any) -> Provenance:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsing.base.provenance import describe
+from sparsing.base.provenance import made_now
 from sparsing.base.results import write_text
 from sparsing.errors import InputError
 from sparsing.evaluation.changes import changes_of
@@ -108,7 +108,7 @@ class Suite:
             changes=changes_of(outcomes),
             limit=self.limit,
             harness_version=_harness_version(),
-            provenance=describe(self.lm.loaded),
+            provenance=made_now(**self.lm.loaded.provenance()),
         )
 
     @property

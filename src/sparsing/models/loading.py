@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
-import os
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -102,7 +101,6 @@ def load_model(
     device: str | torch.device | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    from_env: bool = False,
 ) -> LoadedModel:
     """Load any causal LM of a registered model type, from a local folder or from the hub.
 
@@ -114,8 +112,6 @@ def load_model(
             accelerate); None takes `cuda` where there is one, else `cpu`.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the checkpoint's own code for model types that transformers does not know.
-        from_env: With `mode=sparse` in the environment, apply its `thresholds=t_0,t_1,...` for keeps, as the
-            reference's evaluation does.
 
     Raises:
         InputError: no such model, an incomplete or broken checkpoint, weights that are not finite, an unknown
@@ -144,7 +140,7 @@ def load_model(
     _check_finite(model)
     if device_name != "auto":
         model.to(device_name)  # pyright: ignore[reportArgumentType]
-    loaded = LoadedModel.of(
+    return LoadedModel.of(
         model,
         tokenizer,
         name=name,
@@ -153,22 +149,6 @@ def load_model(
         train_step=step,
         train_tokens=tokens,
     )
-    if from_env:
-        _apply_environment(loaded)
-    return loaded
-
-
-def _apply_environment(loaded: LoadedModel) -> None:
-    """What `mode` and `thresholds` of the environment ask for."""
-    from sparsing.rules.mask import apply
-    from sparsing.rules.thresholds import Thresholds
-
-    if os.environ.get("mode") != "sparse":
-        return
-    line = os.environ.get("thresholds")
-    if not line:
-        raise InputError("mode=sparse but no thresholds in the environment; export thresholds=t_0,t_1,...")
-    apply(loaded.model, Thresholds.from_line(line))
 
 
 def _dtype(dtype: str | torch.dtype | None) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsing.base.provenance import describe
+from sparsing.base.provenance import made_now
 from sparsing.measuring.calibration import calibrate
 from sparsing.rules import make_rule
 from sparsing.rules.thresholds import Thresholds, thresholds_at
@@ -29,6 +29,5 @@ def calibrated(loaded: LoadedModel, corpus: Corpus, cett: float, **passing: Any)
     count = min(corpus.n_windows, -(-CALIBRATION_TOKENS * corpus.n_windows // corpus.num_tokens))
     sample = corpus.part(np.linspace(0, corpus.n_windows - 1, count).round().astype(int))
     curves = calibrate(loaded, sample, **passing)
-    return thresholds_at(
-        rule, cett, curves=curves, n_layers=len(loaded.sites), provenance=describe(loaded, sample)
-    )
+    provenance = made_now(**loaded.provenance(), **sample.provenance())
+    return thresholds_at(rule, cett, curves=curves, n_layers=len(loaded.sites), provenance=provenance)

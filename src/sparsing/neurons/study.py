@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sparsing.base.progress import Progress
-from sparsing.base.provenance import Provenance, describe
+from sparsing.base.provenance import Provenance, made_now
 from sparsing.base.results import Result
 from sparsing.errors import InputError
 from sparsing.measuring.cost import Meter
@@ -162,7 +162,7 @@ def study_neurons(
         **_stacked(layers),
         **_vocabulary(passes),
         cost=meter.cost(),
-        provenance=describe(loaded, whole),
+        provenance=made_now(**loaded.provenance(), **whole.provenance()),
     )
 
 

@@ -69,6 +69,10 @@ class Corpus:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
+    def provenance(self) -> dict[str, Any]:
+        """The fields of `Provenance` that the corpus decides."""
+        return {"corpus": self.source, "corpus_sha256": self.sha256(), "num_tokens": self.num_tokens}
+
     def part(self, windows: np.ndarray) -> Corpus:
         """The corpus of these windows only (indices, in the order given)."""
         return dataclasses.replace(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sparsing.base.progress import Progress
-from sparsing.base.provenance import Provenance, describe
+from sparsing.base.provenance import Provenance, made_now
 from sparsing.base.results import Result
 from sparsing.decode.kernels.cuts import layer_cuts
 from sparsing.decode.kernels.packing import pack
@@ -165,7 +165,7 @@ def calibrate_predictor(
         reports=tuple(reports),
         num_tokens=sample.num_fit,
         num_heldout_tokens=sample.num_heldout,
-        provenance=describe(loaded, corpus),
+        provenance=made_now(**loaded.provenance(), **corpus.provenance()),
     )
 
 

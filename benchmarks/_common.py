@@ -28,7 +28,10 @@ def trained_model() -> Path:
         print(f"training {folder.name} once (some minutes) ...", flush=True)
         model = {"d_model": 384, "n_layers": 6, "n_heads": 6, "dim_model_base": 64}
         rest = {"training.tokens": STEPS * 2048, "training.decay": 0.2, "checkpoints.at": [STEPS * 2048]}
-        train(read_train_config(overrides={f"model.{key}": value for key, value in model.items()} | rest), folder)
+        train(
+            read_train_config(overrides={f"model.{key}": value for key, value in model.items()} | rest),
+            folder,
+        )
     return next(folder.rglob("model.safetensors")).parent
 
 

@@ -24,7 +24,8 @@ import torch
 from _common import CACHE, ROOT, save
 
 from sparsing.base.progress import Progress
-from sparsing.measuring.subject import Subject, measure
+from sparsing.measuring._measure import measure
+from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.text.corpus import Corpus, load_corpus
 from sparsing.text.standard_library import library_documents
@@ -99,12 +100,16 @@ def _tokenizer() -> Path:
     """One for all runs."""
     folder = CACHE / "l1" / "tokenizer"
     if not (folder / "tokenizer_config.json").exists():
-        train_tokenizer(library_documents("train"), 1024, WINDOW, sample_chars=4_000_000).save_pretrained(folder)
+        train_tokenizer(library_documents("train"), 1024, WINDOW, sample_chars=4_000_000).save_pretrained(
+            folder
+        )
     return folder
 
 
 def _heldout(loaded: LoadedModel) -> Corpus:
-    corpus = load_corpus(library_documents("heldout"), loaded.tokenizer, window=WINDOW, name="builtin, held out")
+    corpus = load_corpus(
+        library_documents("heldout"), loaded.tokenizer, window=WINDOW, name="builtin, held out"
+    )
     return corpus.part(np.linspace(0, corpus.n_windows - 2, WINDOWS).round().astype(int))
 
 

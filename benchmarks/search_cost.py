@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from _common import save, text_file, trained_model
 
+from sparsing.measuring._measure import measure
 from sparsing.measuring.calibration import calibrate
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.passes import Watcher, run_pass
-from sparsing.measuring.subject import Subject, measure
+from sparsing.measuring.passes import LossOnly, run_pass
+from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import Batch, Corpus, load_corpus, split_holdout
@@ -83,7 +83,7 @@ def _pair(loaded: LoadedModel, corpus: Corpus) -> tuple[float, float]:
 
 def _dense(loaded: LoadedModel, corpus: Corpus) -> float:
     began = time.perf_counter()
-    run_pass(loaded, corpus, Watcher(), key="dense", journal=Journal())
+    run_pass(loaded, corpus, LossOnly(), key="dense")
     return time.perf_counter() - began
 
 

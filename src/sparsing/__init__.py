@@ -10,22 +10,22 @@ from sparsing.base.lazy import lazily
 __version__ = "0.1.0"
 
 _HOME = {
-    "Comparison": "measuring.frontier",
     "Corpus": "text.corpus",
-    "Curves": "measuring.calibration",
-    "FFNSite": "sites.site",
+    "Curves": "rules.curves",
     "LoadedModel": "models.loading",
     "Measurement": "measuring.measurement",
+    "RuleComparison": "measuring.frontier",
+    "Site": "sites.site",
     "SparsityError": "errors",
     "Subject": "measuring.subject",
     "Thresholds": "rules.thresholds",
     "calibrate": "measuring.calibration",
     "compare": "measuring.frontier",
-    "find_sites": "sites.site",
+    "find_sites": "sites.discovery",
     "load_corpus": "text.corpus",
     "load_model": "models.loading",
     "load_sparse": "rules.mask",
-    "measure": "measuring.subject",
+    "measure": "measuring._measure",
     "sparsify": "rules.mask",
     "split_holdout": "text.corpus",
 }

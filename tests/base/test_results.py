@@ -121,7 +121,9 @@ def test_another_kind_schema_or_file(tmp_path):
     path = whole().save(tmp_path / "r.json")
     with pytest.raises(InputError, match="holds Outer, wanted Inner"):
         Inner.load(path)
-    with pytest.raises(InputError, match="Outer schema 3, this version of sparsing reads 1 to 2; measure again"):
+    with pytest.raises(
+        InputError, match="Outer schema 3, this version of sparsing reads 1 to 2; measure again"
+    ):
         Outer.load(edit(path, schema_version=3))
     with pytest.raises(InputError, match=r"no file .*none\.json'; give the \.json that a run has written"):
         Outer.load(tmp_path / "none.json")

@@ -26,7 +26,7 @@ from sparsing.errors import InputError
 from sparsing.hardware.bandwidth import measure_bandwidth
 from sparsing.report.decode_figures import speedup_curves
 from sparsing.report.decode_tables import ffn_tables, markdown, notes, whole_tables
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 from sparsing.sites.tap import tapped
 
 pytest.importorskip("numba", reason="the CPU kernels need numba")

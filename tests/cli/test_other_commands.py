@@ -11,7 +11,7 @@ import pytest
 
 import sparsing.demo.run
 from sparsing.cli import build_parser, main
-from sparsing.measuring.frontier import Comparison
+from sparsing.measuring.frontier import RuleComparison
 from sparsing.rules.thresholds import Thresholds
 
 
@@ -19,7 +19,7 @@ def test_compare(checkpoint, text, tmp_path, capsys):
     command = ["compare", str(checkpoint), "--text", str(text), "--window", "48", "--quiet", "--steps", "3"]
     assert main([*command, "-o", str(tmp_path)]) == 0
     assert "PPL-10%" in capsys.readouterr().out
-    comparison = Comparison.load(tmp_path / "comparison.json")
+    comparison = RuleComparison.load(tmp_path / "comparison.json")
     assert comparison.rules() == ["cett", "fat", "top_k"]
     for rule in comparison.rules():
         points = comparison.of(rule)

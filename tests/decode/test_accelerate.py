@@ -12,7 +12,7 @@ from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.models.loading import load_model
 from sparsing.rules.mask import sparsify
 from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 
 from ..helpers.decode_models import decoded_logits, demo, subjects, tiny, written
 from ..helpers.tiny import N_LAYERS, build, tiny_input

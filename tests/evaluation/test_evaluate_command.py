@@ -55,7 +55,7 @@ def test_levels_by_perplexity_are_measured_once(stories_folder, bench, shared, t
     args += ["--task-data", str(bench), "--device", "cpu", "--limit", "2", "--quiet", "-o", str(tmp_path)]
     assert main([*args, "--tasks", "copa"]) == 0
     assert "PPL-5%" in capsys.readouterr().out
-    monkeypatch.setattr("sparsing.measuring.subject.measure", lambda *_, **__: pytest.fail("measured again"))
+    monkeypatch.setattr("sparsing.measuring._measure.measure", lambda *_, **__: pytest.fail("measured again"))
     assert main([*args, "--tasks", "copa", "piqa"]) == 0
     saved = Evaluation.load(tmp_path / "evaluation.json")
     assert saved.levels == ["dense", "PPL-5%", "PPL-10%"]

@@ -10,7 +10,6 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from sparsing.demo import checkpoints, heldout_text
 from sparsing.measuring.calibration import calibrate
-from sparsing.measuring.journal import Journal
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.rules import make_rule
 from sparsing.rules.thresholds import Thresholds, thresholds_at
@@ -43,8 +42,8 @@ def tiny(cett: float = 0.3) -> Subjects:
 
 def subjects(loaded: LoadedModel, text: str, cett: float, *, window: int = 128) -> Subjects:
     corpus = load_corpus([text], loaded.tokenizer, window=window, max_tokens=4000)
-    curves = calibrate(loaded, corpus, scores=["neuron_norm"], journal=Journal())
-    thresholds = thresholds_at(make_rule("cett"), cett, curves=curves, n_layers=len(loaded.sites))
+    curves = calibrate(loaded, corpus, scores=["neuron_norm"])
+    thresholds = thresholds_at(make_rule("cett"), cett, curves=curves, sites=curves.sites)
     return Subjects(loaded, corpus, thresholds)
 
 

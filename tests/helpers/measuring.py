@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from sparsing.models.loading import LoadedModel
 from sparsing.rules.scores import SCORES
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import Corpus, load_corpus
 
@@ -80,10 +80,9 @@ def kept_activations(model: LoadedModel, corpus: Corpus) -> list[tuple[torch.Ten
     kept: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in model.sites]
     with torch.no_grad():
         for batch in corpus.batches(1):
-            rows = batch.counted[0]
 
-            def keep(layer, gate, h, rows=rows):
-                kept[layer].append((gate.reshape(-1, h.shape[-1])[rows], h.reshape(-1, h.shape[-1])[rows]))
+            def keep(index, rows, counted=batch.counted[0]):
+                kept[index].append((rows.gate[counted], rows.h[counted]))
 
             with tapped(model.sites, keep, gate=True):
                 model.model(input_ids=batch.ids, attention_mask=batch.real.long())
@@ -92,7 +91,7 @@ def kept_activations(model: LoadedModel, corpus: Corpus) -> list[tuple[torch.Ten
 
 def score_of(model: LoadedModel, layer: int, name: str, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     """The score from its definition, float64."""
-    value = gate if SCORES[name].value == "gate" else h
+    value = SCORES[name].value_of(gate, h)
     norms = model.sites[layer].weight.detach().double().pow(2).sum(0).sqrt()
     return value.double().abs() * (norms if name == "neuron_norm" else 1.0)
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 import sparsing.measuring.calibration
 from sparsing.errors import InputError
-from sparsing.measuring.calibration import Curves, ScoreCurve, calibrate, in_sample
+from sparsing.measuring.calibration import calibrate, in_sample
 from sparsing.measuring.journal import Journal
-from sparsing.measuring.observers import DenseErrorWatcher
-from sparsing.measuring.passes import run_pass
+from sparsing.measuring.observers import DenseErrorObserver
+from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.models.loading import LoadedModel
+from sparsing.rules.curves import Curves, ScoreCurve
 from sparsing.rules.scores import SCORES
 from sparsing.rules.thresholds import Thresholds
 
@@ -32,10 +33,8 @@ def curve(thresholds, cett) -> ScoreCurve:
 
 def realised(model, corpus, values, on: str = "neuron_norm") -> np.ndarray:
     thresholds = Thresholds(rule="cett", level=0.1, on=on, values=tuple(values))
-    watcher = DenseErrorWatcher(model.sites, thresholds)
-    return (
-        run_pass(model, corpus, watcher, key="e", journal=Journal(), head=False)["cett"] / corpus.num_tokens
-    )
+    result = run_pass(model, corpus, DenseErrorObserver(model.sites, thresholds), key="e", head=False)
+    return result.totals.stacked_cett.numpy() / corpus.num_tokens
 
 
 def spiked(corpus) -> LoadedModel:
@@ -56,7 +55,7 @@ def spiked(corpus) -> LoadedModel:
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "opt", "gpt2", "falcon"])
 def test_the_curves_are_those_of_all_activations_kept(model_type):
     model, corpus = tiny_loaded(model_type), text_corpus(90, window=20, stride=13, bos="always")
-    curves = calibrate(model, corpus, scores=ALL, batch_size=2)
+    curves = calibrate(model, corpus, scores=ALL, settings=PassSettings(batch_size=2))
     assert curves.sampled_tokens == curves.num_tokens == 90
     for layer, (gate, h) in enumerate(kept_activations(model, corpus)):
         for name in ALL:
@@ -124,9 +123,9 @@ def test_order_and_batch_size_change_no_threshold(model_type, sampled, monkeypat
     corpus = text_corpus(500, window=24, stride=17)
     shuffled = corpus.part(np.random.default_rng(0).permutation(corpus.n_windows))
     model, scores = tiny_loaded(model_type), ("neuron_norm", "gate")
-    base = calibrate(model, corpus, scores=scores, batch_size=4)
+    base = calibrate(model, corpus, scores=scores, settings=PassSettings(batch_size=4))
     for other_corpus, batch_size in ((corpus, 1), (shuffled, 5), (shuffled, None)):
-        other = calibrate(model, other_corpus, scores=scores, batch_size=batch_size)
+        other = calibrate(model, other_corpus, scores=scores, settings=PassSettings(batch_size=batch_size))
         assert other.sampled_tokens == base.sampled_tokens
         for name in scores:
             for target in (0.003, *TARGETS):
@@ -136,7 +135,7 @@ def test_order_and_batch_size_change_no_threshold(model_type, sampled, monkeypat
 
 def test_a_finished_calibration_is_taken_from_the_journal():
     model, corpus, journal = tiny_loaded(), text_corpus(100), Journal()
-    first, again = (calibrate(model, corpus, journal=journal) for _ in range(2))
+    first, again = (calibrate(model, corpus, settings=PassSettings(journal=journal)) for _ in range(2))
     assert np.array_equal(first["neuron_norm"].cett, again["neuron_norm"].cett)
     assert np.array_equal(first.window_nll, again.window_nll)
 

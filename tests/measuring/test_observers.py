@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.observers import DenseErrorWatcher, MaskWatcher, SparseWatcher
-from sparsing.measuring.passes import run_pass
+from sparsing.measuring.observers import DenseErrorObserver, SparseObserver
+from sparsing.measuring.passes import LossOnly, PassSettings, run_pass
 from sparsing.models.loading import LoadedModel
-from sparsing.rules.mask import sparsify
+from sparsing.rules.mask import Mask, sparsify
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import Corpus
@@ -29,18 +28,26 @@ def kept_sparse(model: LoadedModel, corpus: Corpus, thresholds: Thresholds):
     kept = [[] for _ in model.sites]
     with torch.no_grad():
         for batch in corpus.batches(1):
-            rows = batch.counted[0]
 
-            def keep(layer, gate, h, rows=rows):
-                kept[layer].append((gate.reshape(-1, h.shape[-1])[rows], h.reshape(-1, h.shape[-1])[rows]))
+            def keep(index, rows, counted=batch.counted[0]):
+                kept[index].append((rows.gate[counted], rows.h[counted]))
 
             with tapped(model.sites, keep, gate=True), sparsify(model.model, thresholds):
                 model.model(input_ids=batch.ids)
     return [tuple(torch.cat(part) for part in zip(*layer, strict=True)) for layer in kept]
 
 
-def run(model, corpus, watcher, **options):
-    return run_pass(model, corpus, watcher, key="k", journal=Journal(), **options)
+def run(model, corpus, observer, mask=None, *, head=True, **settings):
+    return run_pass(model, corpus, observer, mask, key="k", settings=PassSettings(**settings), head=head)
+
+
+def run_sparse(model, corpus, thresholds, **settings):
+    mask = Mask(model.sites, thresholds)
+    return run(model, corpus, SparseObserver(model.sites, corpus), mask, **settings).totals
+
+
+def run_dense_error(model, corpus, thresholds, **options):
+    return run(model, corpus, DenseErrorObserver(model.sites, thresholds), **options).totals
 
 
 @pytest.mark.parametrize("on", ["neuron_norm", "gate"])
@@ -48,66 +55,62 @@ def run(model, corpus, watcher, **options):
 def test_both_realised_errors_and_every_count(model_type, on):
     model, corpus = tiny_loaded(model_type), text_corpus(130, window=24, stride=17, bos="always")
     thresholds = cuts(on)
-    sparse = run(model, corpus, SparseWatcher(model.sites, thresholds, corpus), batch_size=3)
-    dense = run(model, corpus, DenseErrorWatcher(model.sites, thresholds), batch_size=3, head=False)
-    assert sparse["tokens"].sum() == corpus.num_tokens == 130
+    sparse = run_sparse(model, corpus, thresholds, batch_size=3)
+    dense = run_dense_error(model, corpus, thresholds, batch_size=3, head=False)
+    assert sparse.tokens.sum() == corpus.num_tokens == 130
     for layer in range(2):
         weight = model.sites[layer].weight
         for kept, found in (
-            (kept_activations(model, corpus), dense["cett"]),
-            (kept_sparse(model, corpus, thresholds), sparse["cett"]),
+            (kept_activations(model, corpus), dense.cett),
+            (kept_sparse(model, corpus, thresholds), sparse.cett),
         ):
             gate, h = kept[layer]
             active = score_of(model, layer, on, gate, h) > VALUES[layer]
             wanted = direct_cett(h, active, weight).mean().item()
-            assert found[layer] / 130 == pytest.approx(wanted, rel=1e-3)
-        assert sparse["active"][:, layer].sum() == pytest.approx(active.sum().item(), abs=2)
-        assert np.abs(sparse["neuron"][layer] - active.sum(0).numpy()).sum() <= 2
-    assert sparse["neuron"].sum() == sparse["active"].sum()
-    assert sparse["position_tokens"].sum() == 130
-    assert sparse["position"].sum() == pytest.approx(sparse["active"].sum() / model.sites[0].d_ff / 2)
+            assert found[layer].item() / 130 == pytest.approx(wanted, rel=1e-3)
+        assert sparse.active[layer].sum().item() == pytest.approx(active.sum().item(), abs=2)
+        assert (sparse.neuron[layer] - active.sum(0)).abs().sum() <= 2
+        assert sparse.neuron[layer].sum() == sparse.active[layer].sum() == sparse.position[layer].sum()
+    assert sparse.position_tokens.sum() == 130
 
 
 def test_positions_and_the_shown_tokens():
     model, corpus = tiny_loaded(), text_corpus(70, window=32)
-    totals = run(model, corpus, SparseWatcher(model.sites, cuts(), corpus), batch_size=2)
-    assert totals["position_tokens"].tolist() == [3] * 6 + [2] * 26
+    totals = run_sparse(model, corpus, cuts(), batch_size=2)
+    assert totals.position_tokens.tolist() == [3] * 6 + [2] * 26
     kept = kept_sparse(model, corpus, cuts())
     share = torch.stack(
         [(score_of(model, i, "neuron_norm", *kept[i]) > VALUES[i]).double().mean(-1) for i in range(2)],
         dim=1,
     )  # (tokens, n_layers)
-    np.testing.assert_allclose(totals["shown"].reshape(-1, 2)[:70], share, atol=0.011)
+    shown = torch.stack(totals.record.ratio, dim=-1)  # (windows, width, n_layers)
+    np.testing.assert_allclose(shown.reshape(-1, 2)[:70], share, atol=0.011)
     for layer in range(2):
         norms = score_of(model, layer, "neuron_norm", *kept[layer]).topk(3)  # (tokens, 3)
-        np.testing.assert_allclose(
-            totals["shown_norm"][..., layer, :].reshape(-1, 3)[:70], norms.values, rtol=1e-4
-        )
-        assert (
-            totals["shown_neuron"][..., layer, :].reshape(-1, 3)[:70] == norms.indices.numpy()
-        ).mean() > 0.99
+        np.testing.assert_allclose(totals.record.norm[layer].reshape(-1, 3)[:70], norms.values, rtol=1e-4)
+        assert (totals.record.neuron[layer].reshape(-1, 3)[:70] == norms.indices).double().mean() > 0.99
 
     for position in (0, 5, 6, 31):
         wanted = share[position::32].mean(1).sum().item()
-        assert totals["position"][position] == pytest.approx(wanted, abs=0.02)
+        mean = sum(counts[position].item() for counts in totals.position) / 2 / model.sites[0].d_ff
+        assert mean == pytest.approx(wanted, abs=0.02)
 
 
 def test_only_the_first_windows_are_shown(monkeypatch):
     monkeypatch.setattr("sparsing.measuring.token_record.SHOWN_TOKENS", 33)
     model, corpus = tiny_loaded(), text_corpus(160, window=32)
-    totals = run(model, corpus, SparseWatcher(model.sites, cuts(), corpus), batch_size=3)
-    assert totals["shown"].shape == (2, 32, 2)
-    assert (totals["shown"] > 0).all()
+    totals = run_sparse(model, corpus, cuts(), batch_size=3)
+    for ratio in totals.record.ratio:
+        assert ratio.shape == (2, 32)
+        assert (ratio > 0).all()
 
 
 def test_zero_thresholds_err_by_nothing_and_all_dropped_by_all():
     model, corpus = tiny_loaded(), text_corpus(64)
     for values, wanted in (((0.0, 0.0), 0.0), ((1e9, 1e9), 1.0)):
-        for watcher in (
-            DenseErrorWatcher(model.sites, cuts(values=values)),
-            SparseWatcher(model.sites, cuts(values=values), corpus),
-        ):
-            assert run(model, corpus, watcher)["cett"] / 64 == pytest.approx([wanted] * 2, abs=1e-7)
+        for measure in (run_dense_error, run_sparse):
+            totals = measure(model, corpus, cuts(values=values))
+            assert totals.stacked_cett.numpy() / 64 == pytest.approx([wanted] * 2, abs=1e-7)
 
 
 @pytest.mark.parametrize("model_type", ["opt", "gpt2"])
@@ -117,32 +120,32 @@ def test_the_bias_of_down_proj_is_left_out(model_type):
     from ..helpers.tiny import build
 
     model, corpus = loaded(build(model_type)), text_corpus(64)
-    plain = run(model, corpus, DenseErrorWatcher(model.sites, cuts()))["cett"]
+    plain = run_dense_error(model, corpus, cuts()).stacked_cett.numpy()
     model.sites[0].down_proj.bias.data.add_(1e3)
-    shifted = run(model, corpus, DenseErrorWatcher(model.sites, cuts()))["cett"]
+    shifted = run_dense_error(model, corpus, cuts()).stacked_cett.numpy()
     assert shifted[0] == pytest.approx(plain[0], rel=1e-3)
 
 
 def test_a_dense_error_pass_leaves_the_model_dense():
     model, corpus = tiny_loaded(), text_corpus(64)
-    plain = run(model, corpus, MaskWatcher(model.sites, cuts(values=(0.0, 0.0))))
-    watched = run(model, corpus, DenseErrorWatcher(model.sites, cuts()))
-    assert np.array_equal(plain["nll"], watched["nll"])
+    plain = run(model, corpus, LossOnly(), Mask(model.sites, cuts(values=(0.0, 0.0))))
+    watched = run(model, corpus, DenseErrorObserver(model.sites, cuts()))
+    assert np.array_equal(plain.nll, watched.nll)
 
 
 @pytest.mark.parametrize("select", ["above", "top_k", "top_k_sequence"])
 def test_counting_does_not_change_what_is_measured(select):
     model, corpus = tiny_loaded(), text_corpus(100, window=24)
     thresholds = cuts("gate", (0.3, 0.2), select)
-    masked = run(model, corpus, MaskWatcher(model.sites, thresholds))
-    counted = run(model, corpus, SparseWatcher(model.sites, thresholds, corpus))
-    assert np.array_equal(masked["nll"], counted["nll"])
+    masked = run(model, corpus, LossOnly(), Mask(model.sites, thresholds))
+    counted = run(model, corpus, SparseObserver(model.sites, corpus), Mask(model.sites, thresholds))
+    assert np.array_equal(masked.nll, counted.nll)
 
 
 def test_top_k_over_a_sequence_counts_bos_but_no_padding():
     model, corpus = tiny_loaded(), text_corpus(50, window=21, bos="always", count_bos=True)
     thresholds = cuts("gate", (0.3, 0.3), "top_k_sequence")
-    totals = run(model, corpus, SparseWatcher(model.sites, thresholds, corpus), batch_size=4)
-    assert totals["tokens"].tolist() == [21, 21, 11]
-    for tokens, active in zip(totals["tokens"], totals["active"], strict=True):
-        assert active.tolist() == [tokens * 96 - int(0.7 * tokens * 96)] * 2
+    totals = run_sparse(model, corpus, thresholds, batch_size=4)
+    assert totals.tokens.tolist() == [21, 21, 11]
+    for active in totals.active:
+        assert active.tolist() == [n * 96 - int(0.7 * n * 96) for n in totals.tokens.tolist()]

@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from sparsing.measuring.subject import Subject, measure
+from sparsing.measuring._measure import measure
+from sparsing.measuring.subject import Subject
 from sparsing.models.loading import load_model
 from sparsing.rules import make_rule
 from sparsing.rules.thresholds import Thresholds

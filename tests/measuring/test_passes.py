@@ -17,10 +17,11 @@ import sparsing.measuring.journal
 import sparsing.sites.families  # fills FAMILIES
 from sparsing.base.progress import Progress
 from sparsing.measuring.journal import Journal
-from sparsing.measuring.observers import SparseWatcher
-from sparsing.measuring.passes import Watcher, default_batch_size, run_pass, window_nll
+from sparsing.measuring.observers import SparseObserver
+from sparsing.measuring.passes import LossOnly, PassSettings, default_batch_size, run_pass, window_nll
+from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.site import FAMILIES
+from sparsing.sites.discovery import FAMILIES
 from sparsing.text.corpus import load_corpus
 
 from ..helpers.measuring import random_text, text_corpus, tiny_loaded
@@ -29,18 +30,25 @@ from ..helpers.tiny import tiny_tokenizer
 CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
 
 
-def dense(loaded, corpus, **options):
-    return run_pass(loaded, corpus, Watcher(), key="dense", journal=Journal(), **options)
+def dense(loaded, corpus, **settings):
+    return run_pass(loaded, corpus, LossOnly(), key="dense", settings=PassSettings(**settings))
 
 
-def sparse(loaded, corpus, *, journal=None, watcher=SparseWatcher, **options):
-    journal = journal or Journal()
+def sparse(loaded, corpus, *, observer=SparseObserver, head=True, **settings):
+    mask, options = Mask(loaded.sites, CUTS), PassSettings(**settings)
     return run_pass(
-        loaded, corpus, watcher(loaded.sites, CUTS, corpus), key="sparse", journal=journal, **options
+        loaded, corpus, observer(loaded.sites, corpus), mask, key="sparse", settings=options, head=head
     )
 
 
-def bit_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+def arrays(result) -> dict[str, np.ndarray]:
+    """Everything that a pass has added up."""
+    totals = {name: tensor.numpy() for name, tensor in result.totals.tensors().items()}
+    return totals | {"nll": result.nll, "labels": result.labels}
+
+
+def bit_equal(first, second) -> bool:
+    a, b = arrays(first), arrays(second)
     return set(a) == set(b) and all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
@@ -57,8 +65,8 @@ def test_the_loss_is_that_of_the_labelled_tokens(bos, stride):
             logs = loaded.model(ids[None]).logits[0].double().log_softmax(-1)
         first = max(1, int(corpus.fresh[window]) + len(lead))
         nll = -sum(logs[i - 1, ids[i]].item() for i in range(first, len(ids)))
-        assert totals["nll"][window] == pytest.approx(nll, rel=1e-6)
-        assert totals["labels"][window] == len(ids) - first
+        assert totals.nll[window] == pytest.approx(nll, rel=1e-6)
+        assert totals.labels[window] == len(ids) - first
 
 
 def test_the_loss_of_known_logits():
@@ -77,30 +85,31 @@ def test_padding_on_the_right_changes_nothing(model_type):
     together = sparse(loaded, whole, batch_size=3)
     for row, text in enumerate(texts):
         alone = sparse(loaded, load_corpus([text], tiny_tokenizer(), window=32, documents=True))
-        assert together["tokens"][row] == alone["tokens"][0] == len(text)
-        assert together["nll"][row] == pytest.approx(alone["nll"][0], rel=1e-6)
+        assert together.totals.tokens[row] == alone.totals.tokens[0] == len(text)
+        assert together.nll[row] == pytest.approx(alone.nll[0], rel=1e-6)
         # a neuron within rounding of its cut may fall on either side
-        assert together["active"][row] == pytest.approx(alone["active"][0], abs=1)
+        for many, single in zip(together.totals.active, alone.totals.active, strict=True):
+            assert abs(many[row] - single[0]) <= 1
 
 
 def test_the_head_can_be_left_out():
     loaded, corpus = tiny_loaded(), text_corpus(100)
     whole, body = sparse(loaded, corpus), sparse(loaded, corpus, head=False)
-    assert not body["nll"].any()
-    for name in ("active", "neuron", "cett"):
-        assert np.array_equal(whole[name], body[name])
+    assert not body.nll.any()
+    for name in ("active.0", "neuron.1", "cett.1"):
+        assert np.array_equal(arrays(whole)[name], arrays(body)[name])
 
 
-class Fails(SparseWatcher):
+class Fails(SparseObserver):
     """Raises inside a hook in one of its batches."""
 
     at = 4
 
-    def on_ffn(self, layer, gate, h):
+    def see(self, index, rows, change):
         self.calls = getattr(self, "calls", 0) + 1
         if self.calls == 2 * self.at:
             raise RuntimeError("power cut")
-        return super().on_ffn(layer, gate, h)
+        super().see(index, rows, change)
 
 
 @pytest.mark.parametrize("save_every", [0.0, 1e9])
@@ -109,17 +118,17 @@ def test_a_pass_that_was_cut_off_goes_on_to_bit_equal_totals(save_every, tmp_pat
     loaded, corpus = tiny_loaded(), text_corpus(400)
     whole = sparse(loaded, corpus, batch_size=2)
     with pytest.raises(RuntimeError, match="power cut"):
-        sparse(loaded, corpus, batch_size=2, watcher=Fails, journal=Journal(tmp_path))
+        sparse(loaded, corpus, batch_size=2, observer=Fails, journal=Journal(tmp_path))
     left = Journal(tmp_path).get("sparse")
     assert (left is None) if save_every else (left is not None and left["next_window"][0] == 6)
     seen: list[int] = []
 
-    class Counts(SparseWatcher):
+    class Counts(SparseObserver):
         def begin(self, batch):
             seen.extend(batch.windows.tolist())
             super().begin(batch)
 
-    resumed = sparse(loaded, corpus, batch_size=2, watcher=Counts, journal=Journal(tmp_path))
+    resumed = sparse(loaded, corpus, batch_size=2, observer=Counts, journal=Journal(tmp_path))
     assert bit_equal(resumed, whole)
     assert seen == list(range(0 if save_every else 6, corpus.n_windows))
 
@@ -129,7 +138,7 @@ def test_a_pass_that_is_complete_is_not_run_again(tmp_path):
     first = sparse(loaded, corpus, journal=Journal(tmp_path))
     Fails.at = 1
     try:
-        again = sparse(loaded, corpus, journal=Journal(tmp_path), watcher=Fails)
+        again = sparse(loaded, corpus, journal=Journal(tmp_path), observer=Fails)
     finally:
         Fails.at = 4
     assert bit_equal(first, again)
@@ -138,8 +147,8 @@ def test_a_pass_that_is_complete_is_not_run_again(tmp_path):
 def test_what_a_pass_returns_is_its_own():
     loaded, corpus, journal = tiny_loaded(), text_corpus(100), Journal()
     first = sparse(loaded, corpus, journal=journal)
-    first["nll"][:] = 0
-    assert sparse(loaded, corpus, journal=journal)["nll"].all()
+    first.nll[:] = 0
+    assert sparse(loaded, corpus, journal=journal).nll.all()
 
 
 def test_progress_is_told_of_every_token():
@@ -172,15 +181,16 @@ import sys
 import torch
 import sparsing.measuring.journal
 from pathlib import Path
-from tests.measuring import text_corpus, tiny_loaded
-from tests.test_passes import CUTS
+from tests.helpers.measuring import text_corpus, tiny_loaded
+from tests.measuring.test_passes import CUTS
 from sparsing.measuring.journal import Journal
-from sparsing.measuring.passes import run_pass
-from sparsing.measuring.observers import SparseWatcher
+from sparsing.measuring.passes import PassSettings, run_pass
+from sparsing.measuring.observers import SparseObserver
+from sparsing.rules.mask import Mask
 
 sparsing.measuring.journal.SAVE_EVERY_SEC = 0.0
 
-class Slow(SparseWatcher):
+class Slow(SparseObserver):
     def begin(self, batch):
         if batch.windows[0] == 8:
             print("there", flush=True)
@@ -190,8 +200,9 @@ class Slow(SparseWatcher):
 
 torch.set_num_threads(1)
 loaded, corpus = tiny_loaded(), text_corpus(400)
-watcher = Slow(loaded.sites, CUTS, corpus)
-run_pass(loaded, corpus, watcher, key="sparse", journal=Journal(Path(sys.argv[1])), batch_size=2)
+settings = PassSettings(journal=Journal(Path(sys.argv[1])), batch_size=2)
+observer = Slow(loaded.sites, corpus)
+run_pass(loaded, corpus, observer, Mask(loaded.sites, CUTS), key="sparse", settings=settings)
 """
 
 

@@ -13,10 +13,11 @@ import torch
 
 import sparsing.measuring.journal
 from sparsing.errors import InputError, TargetError
+from sparsing.measuring._measure import measure
 from sparsing.measuring.journal import Journal
-from sparsing.measuring.measurement import Measurement
+from sparsing.measuring.measurement import DEAD_BELOW, Measurement
 from sparsing.measuring.search import part_windows
-from sparsing.measuring.subject import DEAD_BELOW, Subject, measure
+from sparsing.measuring.subject import Subject
 from sparsing.measuring.token_record import SHOWN_TOKENS
 from sparsing.models.loading import load_model
 from sparsing.rules import make_rule
@@ -47,10 +48,10 @@ def brute(subject: Subject, thresholds: Thresholds, corpus) -> dict[str, Any]:
     model, sites = subject.loaded.model, subject.loaded.sites
     losses, active = [], [[] for _ in sites]
     for batch in corpus.batches(1):
-        rows, targets = batch.counted[0], batch.labelled[0, 1:]
+        targets = batch.labelled[0, 1:]
 
-        def see(layer, gate, h, rows=rows):
-            active[layer].append((h != 0).reshape(-1, h.shape[-1])[rows])
+        def see(index, rows, counted=batch.counted[0]):
+            active[index].append((rows.h != 0)[counted])
 
         with torch.no_grad():
             dense = model(batch.ids).logits

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.passes import run_pass
+from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.models.loading import LoadedModel
 from sparsing.neurons.contexts import STRETCH, TopContexts, merged
-from sparsing.neurons.neuron_observer import NeuronWatcher
+from sparsing.neurons.neuron_observer import NeuronObserver, NeuronTotals
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.corpus import Corpus
 
@@ -23,10 +22,9 @@ def cuts(n_layers: int = 2) -> Thresholds:
     return Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03,) * n_layers)
 
 
-def watched(model: LoadedModel, corpus: Corpus, **options) -> NeuronWatcher:
-    watcher = NeuronWatcher(model, corpus, cuts(), sample=64, contexts=K)
-    run_pass(model, corpus, watcher, key="k", journal=Journal(), head=False, **options)
-    return watcher
+def watched(model: LoadedModel, corpus: Corpus, **settings) -> NeuronTotals:
+    observer = NeuronObserver(model, corpus, cuts(), sample=64, contexts=K)
+    return run_pass(model, corpus, observer, key="k", settings=PassSettings(**settings), head=False).totals
 
 
 def brute_force(model: LoadedModel, corpus: Corpus, layer: int, neuron: int) -> list[tuple[float, int]]:
@@ -57,10 +55,10 @@ def brute_force(model: LoadedModel, corpus: Corpus, layer: int, neuron: int) -> 
 @pytest.mark.parametrize("model_type", ["llama", "opt", "gpt2"])
 def test_contexts_of_single_neurons_by_brute_force(model_type):
     model, corpus = tiny_loaded(model_type), text_corpus(400, window=50, stride=45, bos="always")
-    watcher = watched(model, corpus, batch_size=3)
+    totals = watched(model, corpus, batch_size=3)
     for layer, neuron in ((0, 0), (0, 17), (1, 5), (1, 31)):
         wanted = brute_force(model, corpus, layer, neuron)
-        contexts = watcher.layers[layer].contexts
+        contexts = totals.sites[layer].contexts
         np.testing.assert_allclose(contexts.value[:, neuron], [value for value, _ in wanted], rtol=1e-3)
         assert contexts.place[:, neuron].tolist() == [place for _, place in wanted]
 
@@ -68,7 +66,7 @@ def test_contexts_of_single_neurons_by_brute_force(model_type):
 def test_batches_do_not_matter():
     model, corpus = tiny_loaded(), text_corpus(700, window=64)
     one, many = watched(model, corpus, batch_size=1), watched(model, corpus, batch_size=11)
-    for a, b in zip(one.layers, many.layers, strict=True):
+    for a, b in zip(one.sites, many.sites, strict=True):
         assert (a.contexts.place == b.contexts.place).float().mean() > 0.999
         assert torch.equal(a.count, b.count)
         assert torch.equal(a.bits, b.bits)
@@ -76,7 +74,7 @@ def test_batches_do_not_matter():
 
 
 def test_fewer_places_than_wanted_and_a_silent_neuron():
-    contexts = TopContexts(2, 3, torch.device("cpu"))
+    contexts = TopContexts.empty(2, 3, torch.device("cpu"))
     h = torch.zeros(1, 4, 2)
     h[0, 2, 0] = -1.5
     assert contexts.add(h.abs(), h, torch.tensor([100])).tolist() == [1.5, 0.0]

@@ -64,7 +64,7 @@ def test_a_cut_off_study_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr("sparsing.measuring.journal.SAVE_EVERY_SEC", 0.0)
     model, corpora = tiny_loaded(), {"a": text_corpus(400), "b": text_corpus(300, seed=3)}
     whole = study_neurons(model, corpora, cuts(), batch_size=2)
-    count = sparsing.neurons.study.NeuronWatcher._count_vocabulary
+    count = sparsing.neurons.study.NeuronObserver._count_vocabulary
     left = iter([True] * 9)
 
     def stops(self):
@@ -76,7 +76,7 @@ def test_a_cut_off_study_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
         return Journal(tmp_path, {"corpus": corpus.sha256()})
 
     with monkeypatch.context() as patch:
-        patch.setattr(sparsing.neurons.study.NeuronWatcher, "_count_vocabulary", stops)
+        patch.setattr(sparsing.neurons.study.NeuronObserver, "_count_vocabulary", stops)
         with pytest.raises(KeyboardInterrupt):
             study_neurons(model, corpora, cuts(), batch_size=2, journal=journal)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2, "one corpus done, one begun"

@@ -11,7 +11,7 @@ from sparsing.base.provenance import Provenance
 from sparsing.evaluation.outcome import DENSE
 from sparsing.laws import fit
 from sparsing.laws.points import Points
-from sparsing.measuring.frontier import Comparison, FrontierPoint
+from sparsing.measuring.frontier import FrontierPoint, RuleComparison
 from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.neurons.store import NeuronTable, save_vocabulary
 from sparsing.neurons.study import study_neurons
@@ -61,7 +61,7 @@ def save_comparison(folder: Path) -> None:
         for index, rule in enumerate(RULES)
         for step in range(4)
     ]
-    Comparison(points=tuple(points), provenance=Provenance(model="runs/relu/step-2", train_step=2)).save(
+    RuleComparison(points=tuple(points), provenance=Provenance(model="runs/relu/step-2", train_step=2)).save(
         folder / "comparison.json"
     )
 

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from sparsing.measuring.calibration import Curves, ScoreCurve
 from sparsing.measuring.measurement import Measurement
 from sparsing.report import figures
 from sparsing.report.labels import token_label
 from sparsing.report.style import save_image
+from sparsing.rules.curves import Curves, ScoreCurve
 
 from ..helpers.measurements import NASTY_TOKENS, make_measurement
 

@@ -10,11 +10,10 @@ from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.rules import make_rule
 from sparsing.rules.mask import Mask, apply, load_sparse, sparsify
 from sparsing.rules.thresholds import Thresholds, thresholds_at
-from sparsing.sites.site import FAMILIES, find_sites
-from sparsing.sites.tap import tapped
+from sparsing.sites.discovery import FAMILIES, find_sites
+from sparsing.sites.tap import Rows, tapped
 
 from ..helpers.measuring import score_of, tiny_loaded
-from ..helpers.tiny import N_LAYERS
 
 TYPES = sorted(FAMILIES)
 GATED = ("llama", "phi3", "glm4", "gemma2")
@@ -68,7 +67,7 @@ def test_what_enters_down_proj_is_h_without_the_inactive(model_type, on, tiny_mo
     model, sites = loaded.model, loaded.sites
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     entered: list[torch.Tensor] = []
-    with tapped(sites[:1], lambda layer, gate, h: seen.append((gate.clone(), h.clone())), gate=True):
+    with tapped(sites[:1], lambda index, rows: seen.append((rows.gate.clone(), rows.h.clone())), gate=True):
         logits(model, ids)
     (gate, h), threshold = seen[0], 0.04
     with sparsify(model, cuts(threshold, 0.0, on=on)):
@@ -78,7 +77,7 @@ def test_what_enters_down_proj_is_h_without_the_inactive(model_type, on, tiny_mo
     size = score_of(loaded, 0, on, gate, h)
     clear = (size - threshold).abs() > 1e-6
     wanted = torch.where(size > threshold, h, 0.0)
-    assert torch.equal(entered[0][clear], wanted[clear])
+    assert torch.equal(entered[0].view_as(wanted)[clear], wanted[clear])
     assert 0 < (size > threshold).double().mean() < 1
 
 
@@ -89,7 +88,7 @@ def test_all_dropped_leaves_only_the_bias(model_type, tiny_model, tiny_input):
     with (
         sparsify(model, cuts(1e30, 1e30)),
         tapped(
-            find_sites(model), lambda *_: None, gate=False, on_output=lambda _, y: outputs.append(y.clone())
+            find_sites(model), lambda *_: None, gate=False, see_output=lambda _, y: outputs.append(y.clone())
         ),
     ):
         logits(model, tiny_input())
@@ -102,7 +101,7 @@ def test_all_dropped_leaves_only_the_bias(model_type, tiny_model, tiny_input):
 @pytest.mark.parametrize("rule", ["top_k", "fat"])
 def test_generate_works_and_steps_as_the_whole_sequence(model_type, rule, tiny_model, tiny_input):
     model, ids = tiny_model(model_type), tiny_input(1, 6)
-    thresholds = thresholds_at(make_rule(rule), 0.05 if rule == "fat" else 0.3, n_layers=N_LAYERS)
+    thresholds = thresholds_at(make_rule(rule), 0.05 if rule == "fat" else 0.3, sites=("#0", "#1"))
     options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     with torch.no_grad(), sparsify(model, thresholds) as sparse:
         text = sparse.generate(ids, attention_mask=torch.ones_like(ids), **options)
@@ -117,11 +116,11 @@ def test_top_k_over_a_sequence_and_per_token_in_a_running_model(model_type, tiny
     model = tiny_model(model_type)
     d_ff = find_sites(model)[0].d_ff
     for scope in ("token", "sequence"):
-        thresholds = thresholds_at(make_rule("top_k", scope=scope), 0.25, n_layers=N_LAYERS)
+        thresholds = thresholds_at(make_rule("top_k", scope=scope), 0.25, sites=("#0", "#1"))
         kept: list[torch.Tensor] = []
         with (
             sparsify(model, thresholds),
-            tapped(find_sites(model), lambda _, gate, h, kept=kept: kept.append(h != 0), gate=False),
+            tapped(find_sites(model), lambda _, rows, kept=kept: kept.append(rows.h != 0), gate=False),
         ):
             logits(model, tiny_input())
         for active in kept:
@@ -172,11 +171,13 @@ def test_half_floats_keep_their_dtype(tiny_input):
 
 def test_a_mask_counts_rows_of_flattened_blocks_as_windows():
     loaded = tiny_loaded("opt")
-    thresholds = thresholds_at(make_rule("top_k", scope="sequence"), 0.5, n_layers=2)
+    thresholds = thresholds_at(make_rule("top_k", scope="sequence"), 0.5, sites=("#0", "#1"))
     mask = Mask(loaded.sites, thresholds)
     h = torch.randn(2, 4, 96, generator=torch.Generator().manual_seed(0))
-    mask.counted = torch.ones(2, 4, dtype=torch.bool)
-    mask.counted[1, 2:] = False
-    flat, whole = mask.active(0, h.view(8, 96), h.view(8, 96)), mask.active(0, h, h)
-    assert flat.shape == (8, 96)
-    assert torch.equal(flat.view(2, 4, 96), whole)
+    rows = h.view(8, 96)
+    whole = mask.active(0, Rows(rows, rows, (2, 4)))
+    mask.real = torch.ones(2, 4, dtype=torch.bool)
+    flat = mask.active(0, Rows(rows, rows, (8,)))
+    assert torch.equal(flat, whole)
+    mask.real[1, 2:] = False
+    assert not torch.equal(mask.active(0, Rows(rows, rows, (8,))), whole)

@@ -34,7 +34,9 @@ def test_the_ratio_never_rises_with_strength(name, options, known):
     before = [torch.ones_like(h, dtype=torch.bool) for _, h in kept]
     ratios = []
     for strength in np.linspace(0, reach.most, 14):
-        thresholds = thresholds_at(rule, rule.level(strength), curves=curves, n_layers=len(kept))
+        thresholds = thresholds_at(
+            rule, rule.level(strength), curves=curves, sites=[f"#{i}" for i in range(len(kept))]
+        )
         mask = Mask(loaded.sites, thresholds)
         active = [mask.active(layer, gate, h) for layer, (gate, h) in enumerate(kept)]
         assert all((a <= b).all() for a, b in zip(active, before, strict=True)), "neurons only drop out"

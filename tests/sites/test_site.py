@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, BertConfig
 import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
 from sparsing import find_sites
 from sparsing.errors import UnsupportedModelError
-from sparsing.sites.site import FAMILIES, FFNSite, Layout, register_family, sites_at
+from sparsing.sites.discovery import FAMILIES, Layout, register_family, sites_at
+from sparsing.sites.site import Site
 
 from ..helpers.tiny import N_LAYERS, SIZES, build
 
@@ -150,6 +151,6 @@ def test_a_model_type_is_registered_once():
 def test_a_layout_finds_blocks_in_any_module():
     layer = nn.ModuleDict({"up": nn.Linear(4, 6), "act": nn.ReLU(), "down": nn.Linear(6, 4)})
     (site,) = sites_at(nn.ModuleDict({"h": nn.ModuleList([layer])}), Layout("h", "", "down", "act"))
-    assert isinstance(site, FFNSite)
+    assert isinstance(site, Site)
     assert (site.name, site.d_model, site.d_ff) == ("h.0", 4, 6)
     assert site.gate_act is layer["act"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 from sparsing.sites.tap import tapped
 
 
@@ -18,9 +18,9 @@ def test_layers_come_in_order_with_gate_h_and_output(model_type, tiny_model, tin
         torch.no_grad(),
         tapped(
             sites,
-            lambda layer, gate, h: seen.append((layer, gate.clone(), h.clone())),
+            lambda index, rows: seen.append((index, rows.gate.clone(), rows.h.clone())),
             gate=True,
-            on_output=lambda layer, y: outputs.append((layer, y.clone())),
+            see_output=lambda index, y: outputs.append((index, y.clone())),
         ),
     ):
         model(tiny_input())
@@ -33,7 +33,7 @@ def test_layers_come_in_order_with_gate_h_and_output(model_type, tiny_model, tin
 
 def test_without_gate_the_activation_is_not_hooked(tiny_model, tiny_input):
     model = tiny_model("llama")
-    with torch.no_grad(), tapped(find_sites(model), lambda layer, gate, h: None, gate=False):
+    with torch.no_grad(), tapped(find_sites(model), lambda index, rows: None, gate=False):
         assert not any(site.gate_act._forward_hooks for site in find_sites(model))
         model(tiny_input())
 
@@ -44,7 +44,10 @@ def test_what_is_returned_replaces_h(tiny_model, tiny_input):
     with (
         torch.no_grad(),
         tapped(
-            find_sites(model), lambda _l, _g, h: h * 0, gate=False, on_output=lambda _, y: outputs.append(y)
+            find_sites(model),
+            lambda _, rows: rows.h * 0,
+            gate=False,
+            see_output=lambda _, y: outputs.append(y),
         ),
     ):
         model(tiny_input())
@@ -54,7 +57,7 @@ def test_what_is_returned_replaces_h(tiny_model, tiny_input):
 def test_hooks_go_after_an_exception(tiny_model, tiny_input):
     model = tiny_model("llama")
 
-    def fail(layer, gate, h):
+    def fail(index, rows):
         raise RuntimeError("inside")
 
     with pytest.raises(RuntimeError, match="inside"), tapped(find_sites(model), fail, gate=True):

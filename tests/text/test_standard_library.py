@@ -10,7 +10,10 @@ from sparsing.text.standard_library import library_documents, named_library_docu
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, list[tuple[str, str]]]:
-    return {"train": list(named_library_documents("train")), "heldout": list(named_library_documents("heldout"))}
+    return {
+        "train": list(named_library_documents("train")),
+        "heldout": list(named_library_documents("heldout")),
+    }
 
 
 def library(folder: Path, modules: dict[str, bytes]) -> Path:

@@ -14,7 +14,8 @@ import torch
 from transformers import TrainerCallback
 
 from sparsing.errors import InputError
-from sparsing.measuring.subject import Subject, measure
+from sparsing.measuring._measure import measure
+from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel
 from sparsing.text.corpus import load_corpus
 from sparsing.training import sparsity_callback as callback_module
@@ -158,7 +159,9 @@ def test_a_resumed_run_writes_each_step_once(corpus, tmp_path):
     again.train(resume_from_checkpoint=True)
 
     def timeless(path: Path) -> list[dict]:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in read_sparsity_rows(path)]
+        return [
+            {key: value for key, value in row.items() if key != "seconds"} for row in read_sparsity_rows(path)
+        ]
 
     assert [row["step"] for row in timeless(path)] == [0, 2, 4, 6, 8, 10]
     assert timeless(path) == timeless(tmp_path / "whole" / FILE)

@@ -11,9 +11,10 @@ import pytest
 import sparsing.measuring.passes
 from sparsing.errors import InputError, TargetError
 from sparsing.laws import read_points
+from sparsing.measuring._measure import measure
 from sparsing.measuring.joint_search import search_jointly
 from sparsing.measuring.measurement import Measurement
-from sparsing.measuring.subject import Subject, measure
+from sparsing.measuring.subject import Subject
 from sparsing.models.loading import load_model
 from sparsing.rules import make_rule
 from sparsing.rules.thresholds import read_thresholds

@@ -33,14 +33,14 @@ from sparsing.hardware.bandwidth import Bandwidth, measure_bandwidth
 from sparsing.hardware.machine import processor, with_threads
 from sparsing.measuring.weight_bytes import model_weight_bytes
 from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sparsing.decode.stats import DecodeStats
     from sparsing.models.loading import LoadedModel
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 OWN_DENSE, HUGGING_FACE = "own dense", "Hugging Face"
 JUDGING_TOKENS = 64
@@ -177,7 +177,7 @@ class _Run:
     def model(
         self,
         model: PreTrainedModel,
-        sites: Sequence[FFNSite],
+        sites: Sequence[Site],
         rule: Thresholds,
         shape: DecodeShape,
         dtype: str,
@@ -218,7 +218,7 @@ class _Run:
         self.lines += self._lines(shape.name, dtype, ratio, seconds, stats, recalls, dense_bytes)
 
     def _predictors(
-        self, model: PreTrainedModel, sites: Sequence[FFNSite], rule: Thresholds, text: list[int]
+        self, model: PreTrainedModel, sites: Sequence[Site], rule: Thresholds, text: list[int]
     ) -> tuple[dict[str, list[LayerPredictor]], dict[str, float]]:
         """Predictors by name, one per layer each, and their recall on tokens they were not made on."""
         count = self.plan.calibration_tokens
@@ -237,7 +237,7 @@ class _Run:
         return made, {name: sum(found) / len(found) for name, found in recalls.items()}
 
     def _dense_bytes(
-        self, model: PreTrainedModel, sites: Sequence[FFNSite], shape: DecodeShape
+        self, model: PreTrainedModel, sites: Sequence[Site], shape: DecodeShape
     ) -> dict[str, float]:
         """Bytes per token of the dense engines, by name."""
         own = model_weight_bytes(model, sites).total_bytes

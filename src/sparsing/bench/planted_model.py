@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sparsing.bench.shapes import DecodeShape
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 _CONSTANT = 0.5
 """Norm of the constant part of an embedding over that of its own part."""
@@ -71,7 +71,7 @@ def build_model(shape: DecodeShape, dtype: str, *, context: int = 4096, seed: in
 
 
 def plant_model(
-    model: PreTrainedModel, sites: Sequence[FFNSite], ratio: float, *, spread: float = SPREAD, seed: int = 0
+    model: PreTrainedModel, sites: Sequence[Site], ratio: float, *, spread: float = SPREAD, seed: int = 0
 ) -> None:
     """Shift the gate rows of every block, in place, so that a share `ratio` of its neurons is active.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.frontier import RuleComparison
 
 EPILOG = """examples:
   sparsing compare ./my-checkpoint --text book.txt
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(comparison: Comparison) -> None:
+def _print(comparison: RuleComparison) -> None:
     from sparsing.report import measurement_tables as tables
 
     title = f"{comparison.provenance.model}: activation ratio at a cost in perplexity (lower is sparser)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
     from sparsing.measuring.subject import Subject
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _draw(
     folder: Path,
     series: dict[str, list[Measurement]],
-    comparisons: dict[str, Comparison],
+    comparisons: dict[str, RuleComparison],
     subjects: dict[str, Subject],
 ) -> None:
     """The pictures, as files for papers and slides."""
@@ -82,7 +82,7 @@ def _draw(
 def _write_page(
     folder: Path,
     series: dict[str, list[Measurement]],
-    comparisons: dict[str, Comparison],
+    comparisons: dict[str, RuleComparison],
     studies: list[Path],
 ) -> Path:
     from sparsing.report.document import build_document

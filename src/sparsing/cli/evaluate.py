@@ -163,13 +163,13 @@ def _given_levels(args: argparse.Namespace) -> list[Level]:
 
 def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path) -> list[Level]:
     from sparsing.evaluation.outcome import level_of
-    from sparsing.measuring.levels import measured
+    from sparsing.measuring.levels import measure_levels
 
     if args.ppl is None:
         return []
     corpus, heldout = common.read_text(args, loaded)
     progress = common.make_progress(args)
-    found = measured(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
+    found = measure_levels(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
     return [level_of(thresholds, "") for thresholds in found]
 
 

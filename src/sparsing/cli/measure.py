@@ -129,7 +129,7 @@ def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
 
 
 def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path) -> Measurement:
-    from sparsing.measuring.subject import measure
+    from sparsing.measuring._measure import measure
 
     result = measure(subject, rule or "cett", **asked)
     result.save(folder / result.slug / "measurement.json")

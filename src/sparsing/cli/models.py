@@ -38,7 +38,7 @@ def models() -> dict[str, object]:
 
     import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
     from sparsing.models.published import PUBLISHED
-    from sparsing.sites.site import FAMILIES
+    from sparsing.sites.discovery import FAMILIES
 
     shapes: dict[str, list[str]] = {"gated": ["minicpm"]}  # loaded as Granite
     for model_type in FAMILIES:

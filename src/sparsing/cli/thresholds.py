@@ -45,6 +45,6 @@ def run(args: argparse.Namespace) -> int:
         common.print_table(
             f"{thresholds.rule} at {thresholds.level:.5g}: {thresholds.select} on {thresholds.on}",
             ["layer", "value"],
-            [[str(i), f"{value:.6e}"] for i, value in enumerate(thresholds.values)],
+            [[name, f"{value:.6e}"] for name, value in thresholds.values.items()],
         )
     return 0

@@ -32,8 +32,9 @@ from sparsing.decode.swap import Swap
 from sparsing.errors import UnsupportedModelError
 from sparsing.measuring.weight_bytes import model_weight_bytes
 from sparsing.rules.mask import Mask
-from sparsing.sites.site import FFNSite, find_sites
-from sparsing.sites.tap import attach
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.site import Site
+from sparsing.sites.tap import Rows, attach
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,7 +110,7 @@ class Accelerated:
     def __init__(
         self,
         model: nn.Module,
-        sites: Sequence[FFNSite],
+        sites: Sequence[Site],
         thresholds: Thresholds | None,
         *,
         prefill: str,
@@ -166,17 +167,17 @@ class Accelerated:
     def __exit__(self, *exception: object) -> None:
         self.undo()
 
-    def _apply(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor | None:
+    def _apply(self, index: int, rows: Rows) -> torch.Tensor | None:
         """The rule in the model's own code: prompts, blocks without a kernel, and where that is the faster way."""
         assert self._mask is not None
-        rows = h.numel() // h.shape[-1]
-        if self._mode != "sparse" or (rows > MAX_TOKENS and not self._masked_prefill):
+        count = len(rows.h)
+        if self._mode != "sparse" or (count > MAX_TOKENS and not self._masked_prefill):
             return None
-        active = self._mask.active(layer, gate, h)
-        block = self.blocks.get(self._sites[layer].name)
-        if block is not None and rows <= MAX_TOKENS:
-            block.masked(active)
-        return h * active
+        change = self._mask.change(index, rows)
+        block = self.blocks.get(self._sites[index].block)
+        if block is not None and count <= MAX_TOKENS:
+            block.masked(change.active)
+        return change.h
 
     def _replace_blocks(
         self, copies: Sequence[LayerPredictor | None], dtype: str | None, check_recall: bool
@@ -184,7 +185,7 @@ class Accelerated:
         reasons = []
         for layer, site in enumerate(self._sites):
             try:
-                packed = checked(self.model.get_submodule(site.name), site, pack(site))
+                packed = checked(self.model.get_submodule(site.block), site, pack(site))
             except UnsupportedModelError as error:
                 reasons.append(error)
                 warnings.warn(f"{error}; this block stays as it is, with the rule as a mask", stacklevel=4)
@@ -202,7 +203,7 @@ class Accelerated:
         self, layer: int, packed: PackedFFN, copy: LayerPredictor | None, dtype: str | None, recall: bool
     ) -> None:
         site = self._sites[layer]
-        module = self.model.get_submodule(site.name)
+        module = self.model.get_submodule(site.block)
         cuts = no_cuts(packed.d_ff) if self.thresholds is None else layer_cuts(packed, self.thresholds, layer)
         in_dtype = converted(packed, dtype)
         read = paged(in_dtype, fused=in_dtype is packed and len(site.projections) == 1)
@@ -211,7 +212,7 @@ class Accelerated:
         block = FastBlock(read, cuts, copy, module.forward, check_recall=recall)
         block.mode = self._mode
         self._swap.forward(module, block.forward)
-        self.blocks[site.name] = block
+        self.blocks[site.block] = block
 
     def _replace_linears(self, dtype: str | None) -> None:
         wanted = torch.bfloat16 if dtype == "bfloat16" else None
@@ -224,5 +225,5 @@ class Accelerated:
             self._swap.forward(module, linear.forward)
             self.linears[name] = linear
 
-    def _replaced(self) -> list[FFNSite]:
-        return [site for site in self._sites if site.name in self.blocks]
+    def _replaced(self) -> list[Site]:
+        return [site for site in self._sites if site.block in self.blocks]

@@ -11,7 +11,7 @@ from torch import nn
 from sparsing.decode.kernels.dispatch import MAX_TOKENS
 
 if TYPE_CHECKING:
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 OWN, TORCH = "kernel", "torch"
 """The two ways of a projection."""
@@ -63,7 +63,7 @@ class FastLinear:
         return self._kernel(x.reshape(rows, self._d_in)).view(*x.shape[:-1], self._d_out)
 
 
-def other_linears(model: nn.Module, sites: Sequence[FFNSite]) -> Iterator[tuple[str, nn.Linear]]:
+def other_linears(model: nn.Module, sites: Sequence[Site]) -> Iterator[tuple[str, nn.Linear]]:
     """Plain linear layers that belong to none of these blocks and whose weights the kernel takes, by name."""
     taken = {id(module) for site in sites for module in (*site.projections, site.down_proj)}
     for name, module in model.named_modules():

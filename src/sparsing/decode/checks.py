@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sparsing.decode.swap import Swap
     from sparsing.rules.thresholds import Thresholds
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 Mode = Literal["sparse", "dense", "torch"]
 MODES = ("sparse", "dense", "torch")
@@ -40,7 +40,7 @@ def check_arguments(model: nn.Module, thresholds: Thresholds | None, mode: str, 
     check_mode(mode, thresholds)
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, or None for the model's, got {dtype!r}")
-    if thresholds is not None and thresholds.select != "above":
+    if thresholds is not None and not thresholds.selection.is_threshold:
         raise InputError(
             f"kernels skip by thresholds, these select by {thresholds.select!r};"
             " measure with a threshold rule: cett, fat"
@@ -58,7 +58,7 @@ def check_arguments(model: nn.Module, thresholds: Thresholds | None, mode: str, 
         )
 
 
-def checked(module: nn.Module, site: FFNSite, packed: PackedFFN) -> PackedFFN:
+def checked(module: nn.Module, site: Site, packed: PackedFFN) -> PackedFFN:
     """The packed block, which was seen to compute what the module does.
 
     Raises:
@@ -72,7 +72,7 @@ def checked(module: nn.Module, site: FFNSite, packed: PackedFFN) -> PackedFFN:
     distance = float((got - wanted).norm() / wanted.norm())
     if not distance <= _CHECK[weight.dtype]:
         raise UnsupportedModelError(
-            f"{site.name}: {type(module).__name__} computes more than act(gate) * up and down (its output differs"
+            f"{site.block}: {type(module).__name__} computes more than act(gate) * up and down (its output differs"
             f" by {distance:.1%}), so no kernel can stand for it"
         )
     return packed
@@ -100,7 +100,7 @@ def paged(packed: PackedFFN, *, fused: bool) -> PackedFFN:
     return dataclasses.replace(packed, **{name: on_huge_pages(getattr(packed, name)) for name in names})
 
 
-def share(swap: Swap, site: FFNSite, packed: PackedFFN) -> None:
+def share(swap: Swap, site: Site, packed: PackedFFN) -> None:
     """Let the block's parameters be views of what the kernel reads, where they are not already."""
     places = [(site.down_proj, packed.down if site.transposed else packed.down.T)]
     if len(site.projections) == 2:  # fused ones are read where they are

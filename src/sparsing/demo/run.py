@@ -74,7 +74,7 @@ def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -
 
 
 def _measured(subject: Subject, activation: str, folder: Path) -> DemoStage:
-    from sparsing.measuring.subject import measure
+    from sparsing.measuring._measure import measure
 
     result = measure(subject, "cett", ppl_ratio=1.01)
     result.save(folder / "measurement.json")

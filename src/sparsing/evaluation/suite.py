@@ -95,7 +95,7 @@ class Suite:
             raise InputError(f"two levels are called {twice[0]!r}; evaluate them in separate runs")
         for level in levels:
             if level.thresholds is not None:
-                level.thresholds.check_layers(len(self.lm.loaded.sites))
+                level.thresholds.for_sites(self.lm.loaded.sites)
         outcomes, chances = [], {}
         for paper in tasks:
             task = self._load(paper)
@@ -194,7 +194,7 @@ class Suite:
         import transformers
 
         thresholds = level.thresholds
-        cut = (thresholds.on, thresholds.select, thresholds.values) if thresholds is not None else None
+        cut = thresholds.identity if thresholds is not None else None
         loaded = self.lm.loaded
         settings = (self.limit, self.batch_size, self.lm.max_length, loaded.dtype, loaded.device)
         versions = (_harness_version(), torch.__version__, transformers.__version__)

@@ -24,8 +24,8 @@ class Meter:
         self._shared_sec, self._shared_tokens = 0.0, 0
         self.restart()
 
-    def shared(self) -> None:
-        """What was run up to now serves every measurement and is counted in each."""
+    def share(self) -> None:
+        """Count the passes run so far in the cost of every later measurement, since all of them use these passes."""
         self._shared_sec += time.monotonic() - self._began
         self._shared_tokens += self._tokens
         self.restart()

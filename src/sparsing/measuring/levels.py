@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sparsing.text.corpus import Corpus
 
 
-def measured(
+def measure_levels(
     loaded: LoadedModel,
     corpus: Corpus,
     heldout: Corpus | None,
@@ -30,7 +30,8 @@ def measured(
     Raises:
         TargetError: a cost in perplexity that no level reaches.
     """
-    from sparsing.measuring.subject import Subject, measure
+    from sparsing.measuring._measure import measure
+    from sparsing.measuring.subject import Subject
 
     digest = hashlib.sha256(f"{fingerprint(loaded.model)} {corpus.sha256()} {loaded.dtype}".encode())
     folder = folder / digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ host, which would stop an accelerator at every layer.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
@@ -131,7 +131,8 @@ class PassSettings:
     journal: Journal = dataclasses.field(default_factory=Journal)
     batch_size: int | None = None
     """Windows per batch; None lets `default_batch_size` choose."""
-    progress: Progress = dataclasses.field(default_factory=lambda: Progress(False))
+    progress: Progress | None = None
+    """None shows nothing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,7 +172,7 @@ def run_pass(
     begin = int(run.next_window)
     if begin < corpus.n_windows:
         done, total = int(corpus.lengths[:begin].sum()), int(corpus.lengths.sum())
-        bar = settings.progress.bar(label or key, total, done)
+        bar = (settings.progress or Progress(False)).bar(label or key, total, done)
         batches = corpus.batches(batch_size, begin=begin, device=_device(loaded))
         hooks = _hooks(loaded, observer, intervention)
         with bar as advance, torch.inference_mode(), hooks:
@@ -242,7 +243,8 @@ class _Pass:
 
     def restore(self, saved: dict[str, np.ndarray] | None) -> None:
         for name, array in (saved or {}).items():
-            self._named()[name].copy_(torch.from_numpy(array))
+            tensor = self._named()[name]
+            tensor.copy_(torch.from_numpy(array).view(tensor.shape))  # a scalar comes back with one axis
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._named().items()}

@@ -65,9 +65,7 @@ class Subject:
         self.journal = journal or Journal()
         self.meter = Meter(loaded, corpus)
         self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
-        self._settings = PassSettings(
-            journal=self.journal, batch_size=batch_size, progress=progress or Progress(False)
-        )
+        self._settings = PassSettings(journal=self.journal, batch_size=batch_size, progress=progress)
         self.curves: Curves = calibrate(loaded, corpus, scores=scores, settings=self._settings)
         self.meter.add(corpus)
         self.meter.share()

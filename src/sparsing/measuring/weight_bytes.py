@@ -16,7 +16,7 @@ from sparsing.errors import InputError
 
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def weight_bytes(loaded: LoadedModel) -> WeightBytes:
     return model_weight_bytes(loaded.model, loaded.sites)
 
 
-def model_weight_bytes(model: Any, sites: Sequence[FFNSite]) -> WeightBytes:
+def model_weight_bytes(model: Any, sites: Sequence[Site]) -> WeightBytes:
     """Count the parameters of a model, and as feed-forward neurons' those of `sites`."""
     from torch import nn
 
@@ -63,7 +63,7 @@ def model_weight_bytes(model: Any, sites: Sequence[FFNSite]) -> WeightBytes:
     for site in sites:
         # where a layer's projections sit on the layer itself, attention is in the same module
         widths = {site.d_ff, 2 * site.d_ff}
-        ffn |= {id(p): p for p in model.get_submodule(site.name).parameters() if widths & set(p.shape)}
+        ffn |= {id(p): p for p in model.get_submodule(site.block).parameters() if widths & set(p.shape)}
     return WeightBytes(
         total_bytes=sum(p.numel() * p.element_size() for p in read.values()),
         ffn_bytes=sum(p.numel() * p.element_size() for p in ffn.values()),

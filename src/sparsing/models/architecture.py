@@ -9,7 +9,7 @@ import torch
 
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.models.minicpm import granite_config
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig

@@ -21,7 +21,8 @@ import torch
 from sparsing.errors import InputError
 from sparsing.models.architecture import check_architecture, configuration
 from sparsing.models.checkpoint import locate, read_config, refused_pickle, training_state, weight_format
-from sparsing.sites.site import FFNSite, find_sites
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,7 +39,7 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    sites: list[FFNSite]
+    sites: list[Site]
     """One per layer, in layer order."""
     name: str
     """Folder or hub name, as the caller gave it."""

@@ -8,21 +8,41 @@ while few of these beat what is already kept.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
+
+from sparsing.measuring.passes import Totals
 
 STRETCH = 32
 """Tokens; contexts of one neuron come from different stretches."""
 
 
-class TopContexts:
-    """Of one layer. `value` and `place` are the state: a pass saves and restores them in place."""
+@dataclasses.dataclass(eq=False)
+class TopContexts(Totals):
+    """The contexts of one site."""
 
-    def __init__(self, d_ff: int, k: int, device: torch.device):
-        self.value = torch.zeros(k, d_ff, device=device)
-        """`h` at the place, its sign kept, largest size first; 0 where fewer than `k` were found."""
-        self.place = torch.full((k, d_ff), -1, dtype=torch.int64, device=device)
-        """Number of the window times the width of the corpus, plus the position in the window."""
+    value: torch.Tensor
+    """`h` at the place, its sign kept, largest size first, shape `(k, d_ff)`; 0 where fewer than `k` were found."""
+    place: torch.Tensor
+    """Number of the window times the width of the corpus, plus the position in the window; -1 for none."""
+
+    @classmethod
+    def empty(cls, d_ff: int, k: int, device: torch.device) -> TopContexts:
+        """No contexts yet."""
+        return cls(
+            value=torch.zeros(k, d_ff, device=device),
+            place=torch.full((k, d_ff), -1, dtype=torch.int64, device=device),
+        )
+
+    def merge(self, other: Totals) -> None:
+        """Keep the best of both parts; they come from different windows, so no stretch is in both."""
+        assert isinstance(other, TopContexts)
+        theirs = other.value.to(self.value.device), other.place.to(self.place.device)
+        value, place, _ = merged([(self.value, self.place), theirs])
+        self.value.copy_(value)
+        self.place.copy_(place)
 
     def add(self, size: torch.Tensor, h: torch.Tensor, first_place: torch.Tensor) -> torch.Tensor:
         """A batch.

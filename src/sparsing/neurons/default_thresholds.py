@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparsing.base.provenance import made_now
 from sparsing.measuring.calibration import calibrate
+from sparsing.measuring.passes import PassSettings
 from sparsing.rules import make_rule
 from sparsing.rules.thresholds import Thresholds, thresholds_at
 from sparsing.text.corpus import Corpus
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 CALIBRATION_TOKENS = 8192
 
 
-def calibrated(loaded: LoadedModel, corpus: Corpus, cett: float, **passing: Any) -> Thresholds:
+def calibrated(
+    loaded: LoadedModel, corpus: Corpus, cett: float, *, settings: PassSettings | None = None
+) -> Thresholds:
     """The thresholds of each layer at which its CETT is `cett`, on windows spread evenly over the corpus.
 
     Raises:
@@ -28,6 +31,6 @@ def calibrated(loaded: LoadedModel, corpus: Corpus, cett: float, **passing: Any)
     rule.check(cett)
     count = min(corpus.n_windows, -(-CALIBRATION_TOKENS * corpus.n_windows // corpus.num_tokens))
     sample = corpus.part(np.linspace(0, corpus.n_windows - 1, count).round().astype(int))
-    curves = calibrate(loaded, sample, **passing)
+    curves = calibrate(loaded, sample, settings=settings)
     provenance = made_now(**loaded.provenance(), **sample.provenance())
-    return thresholds_at(rule, cett, curves=curves, n_layers=len(loaded.sites), provenance=provenance)
+    return thresholds_at(rule, cett, curves=curves, sites=curves.sites, provenance=provenance)

@@ -14,7 +14,7 @@ import torch
 
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 ITEMS = 6
 """Vocabulary items kept in each direction."""
@@ -22,7 +22,7 @@ _LOGITS = 2**24
 """Numbers of a block of logits."""
 
 
-def promoted(loaded: LoadedModel, site: FFNSite, items: int = ITEMS) -> tuple[np.ndarray, np.ndarray] | None:
+def promoted(loaded: LoadedModel, site: Site, items: int = ITEMS) -> tuple[np.ndarray, np.ndarray] | None:
     """Token ids that each neuron of the layer promotes and demotes most, shape `(d_ff, items)`, int32.
 
     None where the model's head is not one matrix of the residual stream's width.

@@ -24,12 +24,12 @@ from sparsing.errors import InputError
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import Cost
-from sparsing.measuring.passes import run_pass
+from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.neurons import lens
 from sparsing.neurons.coactivation import SAMPLE_TOKENS, neighbours, unpack
 from sparsing.neurons.contexts import merged
 from sparsing.neurons.default_thresholds import calibrated
-from sparsing.neurons.neuron_observer import NeuronWatcher
+from sparsing.neurons.neuron_observer import NeuronObserver, NeuronTotals
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.corpus import Corpus
 
@@ -134,20 +134,24 @@ def study_neurons(
     whole = _joined(corpora)
     meter = Meter(loaded, whole)
     if thresholds is None:
-        thresholds = calibrated(loaded, whole, cett, batch_size=batch_size, progress=progress)
-    thresholds.check_layers(len(loaded.sites))
+        thresholds = calibrated(
+            loaded,
+            whole,
+            cett,
+            settings=PassSettings(batch_size=batch_size, progress=progress),
+        )
+    thresholds.for_sites(loaded.sites)
     tokens = [corpus.num_tokens for corpus in corpora.values()]
     passes = []
     for name, corpus in corpora.items():
         share = min(corpus.num_tokens, round(SAMPLE_TOKENS * corpus.num_tokens / sum(tokens)))
-        watcher = NeuronWatcher(loaded, corpus, thresholds, sample=share, contexts=contexts)
-        key = f"neurons {thresholds.on} {thresholds.select} {thresholds.values!r} {share} {contexts}"
-        run_pass(
-            loaded, corpus, watcher, key=key, label=name, head=False,
-            journal=journal(corpus), batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+        observer = NeuronObserver(loaded, corpus, thresholds, sample=share, contexts=contexts)
+        key = f"neurons {thresholds.identity} {share} {contexts}"
+        settings = PassSettings(journal=journal(corpus), batch_size=batch_size, progress=progress)
+        passes.append(
+            run_pass(loaded, corpus, observer, key=key, settings=settings, label=name, head=False).totals
+        )
         meter.add(corpus)
-        passes.append(watcher)
     layers = []
     for layer in range(len(loaded.sites)):
         arrays, places = _layer(loaded, layer, passes, tokens)
@@ -187,10 +191,10 @@ def _joined(corpora: Mapping[str, Corpus]) -> Corpus:
 
 
 def _layer(
-    loaded: LoadedModel, layer: int, passes: list[NeuronWatcher], tokens: list[int]
+    loaded: LoadedModel, layer: int, passes: list[NeuronTotals], tokens: list[int]
 ) -> tuple[dict[str, np.ndarray], LayerContexts]:
     site = loaded.sites[layer]
-    totals = [watcher.layers[layer] for watcher in passes]
+    totals = [corpus.sites[layer] for corpus in passes]
     norms = site.column_norms().cpu()
     value, place, corpus = (
         part.cpu() for part in merged([(t.contexts.value, t.contexts.place) for t in totals])
@@ -228,9 +232,9 @@ def _stacked(layers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return stacked
 
 
-def _vocabulary(passes: list[NeuronWatcher]) -> dict[str, np.ndarray]:
-    names = ("vocabulary_count", "vocabulary_ratio")
-    count, total = (np.sum([watcher.totals[name].numpy() for watcher in passes], axis=0) for name in names)
+def _vocabulary(passes: list[NeuronTotals]) -> dict[str, np.ndarray]:
+    count = np.sum([corpus.vocabulary_count.numpy() for corpus in passes], axis=0)
+    total = np.sum([corpus.vocabulary_ratio.numpy() for corpus in passes], axis=0)
     with np.errstate(invalid="ignore"):
         ratio = (total / count).astype(np.float32)
     return {"vocabulary_count": count, "vocabulary_ratio": ratio}

@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(args: argparse.Namespace) -> Measurement:
-    from sparsing.measuring.subject import Subject, measure
+    from sparsing.measuring._measure import measure
+    from sparsing.measuring.subject import Subject
     from sparsing.models.loading import load_model
     from sparsing.rules import make_rule
     from sparsing.text.corpus import load_corpus

@@ -13,7 +13,7 @@ from sparsing.report.labels import model_label
 
 if TYPE_CHECKING:
     from sparsing.laws.lawfit import LawFit
-    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
 
 COSTS = (1.01, 1.05, 1.10)
@@ -23,7 +23,7 @@ AHEAD = 3.0
 """A law is drawn to this many times the last tokens."""
 
 
-def frontier_chart(comparison: Comparison) -> Chart:
+def frontier_chart(comparison: RuleComparison) -> Chart:
     """Perplexity against activation ratio, a line per rule; up is worse, left is sparser."""
     most = max(point.ppl_ratio for point in comparison.points)
     return Chart(
@@ -36,7 +36,7 @@ def frontier_chart(comparison: Comparison) -> Chart:
     )
 
 
-def _frontier(comparison: Comparison, rule: str) -> Series:
+def _frontier(comparison: RuleComparison, rule: str) -> Series:
     points = comparison.of(rule)
     x_low, x_high = columns([point.activation_ratio_interval for point in points])
     y_low, y_high = columns([point.ppl_ratio_interval for point in points])

@@ -20,8 +20,8 @@ from sparsing.report.style import BLUE, INK, MUTED, VERMILION, new_figure, save,
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sparsing.measuring.calibration import Curves, ScoreCurve
     from sparsing.measuring.measurement import Measurement
+    from sparsing.rules.curves import Curves, ScoreCurve
 
 __all__ = [
     "all_figures",
@@ -123,7 +123,7 @@ def layer_thresholds(measurement: Measurement) -> Figure:
 
     A rule that keeps a share of the neurons has no threshold; it gets the second panel only.
     """
-    cuts = measurement.thresholds.select == "above"
+    cuts = measurement.thresholds.selection.is_threshold
     title = "Where each layer is cut, and what the cut costs" if cuts else "What the cut costs each layer"
     figure = new_figure(4.6 if cuts else 2.9, title, subtitle(measurement))
     panels = figure.subplots(2 if cuts else 1, squeeze=False, sharex=True)[:, 0]
@@ -239,7 +239,7 @@ def _doubt(measurement: Measurement) -> str:
 
 
 def _draw_thresholds(axes: Axes, measurement: Measurement) -> None:
-    values = np.array(measurement.thresholds.values)
+    values = np.array(measurement.thresholds.numbers)
     axes.plot(range(len(values)), values, "o", color=BLUE)
     if values.min() > 0 and values.max() / values.min() > 20:
         axes.set_yscale("log")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
 
@@ -37,7 +37,7 @@ def layers(result: Measurement) -> Rows:
     ]
     columns = zip(
         result.layer_activation_ratio,
-        result.thresholds.values,
+        result.thresholds.numbers,
         result.cett_dense_inputs,
         result.cett_sparse_inputs,
         result.dead_neuron_ratio,
@@ -49,7 +49,7 @@ def layers(result: Measurement) -> Rows:
     ]
 
 
-def frontier(comparison: Comparison) -> Rows:
+def frontier(comparison: RuleComparison) -> Rows:
     """Activation ratio of each rule at some costs in perplexity."""
     most = max(point.ppl_ratio for point in comparison.points)
     costs = [p for p in COSTS if 1 + p / 100 <= most + 1e-3]

@@ -23,7 +23,7 @@ POSITIONS = 400
 def run_charts(result: Measurement) -> dict[str, Chart]:
     """Every chart that applies, by name, in reading order."""
     charts = {"layers": _layers(result)}
-    if result.thresholds.select == "above":
+    if result.thresholds.selection.is_threshold:
         charts["thresholds"] = _thresholds(result)
     charts["cett"] = _cett(result)
     charts["frequency"] = frequency_chart(result.neuron_frequency, dead=_dead(result))
@@ -72,7 +72,7 @@ def _layers(result: Measurement) -> Chart:
 
 
 def _thresholds(result: Measurement) -> Chart:
-    values = result.thresholds.values
+    values = result.thresholds.numbers
     wide = min(values) > 0 and max(values) / min(values) > 20
     return Chart(
         title="Threshold of each layer",

@@ -14,7 +14,7 @@ from sparsing.errors import InputError
 if TYPE_CHECKING:
     from sparsing.evaluation.outcome import Evaluation
     from sparsing.laws.lawfit import LawFit
-    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
 
@@ -41,7 +41,7 @@ class Runs:
     """Everything that one report shows, in the order given."""
 
     measurements: Sequence[Measurement] = ()
-    comparisons: Sequence[Comparison] = ()
+    comparisons: Sequence[RuleComparison] = ()
     """Of rules, one per model."""
     laws: Sequence[LawFit] = ()
     studies: Sequence[Study] = ()

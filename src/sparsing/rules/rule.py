@@ -92,4 +92,3 @@ def make_rule(rule: str | Rule, **options: Any) -> Rule:
         InputError: if no rule has that name (with a suggestion).
     """
     return rule if isinstance(rule, Rule) else RULES[rule](**options)
-

@@ -15,7 +15,8 @@ from sparsing.base.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from sparsing.sites.site import Site, SiteKind
+    from sparsing.sites.discovery import SiteKind
+    from sparsing.sites.site import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,9 +36,7 @@ class Rows:
         return per_token.flatten()
 
 
-def attach(
-    sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None
-) -> list[Any]:
+def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None) -> list[Any]:
     """Call `see(index, rows)` in each forward of each site; a returned tensor replaces `h`.
 
     Args:

@@ -16,7 +16,7 @@ from sparsing.errors import InputError
 from sparsing.rules import make_rule
 from sparsing.rules.mask import apply
 from sparsing.rules.thresholds import Thresholds, thresholds_at
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +67,7 @@ class FATReLU(TrainerCallback):
         Raises:
             UnsupportedModelError: no family knows the model.
         """
-        return thresholds_at(make_rule("fat"), self.eps, n_layers=len(find_sites(model)))
+        return thresholds_at(make_rule("fat"), self.eps, sites=[site.name for site in find_sites(model)])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

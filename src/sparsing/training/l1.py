@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from sparsing.errors import InputError
-from sparsing.sites.site import find_sites
-from sparsing.sites.tap import attach
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.tap import Rows, attach
 
 if TYPE_CHECKING:
     from torch import nn
@@ -157,18 +157,18 @@ class L1Penalty:
     def _end(self, module: Any, args: Any, output: Any) -> None:
         self._open = False
 
-    def _see(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> None:
-        if not (self._watching and h.requires_grad):
+    def _see(self, index: int, rows: Rows) -> None:
+        if not (self._watching and rows.h.requires_grad):
             return
-        mean = _mean_size(h, self._mask)
+        mean = _mean_size(rows.h, self._mask)
         # gradient checkpointing runs the block again in backward: it wants the same operations, not their result
         if self._open:
-            self._means[layer] = mean
+            self._means[index] = mean
 
 
 def _mean_size(h: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Mean of `|h|` over neurons and real tokens, float32; `mask` has shape `(windows, tokens)`, 0 on padding."""
-    sizes = h.float().abs().mean(-1)
+    sizes = h.float().abs().mean(-1)  # (rows,)
     if mask is None or mask.ndim != 2 or mask.numel() != sizes.numel():
         return sizes.mean()
     weights = mask.reshape(sizes.shape).to(sizes)

@@ -14,11 +14,12 @@ import torch
 
 from sparsing.errors import InputError
 from sparsing.measuring.cett import cett, output_norm
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.passes import Watcher, run_pass
-from sparsing.measuring.subject import DEAD_BELOW
+from sparsing.measuring.measurement import DEAD_BELOW
+from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.models.loading import LoadedModel
-from sparsing.rules.scores import is_active, sizes
+from sparsing.rules.mask import Change
+from sparsing.rules.scores import is_above, is_active, sizes
+from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
 
 MOST_TOKENS = 32_768
@@ -55,12 +56,13 @@ def probe(loaded: LoadedModel, corpus: Corpus, *, eps: float, target_cett: float
             f"{corpus.num_tokens} tokens are too many for a probe, at most {MOST_TOKENS};"
             " load_corpus(..., max_tokens=2048) is enough"
         )
-    watcher = _ActivityWatcher(loaded, eps, target_cett)
-    totals = run_pass(
-        loaded, corpus, watcher, key="probe", journal=Journal(), batch_size=corpus.n_windows, head=False
-    )
+    observer = _ProbeObserver(loaded, eps, target_cett)
+    settings = PassSettings(batch_size=corpus.n_windows)
+    totals = run_pass(loaded, corpus, observer, key="probe", settings=settings, head=False).totals
     levels = {"zero": 0.0, "fat": eps, "cett": target_cett}
-    return {name: reading(totals[name], loaded, corpus.num_tokens, level) for name, level in levels.items()}
+    return {
+        name: reading(totals.counts(name), loaded, corpus.num_tokens, level) for name, level in levels.items()
+    }
 
 
 def reading(counts: np.ndarray, loaded: LoadedModel, num_tokens: int, level: float) -> Reading:
@@ -77,32 +79,44 @@ def reading(counts: np.ndarray, loaded: LoadedModel, num_tokens: int, level: flo
     )
 
 
-class _ActivityWatcher(Watcher):
+@dataclasses.dataclass(eq=False)
+class _ProbeTotals(Totals):
+    """Tokens on which each neuron is active, per rule and site, shape `(d_ff,)`, int64."""
+
+    zero: list[torch.Tensor]
+    fat: list[torch.Tensor]
+    cett: list[torch.Tensor]
+
+    def counts(self, rule: str) -> np.ndarray:
+        """Counts under one rule, shape `(n_sites, widest d_ff)`; zero beyond a narrower site."""
+        sites: list[torch.Tensor] = getattr(self, rule)
+        return torch.nn.utils.rnn.pad_sequence(sites, batch_first=True).numpy()
+
+
+class _ProbeObserver(Observer[_ProbeTotals]):
     """Counts, for each rule, on how many tokens each neuron is active. Sees one batch."""
 
     needs_gate = True
 
     def __init__(self, loaded: LoadedModel, eps: float, target_cett: float):
-        super().__init__()
+        def zeros() -> list[torch.Tensor]:
+            return [torch.zeros(s.d_ff, dtype=torch.int64, device=s.device) for s in loaded.sites]
+
+        super().__init__(_ProbeTotals(zero=zeros(), fat=zeros(), cett=zeros()))
         self._sites, self._eps, self._target = loaded.sites, eps, target_cett
-        shape = (len(loaded.sites), max(site.d_ff for site in loaded.sites))
-        self.totals = {name: torch.zeros(shape, dtype=torch.int64) for name in ("zero", "fat", "cett")}
 
     def begin(self, batch: Batch) -> None:
-        self._rows = batch.counted.flatten().nonzero()[:, 0]
+        self._tokens = batch.counted.flatten().nonzero()[:, 0]
 
-    def on_ffn(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> None:
-        site, rows = self._sites[layer], self._rows.to(h.device)
-        gate, h = (value.reshape(-1, value.shape[-1])[rows].float() for value in (gate, h))  # (tokens, d_ff)
+    def see(self, index: int, rows: Rows, change: Change | None) -> None:
+        site, tokens = self._sites[index], self._tokens.to(rows.h.device)
+        gate, h = rows.gate[tokens].float(), rows.h[tokens].float()  # (tokens, d_ff)
         size = sizes(h, site.column_norms())
-        some = slice(None, None, -(-len(rows) // SOLVED_TOKENS))
+        some = slice(None, None, -(-len(tokens) // SOLVED_TOKENS))
         threshold = threshold_at_cett(h[some], size[some], site.weight.detach().float(), self._target)
-        self._add("zero", layer, is_active(gate, 0.0))
-        self._add("fat", layer, is_active(gate, self._eps))
-        self._add("cett", layer, size > threshold)
-
-    def _add(self, name: str, layer: int, active: torch.Tensor) -> None:
-        self.totals[name][layer, : active.shape[1]] += active.sum(0).cpu()
+        self.totals.zero[index] += is_active(gate, 0.0).sum(0)
+        self.totals.fat[index] += is_active(gate, self._eps).sum(0)
+        self.totals.cett[index] += is_above(size, threshold).sum(0)
 
 
 def threshold_at_cett(h: torch.Tensor, size: torch.Tensor, weight: torch.Tensor, target: float) -> float:
@@ -121,7 +135,7 @@ def threshold_at_cett(h: torch.Tensor, size: torch.Tensor, weight: torch.Tensor,
     full = output_norm(h, weight)
 
     def excess(log_t: float) -> float:
-        return float(cett(h, size > math.exp(log_t), weight, full).mean()) - target
+        return float(cett(h, is_above(size, math.exp(log_t)), weight, full).mean()) - target
 
     low, high = math.log(top) - _DECADES * math.log(10), math.log(top)
     if excess(low) >= 0 or excess(high) <= 0:  # one huge neuron, or dead tokens that nothing costs

@@ -16,7 +16,7 @@ import torch
 from transformers.activations import ACT2FN
 
 from sparsing.errors import InputError
-from sparsing.sites.site import find_sites, model_type
+from sparsing.sites.discovery import find_sites, model_type
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ def relufy(model: PreTrainedModel, hidden_act: str = "relu") -> PreTrainedModel:
         InputError: an unknown activation, or a model type whose activation is not set by its configuration, or
             sets that of other parts too; the model is as it was.
     """
-    blocks = [site.name for site in find_sites(model)]
+    blocks = [site.block for site in find_sites(model)]
     _check_name(hidden_act)
     config = copy.deepcopy(model.config)
     _set(config, hidden_act)

@@ -17,10 +17,11 @@ from pathlib import Path
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_text
 from sparsing.errors import InputError
+from sparsing.measuring._measure import measure
 from sparsing.measuring.joint_search import search_jointly
 from sparsing.measuring.measurement import Measurement
 from sparsing.measuring.run_folder import check_writable, open_journal
-from sparsing.measuring.subject import Subject, measure
+from sparsing.measuring.subject import Subject
 from sparsing.models.checkpoint import training_state
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.rules import Rule, make_rule

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from sparsing.decode._accelerate import accelerate
-from sparsing.decode.predict.effect import PredictedWatcher, predictor_effect
+from sparsing.decode.predict.effect import PredictedMask, predictor_effect
 from sparsing.decode.predict.input_sample import sample_corpus
 from sparsing.decode.predict.inputs import inputs_tapped
 from sparsing.decode.predict.predictor import Predictor, PredictorEffect, calibrate_predictor
 from sparsing.demo import heldout_text
 from sparsing.errors import InputError
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.passes import run_pass
+from sparsing.measuring.passes import LossOnly, run_pass
 from sparsing.models.loading import load_model
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import load_corpus
@@ -74,7 +73,7 @@ def test_the_fast_path_predicts_what_the_pass_says():
     loaded, corpus, thresholds = demo("silu")
     predictor = calibrate_predictor(loaded, corpus, thresholds, recall=0.9)
     ids = next(corpus.batches(1)).ids[:, :32]
-    watcher = PredictedWatcher(loaded, predictor)
+    watcher = PredictedMask(loaded, predictor)
     hooks = inputs_tapped(loaded.sites, watcher.on_input), tapped(loaded.sites, watcher.on_ffn, gate=False)
     with torch.inference_mode(), hooks[0], hooks[1]:
         expected = loaded.model(input_ids=ids).logits[:, :-1]
@@ -163,7 +162,7 @@ def test_a_pass_leaves_no_hooks():
     made = calibrate_predictor(loaded, corpus, thresholds, tokens=200)
     predictor_effect(loaded, corpus, made)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in loaded.model.modules())
-    watcher = PredictedWatcher(loaded, made)
-    with inputs_tapped(loaded.sites, watcher.on_input):
-        totals = run_pass(loaded, corpus, watcher, key="", journal=Journal())
-    assert totals["nll"].sum() > 0
+    mask = PredictedMask(loaded, made)
+    with inputs_tapped(loaded.sites, mask.on_input):
+        result = run_pass(loaded, corpus, LossOnly(), mask, key="")
+    assert result.nll.sum() > 0

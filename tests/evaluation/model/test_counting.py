@@ -12,7 +12,7 @@ from sparsing.evaluation.model.activity import Tally, activity
 from sparsing.evaluation.model.counting import CountingMask
 from sparsing.rules.mask import Mask, sparsify
 from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.site import find_sites
+from sparsing.sites.discovery import find_sites
 from sparsing.sites.tap import tapped
 
 MODEL_TYPES = ("llama", "opt", "gpt2", "granite")

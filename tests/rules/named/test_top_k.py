@@ -16,7 +16,7 @@ from sparsing.rules import SELECTIONS, make_rule
 
 from ...helpers.measuring import text_corpus, tiny_loaded
 
-token, sequence = SELECTIONS["top_k"], SELECTIONS["top_k_sequence"]
+token, sequence = SELECTIONS["top_k"].active, SELECTIONS["top_k_sequence"].active
 
 
 def random_values(seed: int, *shape: int, zeros: float = 0.0) -> torch.Tensor:

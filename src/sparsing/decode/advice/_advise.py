@@ -102,7 +102,7 @@ def _measured(
         step_bytes=weights.sparse_bytes(outcome["activation_ratio"]),
         ceiling=weights.speedup_ceiling(outcome["activation_ratio"]),
     )
-    if thresholds.select != "above":
+    if not thresholds.selection.is_threshold:
         yield base
         return
     yield _timed(subject, base, thresholds, None, new_tokens)

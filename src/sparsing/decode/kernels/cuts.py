@@ -44,13 +44,13 @@ def layer_cuts(packed: PackedFFN, thresholds: Thresholds, layer: int) -> Cuts:
     Raises:
         InputError: a selection that is no threshold (top-k needs all scores of a token before it can skip any).
     """
-    if thresholds.select != "above":
+    if not thresholds.selection.is_threshold:
         raise InputError(
             f"kernels skip by thresholds, these select by {thresholds.select!r};"
             " measure with a threshold rule: cett, ppl, fat"
         )
-    score, value = SCORES[thresholds.on], thresholds.values[layer]
-    if score.value == "gate":
+    score, value = SCORES[thresholds.on], thresholds.numbers[layer]
+    if score.needs_gate:
         return Cuts(gate=value, h=no_cuts(packed.d_ff).h)
     scale = packed.column_norms() if score.weighted else None
     return Cuts(gate=-1.0, h=torch.as_tensor(cut(value, scale)).expand(packed.d_ff).contiguous())

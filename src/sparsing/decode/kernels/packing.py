@@ -16,7 +16,7 @@ from sparsing.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from torch import nn
 
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
 ACTIVATIONS = {
     "ReLU": "relu",
@@ -79,7 +79,7 @@ class PackedFFN:
         return self.floats()[2].norm(dim=1)
 
 
-def pack(site: FFNSite) -> PackedFFN:
+def pack(site: Site) -> PackedFFN:
     """The packed weights of a block; `gate` and `up` share memory with the model, `down` is a copy.
 
     Raises:
@@ -89,16 +89,16 @@ def pack(site: FFNSite) -> PackedFFN:
     act = ACTIVATIONS.get(type(site.gate_act).__name__)
     if act is None:
         raise UnsupportedModelError(
-            f"{site.name}: no kernel knows the activation {type(site.gate_act).__name__};"
+            f"{site.block}: no kernel knows the activation {type(site.gate_act).__name__};"
             f" known are {', '.join(sorted(set(ACTIVATIONS.values())))}"
         )
     biased = [module for module in (*site.projections, site.down_proj) if _bias(module) is not None]
     if biased:
-        raise UnsupportedModelError(f"{site.name}: projections with biases have no kernel; decode it dense")
+        raise UnsupportedModelError(f"{site.block}: projections with biases have no kernel; decode it dense")
     return PackedFFN(gate=gate, up=up, down=site.weight.detach().T.contiguous(), act=act)
 
 
-def gate_and_up(site: FFNSite) -> tuple[torch.Tensor, torch.Tensor]:
+def gate_and_up(site: Site) -> tuple[torch.Tensor, torch.Tensor]:
     """Views of the weights of `gate_proj` and `up_proj`, each `(d_ff, d_model)`, apart or fused.
 
     Raises:
@@ -109,7 +109,7 @@ def gate_and_up(site: FFNSite) -> tuple[torch.Tensor, torch.Tensor]:
         weights = list(weights[0].split(site.d_ff))
     if len(weights) != 2 or any(weight.shape != (site.d_ff, site.d_model) for weight in weights):
         raise UnsupportedModelError(
-            f"{site.name}: kernels exist for gated blocks (gate_proj, up_proj, down_proj) only;"
+            f"{site.block}: kernels exist for gated blocks (gate_proj, up_proj, down_proj) only;"
             " sparsify() masks the others"
         )
     return weights[0].contiguous(), weights[1].contiguous()

@@ -12,24 +12,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sparsing.base.progress import Progress
 from sparsing.decode.kernels.packing import ACTIVATIONS
 from sparsing.decode.predict.inputs import inputs_tapped
 from sparsing.decode.predict.predictor import Predictor, PredictorEffect
 from sparsing.errors import InputError
 from sparsing.measuring.intervals import ratio_interval
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.observers import MaskWatcher
-from sparsing.measuring.passes import Watcher, run_pass
+from sparsing.measuring.passes import LossOnly, PassResult, PassSettings, Totals, run_pass
+from sparsing.measuring.subject import ppl_ratio
+from sparsing.rules.mask import Change, Mask
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from sparsing.base.progress import Progress
     from sparsing.models.loading import LoadedModel
+    from sparsing.sites.tap import Rows
     from sparsing.text.corpus import Corpus
 
 
-class PredictedWatcher(MaskWatcher):
+class PredictedMask(Mask):
     """Applies thresholds to the neurons that the predictor names, and zero to the others."""
 
     def __init__(self, loaded: LoadedModel, predictor: Predictor):
@@ -38,16 +37,16 @@ class PredictedWatcher(MaskWatcher):
         self._layers = [predictor.layer(index, place) for index, place in enumerate(places)]
         self._acts = [ACTIVATIONS[type(site.gate_act).__name__] for site in loaded.sites]
         self._inputs: dict[int, torch.Tensor] = {}
-        self.on_ffn = self._predicted
 
     def on_input(self, layer: int, x: torch.Tensor) -> None:
         """The block's input, `(..., d_model)`, comes before its `gate` and `h`."""
         self._inputs[layer] = x
 
-    def _predicted(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        x = self._inputs.pop(layer)
-        named = self._layers[layer].predict(x.reshape(-1, x.shape[-1]), self._acts[layer])
-        return self._mask.masked(layer, gate, h) * named.view(h.shape)
+    def change(self, index: int, rows: Rows) -> Change:
+        x = self._inputs.pop(index)
+        named = self._layers[index].predict(x.reshape(-1, x.shape[-1]), self._acts[index])
+        exact = super().change(index, rows)
+        return Change(exact.active & named.view(rows.h.shape), exact.h * named.view(rows.h.shape))
 
 
 def predictor_effect(
@@ -62,15 +61,15 @@ def predictor_effect(
         raise InputError(
             f"a predictor of {len(predictor.layers)} layers for a model of {len(loaded.sites)}; calibrate one"
         )
-    predicted = PredictedWatcher(loaded, predictor)
-    dense = _pass(loaded, corpus, Watcher(), "dense", progress)
-    exact = _pass(loaded, corpus, MaskWatcher(loaded.sites, predictor.thresholds), "sparse", progress)
+    predicted = PredictedMask(loaded, predictor)
+    dense = _pass(loaded, corpus, None, "dense", progress)
+    exact = _pass(loaded, corpus, Mask(loaded.sites, predictor.thresholds), "sparse", progress)
     with inputs_tapped(loaded.sites, predicted.on_input):
         named = _pass(loaded, corpus, predicted, "sparse by the predicted set", progress)
-    interval = ratio_interval(named["nll"] - exact["nll"], dense["labels"])
+    interval = ratio_interval(named.nll - exact.nll, dense.labels)
     return PredictorEffect(
-        ppl_ratio_exact=_ppl_ratio(exact, dense),
-        ppl_ratio_predicted=_ppl_ratio(named, dense),
+        ppl_ratio_exact=ppl_ratio(exact.nll, dense.nll, dense.labels),
+        ppl_ratio_predicted=ppl_ratio(named.nll, dense.nll, dense.labels),
         ppl_change_interval=None if interval is None else (math.expm1(interval[0]), math.expm1(interval[1])),
         num_tokens=corpus.num_tokens,
     )
@@ -86,10 +85,7 @@ def with_effect(
 
 
 def _pass(
-    loaded: LoadedModel, corpus: Corpus, watcher: Watcher, label: str, progress: Progress | None
-) -> dict[str, np.ndarray]:
-    return run_pass(loaded, corpus, watcher, key="", journal=Journal(), label=label, progress=progress)
-
-
-def _ppl_ratio(sparse: dict[str, np.ndarray], dense: dict[str, np.ndarray]) -> float:
-    return math.exp((sparse["nll"] - dense["nll"]).sum() / dense["labels"].sum())
+    loaded: LoadedModel, corpus: Corpus, mask: Mask | None, label: str, progress: Progress | None
+) -> PassResult[Totals]:
+    settings = PassSettings(progress=progress)
+    return run_pass(loaded, corpus, LossOnly(), mask, key="", settings=settings, label=label)

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from sparsing.base.progress import Progress
 from sparsing.decode.predict.inputs import inputs_tapped
 from sparsing.errors import InputError
-from sparsing.measuring.journal import Journal
-from sparsing.measuring.observers import MaskWatcher
-from sparsing.measuring.passes import run_pass
+from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
+from sparsing.rules.mask import Mask
 
 if TYPE_CHECKING:
-    from sparsing.base.progress import Progress
     from sparsing.models.loading import LoadedModel
     from sparsing.rules.thresholds import Thresholds
     from sparsing.text.corpus import Batch, Corpus
@@ -60,19 +59,19 @@ def sample_corpus(
         InputError: fewer than 8 tokens in the corpus.
     """
     part = corpus.part(_windows(corpus, tokens * HELDOUT_SHARE // (HELDOUT_SHARE - 1) * THINNING))
-    watcher = _SampleWatcher(loaded, part, thresholds, tokens)
-    with inputs_tapped(loaded.sites, watcher.on_input):
-        run_pass(
-            loaded, part, watcher, key="", journal=Journal(), progress=progress, label="inputs", head=False
-        )
-    return watcher.sample()
+    observer = _InputObserver(part, tokens)
+    settings = PassSettings(progress=progress)
+    mask = Mask(loaded.sites, thresholds)
+    with inputs_tapped(loaded.sites, observer.on_input):
+        run_pass(loaded, part, observer, mask, key="", settings=settings, label="inputs", head=False)
+    return observer.sample()
 
 
-class _SampleWatcher(MaskWatcher):
+class _InputObserver(Observer[Totals]):
     """Keeps the inputs of the tokens that a generator picks, window by window."""
 
-    def __init__(self, loaded: LoadedModel, corpus: Corpus, thresholds: Thresholds, tokens: int):
-        super().__init__(loaded.sites, thresholds)
+    def __init__(self, corpus: Corpus, tokens: int):
+        super().__init__(Totals())
         wanted = tokens * HELDOUT_SHARE / (HELDOUT_SHARE - 1)
         self._share = min(1.0, wanted / max(corpus.num_tokens, 1))
         self._single = corpus.n_windows == 1
@@ -81,7 +80,6 @@ class _SampleWatcher(MaskWatcher):
         self._held: list[torch.Tensor] = []
 
     def begin(self, batch: Batch) -> None:
-        super().begin(batch)
         drawn = torch.rand(batch.counted.shape, generator=self._generator) < self._share
         self._chosen = (batch.counted.cpu() & drawn).flatten()
         places = (

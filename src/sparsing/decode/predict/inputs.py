@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sparsing.rules.thresholds import Thresholds
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
 
     OnInput = Callable[[int, torch.Tensor], None]
 
 
 @contextlib.contextmanager
-def inputs_tapped(sites: Sequence[FFNSite], on_input: OnInput) -> Iterator[None]:
+def inputs_tapped(sites: Sequence[Site], on_input: OnInput) -> Iterator[None]:
     """Call `on_input(layer, x)` when a gated block is about to run, `x` of shape `(..., d_model)`."""
 
     def hook(layer: int) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
@@ -37,7 +37,7 @@ def inputs_tapped(sites: Sequence[FFNSite], on_input: OnInput) -> Iterator[None]
 
 
 def sample_inputs(
-    model: nn.Module, sites: Sequence[FFNSite], thresholds: Thresholds | None, ids: torch.Tensor | None = None
+    model: nn.Module, sites: Sequence[Site], thresholds: Thresholds | None, ids: torch.Tensor | None = None
 ) -> dict[int, torch.Tensor]:
     """Inputs of each gated block while the model reads `ids` under `thresholds`, `(tokens, d_model)` by layer.
 
@@ -54,7 +54,7 @@ def sample_inputs(
 
     mask = None if thresholds is None else Mask(sites, thresholds)
     device = next(model.parameters()).device
-    on_ffn, gate = (None, False) if mask is None else (mask.masked, mask.needs_gate)
-    with torch.no_grad(), inputs_tapped(sites, keep), tapped(sites, on_ffn, gate=gate):
+    see, gate = (None, False) if mask is None else (mask.masked, mask.needs_gate)
+    with torch.no_grad(), inputs_tapped(sites, keep), tapped(sites, see, gate=gate):
         model(input_ids=ids.to(device), use_cache=False)
     return kept

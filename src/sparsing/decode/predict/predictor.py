@@ -184,7 +184,7 @@ def layer_predictors(
         return [None] * n_layers
     if isinstance(predictor, Predictor):
         made_for = predictor.thresholds
-        if thresholds is None or (made_for.on, made_for.values) != (thresholds.on, thresholds.values):
+        if thresholds is None or made_for.identity != thresholds.identity:
             raise InputError("the predictor was made for other thresholds; calibrate one for these")
         made = [predictor.layer(index, device) for index in range(n_layers)]
         if not all(isinstance(one, LayerPredictor) for one in made):
@@ -231,7 +231,7 @@ def _on_cpu(packed: PackedFFN) -> PackedFFN:
 def _check(kind: str, thresholds: Thresholds, n_layers: int) -> None:
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    if thresholds.select != "above":
+    if not thresholds.selection.is_threshold:
         raise InputError(f"predictors are made for threshold rules, these select by {thresholds.select!r}")
     thresholds.check_layers(n_layers)
 

@@ -1,8 +1,9 @@
-"""Applies thresholds to every forward of a model and counts who was active, token by token.
+"""`CountingMask`: applies thresholds to every forward of a model and counts active neurons, token by token.
 
-`Mask` of `sparsify` does the same for any selection; here the cuts are computed once and `h` is zeroed in
-place, since the harness runs under `no_grad` and each block makes its own `h`. Which tokens are padding is
-known only after a forward, so counts of the last forward are kept per token until they are asked for.
+It is the `Mask` of `sparsify` for the evaluation harness. Two things differ for speed: `h` is zeroed in place,
+since the harness runs under `no_grad` and each block computes its own `h`; and on a CPU the rows are worked on
+in pieces that stay in the cache. Which tokens are padding is known only after a forward, so the counts of the
+last forward are kept per token until `take` is called.
 """
 
 from __future__ import annotations
@@ -14,58 +15,48 @@ import torch
 
 from sparsing.errors import InputError
 from sparsing.rules.mask import Mask
-from sparsing.rules.scores import SCORES, cut, is_active
+from sparsing.rules.scores import is_active
 
 if TYPE_CHECKING:
     from sparsing.rules.thresholds import Thresholds
-    from sparsing.sites.site import FFNSite
+    from sparsing.sites.site import Site
+    from sparsing.sites.tap import Rows
 
 _CACHE_VALUES = 2**17
 """Values per piece on a CPU: half a megabyte, so that comparing, zeroing and counting stay in the cache."""
 
 
 class CountingMask:
-    """What `tap.attach` calls: drops inactive neurons and remembers how many were active for each token."""
+    """Drops inactive neurons and remembers how many were active for each token; `see` is for `tap.attach`."""
 
-    def __init__(self, sites: Sequence[FFNSite], thresholds: Thresholds):
-        if thresholds.select == "top_k_sequence":
+    def __init__(self, sites: Sequence[Site], thresholds: Thresholds):
+        if not thresholds.selection.per_token:
             raise InputError(
                 "top_k over a sequence lets prompt tokens compete with generated ones, which generation cannot"
                 " do; measure with --scope token and evaluate those thresholds"
             )
         self._mask = Mask(sites, thresholds)
+        self._score = thresholds.score
         self.needs_gate = self._mask.needs_gate
         self.d_ff = [site.d_ff for site in sites]
         self._counts: list[torch.Tensor | None] = [None] * len(sites)
-        self._cuts: list[torch.Tensor | float] | None = None
-        if thresholds.select == "above":
-            scales = (SCORES[thresholds.on].scale(site) for site in sites)
-            self._cuts = [cut(t, scale) for t, scale in zip(thresholds.values, scales, strict=True)]
 
-    def on_ffn(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        """`h` with inactive neurons at zero; `h` itself may be changed."""
-        if self._cuts is None:
-            active = self._mask.active(layer, gate, h)
-            self._counts[layer] = active.flatten(0, -2).sum(-1)
-            return h * active
-        rows = h.reshape(-1, h.shape[-1])
-        value = gate.reshape(rows.shape) if self.needs_gate else rows
-        self._counts[layer] = _drop(rows, value, self._cut(layer, h.device))
-        return rows.view_as(h)
+    def see(self, index: int, rows: Rows) -> torch.Tensor:
+        """`h` with inactive neurons at zero. `rows.h` itself may be changed."""
+        limit = self._mask.cut(index, rows.h.device)
+        if limit is None:
+            change = self._mask.change(index, rows)
+            self._counts[index] = change.active.sum(-1)
+            return change.h
+        self._counts[index] = _drop(rows.h, self._score.value_of(rows.gate, rows.h), limit)
+        return rows.h
 
     def take(self, shape: tuple[int, int]) -> torch.Tensor:
-        """Active neurons in the last forward, shape `(n_layers, sequences, tokens)`, int64; forgotten here."""
+        """Active neurons in the last forward, shape `(n_sites, sequences, tokens)`, int64; forgotten here."""
         counts = [count for count in self._counts if count is not None]
         assert len(counts) == len(self._counts), "a feed-forward block did not run in this forward"
         self._counts = [None] * len(self._counts)
         return torch.stack([count.to(counts[0].device) for count in counts]).view(-1, *shape)
-
-    def _cut(self, layer: int, device: torch.device) -> torch.Tensor | float:
-        assert self._cuts is not None
-        limit = self._cuts[layer]
-        if not isinstance(limit, (int, float)) and limit.device != device:
-            limit = self._cuts[layer] = limit.to(device)
-        return limit
 
 
 def _drop(rows: torch.Tensor, value: torch.Tensor, limit: torch.Tensor | float) -> torch.Tensor:

@@ -84,7 +84,7 @@ class SparseForwards:
         for handle in self._handles:
             handle.remove()
         sites = self.loaded.sites
-        self._handles = attach(sites, mask.on_ffn, gate=mask.needs_gate) if mask is not None else []
+        self._handles = attach(sites, mask.see, gate=mask.needs_gate) if mask is not None else []
         self._mask = mask
         self._prefill, self._decode = Tally(len(sites)), Tally(len(sites))
         self._pending: torch.Tensor | None = None

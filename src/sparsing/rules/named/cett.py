@@ -27,7 +27,9 @@ class CETT(Rule):
     needs_curves = True
 
     def check(self, level: float) -> None:
-        self._check_range(level, low=0, high=1, open_low=False, hint="0.2 is the usual start, lower drops fewer")
+        self._check_range(
+            level, low=0, high=1, open_low=False, hint="0.2 is the usual start, lower drops fewer"
+        )
 
     def values(self, level: float, curves: Curves | None, n_sites: int) -> np.ndarray:
         if curves is None:

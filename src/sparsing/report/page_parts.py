@@ -1,6 +1,6 @@
-"""What a page is made of, as plain values: cards, tables, sections of charts, panels, explorers.
+"""The parts of a report page as plain values: cards, tables, sections of charts, panels, explorers.
 
-`document.py` fills these from saved results, `page.py` writes them as HTML.
+`document.py` fills the parts from saved results, `page.py` writes them as HTML.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from sparsing.report.charts import Chart
+from sparsing.report.chart import Chart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
+class PageTable:
     """Rows of text under a header."""
 
     caption: str
@@ -23,11 +23,11 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Card:
-    """The first screen of one model: the one figure, and what it would buy."""
+    """The first screen of one model: its main figure, and the gains that follow from it."""
 
     model: str
     name: str
-    """What was measured, e.g. `PPL-1%`."""
+    """The measure, such as `PPL-1%`."""
     figure: str
     interval: str
     sentence: str
@@ -38,30 +38,42 @@ class Card:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page: tables and charts that are always shown."""
+    """A part of the page whose tables and charts are always visible."""
 
     title: str
     note: str = ""
-    tables: Sequence[Table] = ()
+    tables: Sequence[PageTable] = ()
     charts: Sequence[Chart] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One measurement from inside; the page shows one panel at a time."""
+    """The charts, text and layer table of one measurement. The page shows one panel at a time."""
 
     label: str
-    table: Table
+    table: PageTable
     charts: Sequence[Chart]
     text: dict[str, Any] | None = None
+    """Data of the text view; see `text_view.py`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Explorer:
-    """The neurons of one model, to search and sort."""
+    """The table of one model's neurons, which the reader can search and sort."""
 
     label: str
     data: dict[str, Any]
+    """See `neuron_view.py`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The provenance of the results of one command."""
+
+    models: str
+    table: PageTable
+    command: str
+    """The command line that makes the results again; empty if it is not known."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,5 +85,4 @@ class Document:
     sections: Sequence[Section]
     panels: Sequence[Panel]
     explorers: Sequence[Explorer]
-    origins: Sequence[tuple[str, Table, str]]
-    """Model, its provenance, the command that measures it again."""
+    origins: Sequence[Origin]

@@ -11,8 +11,9 @@ import pytest
 
 from sparsing.cli import main
 from sparsing.evaluation.outcome import DENSE
-from sparsing.report.benchmark_parts import benchmark_card, group_chart, score_chart
+from sparsing.report.benchmark_section import benchmark_card
 from sparsing.report.cautions import evaluation_cautions
+from sparsing.report.charts.benchmark_charts import group_chart, score_chart
 from sparsing.report.document import build_document
 from sparsing.report.saved_results import Runs
 

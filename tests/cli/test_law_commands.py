@@ -1,4 +1,4 @@
-"""The commands `sparsing fit` and `sparsing forecast`, and the pictures they write."""
+"""The commands `sparsing fit` and `sparsing forecast`, and the figures they write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_fit_then_forecast(csv, tmp_path, capsys):
     command = ["fit", str(csv), "--form", "relu", "--shared", "A0", "--resamples", "5", "-o", str(out)]
     assert main([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [found["name"] for found in document["fits"]] == ["small", "large"]
+    assert [fit["name"] for fit in document["fits"]] == ["small", "large"]
     assert document["joint"]["p_value"] < 1e-3
     for stem in ("small", "large", "all-series"):
         assert (out / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
@@ -63,7 +63,7 @@ def test_refusals(csv, arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_width_depth_has_its_picture(tmp_path, capsys):
+def test_width_depth_has_its_figure(tmp_path, capsys):
     path = tmp_path / "shapes.csv"
     ratio = np.round(
         0.055 + 0.0002 * np.minimum(shapes := np.array([14, 22, 35, 55, 86, 136, 214, 338.0]), 114), 4

@@ -1,4 +1,4 @@
-"""On the raw series behind the paper: no worse than its coefficients, and the published facts of a refit."""
+"""Fits to the raw series behind the paper: no worse than its coefficients, and close to published refits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsing.laws import FORMS, fit, published, read_points
+from sparsing.laws import FORMS, fit, published_law, read_points
 from sparsing.laws.published_coefficients import RELU, SILU
 from sparsing.laws.solve import Problem, solve
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "sparsing_law"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the raw series are not beside the repository")
+pytestmark = pytest.mark.skipif(
+    not DATA.is_dir(), reason="needs the raw series in ../shared/data/sparsing_law"
+)
 
 
 def series(name):
@@ -22,12 +24,12 @@ def series(name):
 
 @pytest.mark.parametrize("name", [*RELU, *SILU])
 def test_rmse_is_not_above_the_papers_on_any_points(name):
-    form, values = published(name)
+    form, values = published_law(name)
     points = series(name)
     for drop in (0, 3, 6, 10):
         x, y = points.scaled[drop:], points.y[drop:]
-        theirs = float(((y - form.curve(x, values)) ** 2).sum())
-        assert solve(Problem(form=form, x=x, y=y)).rss <= theirs
+        paper_rss = float(((y - form.curve(x, values)) ** 2).sum())
+        assert solve(Problem(form=form, x=x, y=y)).rss <= paper_rss
 
 
 @pytest.mark.parametrize(
@@ -63,16 +65,16 @@ def test_range_of_limits_within_five_percent_of_the_best_rmse(name, low, high):
 )
 def test_published_limits_come_back(name, drop, limit):
     points = series(name)
-    found = solve(Problem(form=FORMS["relu"], x=points.scaled[drop:], y=points.y[drop:]))
-    assert found.theta[-1] == pytest.approx(limit, abs=1e-4)
+    solution = solve(Problem(form=FORMS["relu"], x=points.scaled[drop:], y=points.y[drop:]))
+    assert solution.theta[-1] == pytest.approx(limit, abs=1e-4)
 
 
 def test_the_six_points_that_the_authors_drop_are_found():
-    found = fit(series("1.2b_relu"), "relu", num_resamples=0)
-    assert found.num_dropped == 6
+    result = fit(series("1.2b_relu"), "relu", num_resamples=0)
+    assert result.num_dropped == 6
 
 
 def test_the_limit_of_the_largest_model_is_not_identified():
-    found = fit(series("2.4b_relu"), "relu", num_resamples=0)
-    assert not found.identified
-    assert not found.estimate("A0").low_closed
+    result = fit(series("2.4b_relu"), "relu", num_resamples=0)
+    assert not result.identified
+    assert not result.estimate("A0").low_closed

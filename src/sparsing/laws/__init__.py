@@ -7,7 +7,7 @@ needs numpy and scipy only, not torch.
 
 from __future__ import annotations
 
-from sparsing.base.lazy import lazily
+from sparsing.base.lazy import lazy_exports
 
 _HOME = {
     "FORMS": "forms",
@@ -27,4 +27,4 @@ _HOME = {
 }
 
 __all__ = [*sorted(_HOME)]
-__getattr__, __dir__ = lazily(__name__, _HOME)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

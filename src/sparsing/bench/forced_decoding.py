@@ -1,8 +1,10 @@
-"""Decoding of a given text by an engine, with the time of every token; free text is `timing.py`'s.
+"""Decodes a given text with an engine and times every token.
 
-All engines are made to write the same text: in `generate()` a logits processor lifts the wanted token above all
-others, which costs nothing and leaves the choice (an argmax over the vocabulary) to be made as ever. So a random
-model, which would repeat itself, still has a new active set at every token.
+All engines decode the same text. A logits processor raises the next token of the text above all others, and
+`generate()` then chooses it by its usual argmax over the vocabulary. So the cost of choosing a token is included,
+and a random model, which would repeat itself, still has a new active set at every token.
+
+Free text is timed by `decode/timed_generation.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import LogitsProcessor
 
-from sparsing.decode.timed_generation import differences, generate_timed
+from sparsing.decode.timed_generation import generate_timed, step_seconds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from sparsing.bench.llama_cpp import LlamaCpp
 
 
-class Dictation(LogitsProcessor):
-    """Makes `generate()` write `ids`."""
+class ForcedText(LogitsProcessor):
+    """Makes `generate()` write `ids`, a prompt and its continuation, at batch 1."""
 
     def __init__(self, ids: list[int]):
         self._ids = ids
@@ -38,19 +40,22 @@ def hugging_face_seconds(model: PreTrainedModel, ids: list[int], prompt_tokens: 
         model,
         torch.tensor([ids[:prompt_tokens]]),
         max_new_tokens=len(ids) - prompt_tokens,
-        to_the_end=True,
-        processors=[Dictation(ids)],
+        ignore_eos=True,
+        processors=[ForcedText(ids)],
     )
-    assert written.ids[0].tolist() == ids, "generate() left the text"
+    assert written.ids[0].tolist() == ids, "generate() did not write the forced text"
     return list(written.later_sec)
 
 
 def llama_cpp_seconds(engine: LlamaCpp, ids: list[int], prompt_tokens: int) -> list[float]:
-    """The same by llama.cpp; its logits are computed but no token is chosen from them."""
-    engine.restart()
+    """Seconds of each token after the first of `ids[prompt_tokens:]` in llama.cpp.
+
+    llama.cpp computes the logits of every token, but no token is chosen from them.
+    """
+    engine.reset()
     engine.decode(ids[:prompt_tokens])
     stamps = [time.perf_counter()]
     for token in ids[prompt_tokens:-1]:
         engine.decode([token])
         stamps.append(time.perf_counter())
-    return differences(stamps)
+    return step_seconds(stamps)

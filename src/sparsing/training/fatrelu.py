@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from sparsing.measuring.run_folder import THRESHOLDS_FILE
 from sparsing.rules import make_rule
 from sparsing.rules.mask import apply
 from sparsing.rules.thresholds import Thresholds, thresholds_at
@@ -22,8 +23,6 @@ from sparsing.training.attachable import Attachable
 if TYPE_CHECKING:
     from torch import nn
     from transformers import TrainerControl, TrainerState, TrainingArguments
-
-THRESHOLDS_FILE = "thresholds.json"
 
 
 class FATReLU(Attachable, TrainerCallback):

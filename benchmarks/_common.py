@@ -1,4 +1,4 @@
-"""What the benchmarks share: a briefly trained model of about ten million parameters, text, a dated result."""
+"""Helpers of the benchmark scripts: a small trained model, a text, and a dated result file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ STEPS = 200
 
 
 def trained_model() -> Path:
-    """A ReLU Granite of 10.6M parameters, trained for 200 steps of 2,048 tokens here and kept in a cache.
+    """Folder of a ReLU Granite of 10.6M parameters, trained for 200 steps of 2,048 tokens on the first call.
 
-    A random model does not do: its perplexity hardly reacts to pruning, so PPL-1% means nothing on it.
+    A random model would not do: its perplexity hardly reacts to pruning, so PPL-1% has no meaning for it.
     """
     from sparsing.training import read_train_config, train
 
@@ -36,7 +36,7 @@ def trained_model() -> Path:
 
 
 def text_file(characters: int) -> Path:
-    """A file with this much standard-library text, the part no model was trained on first."""
+    """A file with this many characters of standard-library text. Text that no model was trained on comes first."""
     from sparsing.text.standard_library import library_documents
 
     path = CACHE / f"text-{characters}.txt"
@@ -50,18 +50,18 @@ def text_file(characters: int) -> Path:
 
 
 def save(name: str, result: dict[str, Any]) -> Path:
-    """Write `results/<name>-<date>.json` with the machine and the versions, and print it."""
+    """Write `results/<name>-<date>.json` with the command, the machine and the versions added, and print it."""
     import numpy
     import torch
     import transformers
 
     import sparsing
-    from sparsing.hardware.machine import processor
+    from sparsing.hardware.machine import processor_name
 
     result |= {
         "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
-        "machine": {"processor": processor(), "threads": torch.get_num_threads()},
+        "machine": {"processor": processor_name(), "threads": torch.get_num_threads()},
         "versions": {
             "python": platform.python_version(),
             "sparsing": sparsing.__version__,

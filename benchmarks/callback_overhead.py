@@ -24,7 +24,7 @@ from _common import CACHE, save
 from sparsing.base.progress import Progress
 from sparsing.text.standard_library import library_documents
 from sparsing.training.config_file import read_train_config
-from sparsing.training.sparsity_callback import FILE, read_sparsity_rows
+from sparsing.training.sparsity_callback import SPARSITY_FILE, read_sparsity_rows
 from sparsing.training.tokenizer import train_tokenizer
 from sparsing.training.trainer import train
 
@@ -77,7 +77,10 @@ def _run(watched: bool, steps: int) -> dict[str, Any]:
     clock, cpu = time.perf_counter(), time.process_time()
     curve = train(config, folder, progress=Progress(False))
     result = {"clock_sec": time.perf_counter() - clock, "cpu_sec": time.process_time() - cpu}
-    return result | {"loss": [line["loss"] for line in curve], "rows": read_sparsity_rows(folder / FILE)}
+    return result | {
+        "loss": [line["loss"] for line in curve],
+        "rows": read_sparsity_rows(folder / SPARSITY_FILE),
+    }
 
 
 def _tokenizer() -> Any:

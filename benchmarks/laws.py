@@ -1,9 +1,9 @@
-"""What the laws' fitter says of the published raw points, and whether its intervals hold what they promise.
+"""Benchmark of the laws: fits to the published raw series, coverage of the intervals on simulated series, and time.
 
-`published`: the eleven raw series against the paper's coefficients. `coverage`: simulated series, with the verdict.
-`intervals`: simulated series of every form, intervals alone. `timing`: one fit with all intervals, and the eleven
-series with comparison. Each run merges its part into one dated JSON in `benchmarks/results/`. Run with
-OMP_NUM_THREADS=1:
+Four parts: `published` fits the eleven raw series and compares them with the paper's coefficients. `coverage` runs the
+whole fit, with its choice of early points and its verdict, on simulated series. `intervals` checks only the intervals,
+for every form. `timing` times one fit with all intervals, and the comparison of all forms on the eleven series. Each
+run merges its part into one dated JSON file in `benchmarks/results/`. Run with OMP_NUM_THREADS=1:
 
     python benchmarks/laws.py published --data ../shared/data/sparsing_law
     python benchmarks/laws.py coverage --data ../shared/data/sparsing_law --num-series 600
@@ -14,12 +14,14 @@ OMP_NUM_THREADS=1:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +29,16 @@ import scipy
 from scipy.stats import binomtest
 
 from sparsing.base.results import write_text
-from sparsing.laws import FORMS, compare, fit, published, read_points, simulate
+from sparsing.laws import FORMS, LawFit, Points, compare_forms, fit, published_law, read_points, simulate
 from sparsing.laws.coefficient_intervals import coefficient_interval
-from sparsing.laws.fitting import least_squares_fit
-from sparsing.laws.forecasting import crossing
-from sparsing.laws.joint_fit import share_test
+from sparsing.laws.fitting import fit_curve
+from sparsing.laws.forecasting import find_crossing
+from sparsing.laws.form import Form
+from sparsing.laws.joint_fit import fit_shared
 
 LEVEL = 0.9
 SHAPES = tuple(512 / 36 * (1792 / 3 / (512 / 36)) ** (i / 8) for i in range(9))
+"""Nine width-depth ratios at equal factors between the paper's narrowest and widest shape."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,19 +46,24 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("part", choices=sorted(PARTS))
-    parser.add_argument("--data", type=Path, required=True, help="folder of the raw series (JSON)")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the raw series as JSON files")
     parser.add_argument(
         "--num-series", type=int, default=200, help="simulated series per form (default: 200)"
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulated series (default: 0)")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).parent / "results",
+        help="folder of the dated JSON file (default: benchmarks/results)",
+    )
     args = parser.parse_args(argv)
     series = {points.name: points for points in read_points(sorted(args.data.glob("*.json")))}
     started = time.perf_counter()
-    found = PARTS[args.part](series, args)
+    result = PARTS[args.part](series, args)
     path = args.output / f"laws-{datetime.date.today().isoformat()}.json"
     document = json.loads(path.read_text()) if path.exists() else {}
-    document[args.part] = found | {
+    document[args.part] = result | {
         "wall_sec": time.perf_counter() - started,
         "environment": _environment(args),
     }
@@ -82,11 +91,11 @@ def _environment(args: argparse.Namespace) -> dict[str, object]:
 # ---------------------------------------------------------------- the published series
 
 
-def run_published(series, args) -> dict[str, object]:
-    """Show 1: one row per series, the joint tests, and what becomes of the paper's claims."""
+def run_published(series: Mapping[str, Points], args: argparse.Namespace) -> dict[str, object]:
+    """One row per published series, and the joint tests of a shared limit."""
     rows, fits = [], {}
     for name, points in series.items():
-        form, coefficients = published(name) or (None, {})
+        form, coefficients = published_law(name) or (None, {})
         if form is None:
             continue
         fits[name] = fit(points, form.name, level=LEVEL)
@@ -94,66 +103,65 @@ def run_published(series, args) -> dict[str, object]:
         print(f"{name}: {fits[name].verdict}", file=sys.stderr)
     joint = {}
     for form in ("relu", "silu"):
-        group = [found for found in fits.values() if found.form == form]
-        joint[form] = share_test(group, ["A0"]).to_dict()
+        joint[form] = fit_shared([law for law in fits.values() if law.form == form], ["A0"]).to_dict()
     _print_rows(rows)
-    for form, found in joint.items():
-        print(f"\n{form}: {found['verdict']}")
+    for form, test in joint.items():
+        print(f"\n{form}: {test['verdict']}")
     return {"rows": rows, "joint": joint}
 
 
-def _row(points, form, coefficients, found) -> dict[str, object]:
+def _row(points: Points, form: Form, coefficients: dict[str, float], law: LawFit) -> dict[str, object]:
     same = {}
-    for drop in sorted({0, 3, 6, 10, found.num_dropped}):
+    for drop in sorted({0, 3, 6, 10, law.num_dropped}):
         x, y = points.scaled[drop:], points.y[drop:]
-        ours = least_squares_fit(form, x, y)
-        theirs = y - form.curve(x, coefficients)
+        ours = fit_curve(form, x, y)
+        paper_error = y - form.curve(x, coefficients)
         same[drop] = {
             "ours_rmse": float(np.sqrt(ours.best.rss / len(x))),
-            "paper_rmse": float(np.sqrt((theirs**2).mean())),
+            "paper_rmse": float(np.sqrt((paper_error**2).mean())),
             "ours_A0": float(ours.best.theta[-1]),
             "last_from_first_half": _half_forecast(form, x, y),
             "last_measured": float(y[-1]),
         }
-    limit = found.estimate("A0")
-    line = next(rival for rival in found.rivals if rival.form == "log_line")
+    line = next(rival for rival in law.rivals if rival.form == "log_line")
     return {
         "name": points.name,
         "num_points": len(points.x),
-        "num_dropped": found.num_dropped,
-        "drop_reason": found.drop_reason,
-        "key_by_drop": found.key_by_drop,
+        "num_dropped": law.num_dropped,
+        "drop_reason": law.drop_reason,
+        "key_by_drop": law.key_by_drop,
         "same_points": same,
-        "A0": limit.to_dict(),
+        "A0": law.estimate("A0").to_dict(),
         "paper_A0": coefficients["A0"],
-        "near_limit_billion": _near_limit(found),
-        "coefficients": [estimate.to_dict() for estimate in found.coefficients],
+        "near_limit_billion": _near_limit(law),
+        "coefficients": [estimate.to_dict() for estimate in law.coefficients],
         "paper": coefficients,
-        "r2": found.r2,
-        "noise_sd": found.noise_sd,
-        "rho": found.rho,
-        "holdout": (found.holdout.to_dict() | {"covered": found.holdout.covered}) if found.holdout else None,
-        "identified": found.identified,
-        "verdict": found.verdict,
+        "r2": law.r2,
+        "noise_sd": law.noise_sd,
+        "rho": law.rho,
+        "holdout": (law.holdout.to_dict() | {"covered": law.holdout.covered}) if law.holdout else None,
+        "identified": law.identified,
+        "verdict": law.verdict,
         "delta_aicc_line": line.delta_aicc,
-        "delta_aicc_rivals": {rival.form: rival.delta_aicc for rival in found.rivals},
+        "delta_aicc_rivals": {rival.form: rival.delta_aicc for rival in law.rivals},
     }
 
 
-def _near_limit(found) -> float | None:
-    """Billion tokens at which the law is within 10% of its limit (1% for SiLU, whose ratios move less)."""
-    share = 1.1 if found.form == "relu" else 0.99
-    return crossing(found.law, found.values, share * found.estimate("A0").value, found.kept_x)
+def _near_limit(law: LawFit) -> float | None:
+    """Billion tokens at which the law is within 10% of its limit (1% for SiLU, whose ratios change less)."""
+    share = 1.1 if law.form == "relu" else 0.99
+    return find_crossing(law.law, law.values, share * law.estimate("A0").value, law.kept_x)
 
 
-def _half_forecast(form, x, y) -> float:
+def _half_forecast(form: Form, x: np.ndarray, y: np.ndarray) -> float:
+    """The last point as predicted by a fit to the first half of the points."""
     half = len(x) // 2
-    early = least_squares_fit(form, x[:half], y[:half])
+    early = fit_curve(form, x[:half], y[:half])
     return float(form.evaluate(x[-1:], early.best.theta)[0])
 
 
-def _print_rows(rows) -> None:
-    """The two tables of `docs/laws.md`; ratios in percent, errors in percentage points."""
+def _print_rows(rows: Sequence[dict]) -> None:
+    """Print the two tables of `docs/laws.md`; ratios in percent, errors in percentage points."""
     print(
         "| series | points, left out | RMSE, all points: ours, paper | RMSE, kept points: ours, paper |",
         end="",
@@ -191,110 +199,172 @@ def _end(value: float, closed: bool) -> str:
 # ---------------------------------------------------------------- coverage
 
 
-def run_coverage(series, args) -> dict[str, object]:
-    """Show 2: the whole tool, with its drop rule and verdict, on the two published laws."""
-    return {"level": LEVEL, **{form: _whole(series, form, args) for form in ("silu", "relu")}}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What a simulated series is drawn from."""
+
+    name: str
+    x: np.ndarray
+    """Billion tokens, or width over depth, shape `(num_points,)`."""
+    coefficients: dict[str, float]
+    noise_sd: float
+    rho: float
+
+    def draw(self, form: Form, seed: np.random.SeedSequence) -> Points:
+        return simulate(
+            form,
+            self.coefficients,
+            self.x,
+            noise_sd=self.noise_sd,
+            rho=self.rho,
+            seed=seed,
+            name=self.name,
+        )
 
 
-def run_intervals(series, args) -> dict[str, object]:
-    """The intervals alone, for every coefficient of every form; and limits claimed where there is none."""
-    false = {form: _without_limit(series, form, args) for form in ("log_line", "power")}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the fit of one simulated series reported, compared with the true coefficients."""
+
+    name: str
+    identified: bool
+    closed: bool
+    dropped: bool
+    inside: dict[str, bool]
+    """Per coefficient: whether its interval holds the true value."""
+
+
+def run_coverage(series: Mapping[str, Points], args: argparse.Namespace) -> dict[str, object]:
+    """The whole fit, with its choice of early points and its verdict, on series from the two published laws."""
+    return {"level": LEVEL, **{form: _coverage(series, form, args) for form in ("silu", "relu")}}
+
+
+def run_intervals(series: Mapping[str, Points], args: argparse.Namespace) -> dict[str, object]:
+    """Coverage of the intervals alone for every form, and how often a limit is claimed where there is none."""
+    without_limit = {form: _claimed_limits(series, form, args) for form in ("log_line", "power")}
     return {
         "level": LEVEL,
-        "no_limit_to_find": false,
+        "no_limit_to_find": without_limit,
         **{name: _intervals(series, name, args) for name in FORMS},
     }
 
 
-def _truths(series, form_name):
-    """Per published series of a form: its name, tokens, published coefficients, noise seen in the data."""
-    truths = []
+def _published_scenarios(series: Mapping[str, Points], form_name: str) -> list[Scenario]:
+    """Per published series of a form: its tokens, its published coefficients, and the noise of our fit."""
+    scenarios = []
     for name, points in series.items():
-        form, coefficients = published(name) or (None, {})
+        form, coefficients = published_law(name) or (None, {})
         if form is None or form.name != form_name:
             continue
-        found = fit(points, form_name, level=LEVEL, num_resamples=0)
-        truths.append((name, points.scaled, coefficients, found.noise_sd, found.rho))
-    return truths
+        law = fit(points, form_name, level=LEVEL, num_resamples=0)
+        scenarios.append(
+            Scenario(
+                name=name,
+                x=points.scaled,
+                coefficients=coefficients,
+                noise_sd=law.noise_sd,
+                rho=law.rho,
+            )
+        )
+    return scenarios
 
 
-def _whole(series, form_name, args) -> dict[str, object]:
-    """`fit` with its drop rule and verdict, on series drawn from the published coefficients."""
-    truths, rows = _truths(series, form_name), []
+def _coverage(series: Mapping[str, Points], form_name: str, args: argparse.Namespace) -> dict[str, object]:
+    """Shares over simulated series of one published law."""
+    scenarios, outcomes = _published_scenarios(series, form_name), []
     for i in range(args.num_series):
-        name, x, values, sd, rho = truths[i % len(truths)]
-        seed = np.random.SeedSequence([args.seed, i, len(form_name)])
-        points = simulate(FORMS[form_name], values, x, noise_sd=sd, rho=rho, seed=seed, name=name)
-        found = fit(points, form_name, level=LEVEL, num_resamples=0)
-        limit = found.estimate("A0")
-        inside = {e.name: bool(e.low <= values[e.name] <= e.high) for e in found.coefficients}
-        rows.append((name, found.identified, limit.closed, inside["A0"], found.num_dropped, inside))
+        scenario = scenarios[i % len(scenarios)]
+        points = scenario.draw(FORMS[form_name], np.random.SeedSequence([args.seed, i, len(form_name)]))
+        law = fit(points, form_name, level=LEVEL, num_resamples=0)
+        truth = scenario.coefficients
+        outcomes.append(
+            Outcome(
+                name=scenario.name,
+                identified=law.identified,
+                closed=law.estimate("A0").closed,
+                dropped=law.num_dropped > 0,
+                inside={e.name: bool(e.low <= truth[e.name] <= e.high) for e in law.coefficients},
+            )
+        )
         if i % 20 == 19:
             print(f"{form_name}: {i + 1} of {args.num_series}", file=sys.stderr)
-    pick = {
-        "identified": [r[3] for r in rows if r[1]],
-        "not_identified": [r[3] for r in rows if not r[1]],
-        "closed": [r[3] for r in rows if r[2]],
-        "all": [r[3] for r in rows],
-    }
-    summary: dict[str, object] = {key: _share(values) for key, values in pick.items()}
-    summary["dropped_any"] = _share([r[4] > 0 for r in rows])
-    summary["coefficients"] = {key: _share([r[5][key] for r in rows]) for key in rows[0][5]}
-    summary["per_series"] = {
-        t[0]: {
-            "identified": _share([r[1] for r in rows if r[0] == t[0]]),
-            "covered_where_identified": _share([r[3] for r in rows if r[0] == t[0] and r[1]]),
-            "covered": _share([r[3] for r in rows if r[0] == t[0]]),
-        }
-        for t in truths
+    summary: dict[str, object] = {
+        "identified": _limit_share([o for o in outcomes if o.identified]),
+        "not_identified": _limit_share([o for o in outcomes if not o.identified]),
+        "closed": _limit_share([o for o in outcomes if o.closed]),
+        "all": _limit_share(outcomes),
+        "dropped_any": _share([o.dropped for o in outcomes]),
+        "coefficients": {name: _share([o.inside[name] for o in outcomes]) for name in outcomes[0].inside},
+        "per_series": {
+            scenario.name: _series_summary([o for o in outcomes if o.name == scenario.name])
+            for scenario in scenarios
+        },
     }
     print(f"{form_name}: {summary}")
     return summary
 
 
-def _without_limit(series, truth_name, args) -> dict[str, object]:
-    """How often the ReLU law's limit is called identified in series that have none."""
-    rows = []
+def _series_summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
+    return {
+        "identified": _share([o.identified for o in outcomes]),
+        "covered_where_identified": _limit_share([o for o in outcomes if o.identified]),
+        "covered": _limit_share(outcomes),
+    }
+
+
+def _claimed_limits(
+    series: Mapping[str, Points], true_form: str, args: argparse.Namespace
+) -> dict[str, dict]:
+    """How often the limit of the ReLU law is called identified in series that have no limit."""
     names = [name for name in series if name.endswith("relu")]
-    fits = {name: fit(series[name], truth_name, level=LEVEL, num_resamples=0) for name in names}
+    fits = {name: fit(series[name], true_form, level=LEVEL, num_resamples=0) for name in names}
+    identified = []
     for i in range(args.num_series):
-        found = fits[names[i % len(names)]]
+        law = fits[names[i % len(names)]]
         seed = np.random.SeedSequence([args.seed, i, 77])
-        x = series[found.name].scaled
-        points = simulate(found.law, found.values, x, noise_sd=found.noise_sd, rho=found.rho, seed=seed)
-        rows.append(fit(points, "relu", level=LEVEL, num_resamples=0).identified)
-    print(f"{truth_name}: identified {_share(rows)}")
-    return {"identified": _share(rows)}
+        x = series[law.name].scaled
+        points = simulate(law.law, law.values, x, noise_sd=law.noise_sd, rho=law.rho, seed=seed)
+        identified.append(fit(points, "relu", level=LEVEL, num_resamples=0).identified)
+    print(f"{true_form}: identified {_share(identified)}")
+    return {"identified": _share(identified)}
 
 
-def _intervals(series, name, args) -> dict[str, object]:
-    """Coverage of every coefficient's interval, drawn from our fits where nothing is published."""
-    form, truths = FORMS[name], []
+def _intervals(series: Mapping[str, Points], name: str, args: argparse.Namespace) -> dict[str, object]:
+    """Coverage of every coefficient's interval; series are drawn from our fits where nothing is published."""
+    form, scenarios = FORMS[name], []
     if form.variable == "width_depth":
-        truths = [(np.array(SHAPES), {"a": 0.055, "b": 0.0002, "r0": 114.0}, 0.001, 0.0)]
+        coefficients = {"a": 0.055, "b": 0.0002, "r0": 114.0}
+        scenarios = [
+            Scenario(name=name, x=np.array(SHAPES), coefficients=coefficients, noise_sd=0.001, rho=0.0)
+        ]
     elif name in ("relu", "silu"):
-        truths = [truth[1:] for truth in _truths(series, name)]
+        scenarios = _published_scenarios(series, name)
     else:
         for points in series.values():
-            found = fit(points, name, level=LEVEL, num_resamples=0)
-            truths.append((found.kept_x, found.values, found.noise_sd, found.rho))
+            law = fit(points, name, level=LEVEL, num_resamples=0)
+            scenarios.append(
+                Scenario(name=name, x=law.kept_x, coefficients=law.values, noise_sd=law.noise_sd, rho=law.rho)
+            )
     inside: dict[str, list[bool]] = {key: [] for key in form.names}
     for i in range(args.num_series):
-        x, values, sd, rho = truths[i % len(truths)]
-        seed = np.random.SeedSequence([args.seed, i, 991])
-        points = simulate(form, values, x, noise_sd=sd, rho=rho, seed=seed)
-        fitted = least_squares_fit(form, points.scaled, points.y)
-        truth = form.internal(values)
+        scenario = scenarios[i % len(scenarios)]
+        points = scenario.draw(form, np.random.SeedSequence([args.seed, i, 991]))
+        curve = fit_curve(form, points.scaled, points.y)
+        theta = form.to_theta(scenario.coefficients)
         for index, key in enumerate(form.names):
-            low, high, _, _ = coefficient_interval(fitted, index, LEVEL)
-            inside[key].append(bool(low <= truth[index] <= high))
+            interval = coefficient_interval(curve, index, LEVEL)
+            inside[key].append(bool(interval.low <= theta[index] <= interval.high))
     summary = {key: _share(values) for key, values in inside.items()}
     print(f"{name}, every coefficient: { {k: round(v['share'], 3) for k, v in summary.items()} }")
     return summary
 
 
-def _share(values) -> dict[str, float | int | list[float] | None]:
-    """Share of true values with its 95% interval (exact)."""
+def _limit_share(outcomes: Sequence[Outcome]) -> dict:
+    return _share([outcome.inside["A0"] for outcome in outcomes])
+
+
+def _share(values: Sequence[bool]) -> dict:
+    """Share of true values with its exact 95% interval (Clopper-Pearson)."""
     hits, total = int(sum(values)), len(values)
     if not total:
         return {"share": None, "hits": 0, "total": 0, "ci95": None}
@@ -305,21 +375,21 @@ def _share(values) -> dict[str, float | int | list[float] | None]:
 # ---------------------------------------------------------------- timing
 
 
-def run_timing(series, args) -> dict[str, object]:
-    """Show 3: wall and CPU seconds of one fit (the middle of three by wall time) and of all comparisons."""
+def run_timing(series: Mapping[str, Points], args: argparse.Namespace) -> dict[str, object]:
+    """Wall and CPU seconds of one fit (the median of three by wall time) and of all comparisons."""
     fits = {}
     for name, points in series.items():
-        form, _ = published(name) or (FORMS["relu"], {})
-        times = [_timed(lambda p=points, f=form.name: fit(p, f, level=LEVEL)) for _ in range(3)]
+        form, _ = published_law(name) or (FORMS["relu"], {})
+        times = [_time(lambda p=points, f=form.name: fit(p, f, level=LEVEL)) for _ in range(3)]
         fits[name] = sorted(times, key=lambda timing: timing["wall_sec"])[1]
         fits[name]["max_wall_sec"] = max(timing["wall_sec"] for timing in times)
         print(f"fit {name}: {fits[name]}")
-    every = _timed(lambda: [compare(points, level=LEVEL) for points in series.values()])
+    every = _time(lambda: [compare_forms(points, level=LEVEL) for points in series.values()])
     print(f"compare, {len(series)} series: {every}")
     return {"fit": fits, "compare_all": every, "num_series": len(series), "load_average": os.getloadavg()[0]}
 
 
-def _timed(call) -> dict[str, float]:
+def _time(call: Callable[[], object]) -> dict[str, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     call()
     return {"wall_sec": time.perf_counter() - wall, "cpu_sec": time.process_time() - cpu}

@@ -1,12 +1,13 @@
-"""What PPL-1% costs, in dense forward passes, against the reference's algorithm on the same tokens.
+"""Measures the cost of finding PPL-1%, in dense forward passes, against the reference's algorithm.
 
     python benchmarks/search_cost.py
 
-Ours is the whole of `measure(..., ppl_ratio=1.01)`: calibration, search, verification on dense and on sparse
-inputs, held-out check. The reference (METRICS of the paper's code) is written plainly below: 20 bisection steps
-on CETT, each with one dense pass that keeps all activations, a bisection of 16 steps over a grid of 65,536
-thresholds per layer (one `down_proj` each), and one sparse pass. It is timed on a part of the tokens and on
-some of its 20 equal steps, and scaled; the result says by how much.
+Our time is that of the whole `measure(..., ppl_ratio=1.01)`: calibration, search, verification on dense and on sparse
+inputs, and the held-out check. The algorithm of the reference (METRICS in the paper's code) is reimplemented below. It
+takes 20 bisection steps on CETT. Each step runs a dense pass that keeps all activations, a bisection of 16 steps over a
+grid of 65,536 thresholds per layer (one `down_proj` each), and a sparse pass. Since its steps cost the same, the
+reference is timed on some of the steps and on a part of the tokens, and its time is scaled. The result states the
+factor.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def _pair(loaded: LoadedModel, corpus: Corpus) -> tuple[float, float]:
-    """Seconds of a plain dense pass and of a calibration, one right after the other."""
+    """Seconds of a dense pass and of a calibration right after it, so that both meet the same machine speed."""
     dense = _dense(loaded, corpus)
     began = time.perf_counter()
     calibrate(loaded, corpus)
@@ -82,13 +83,14 @@ def _pair(loaded: LoadedModel, corpus: Corpus) -> tuple[float, float]:
 
 
 def _dense(loaded: LoadedModel, corpus: Corpus) -> float:
+    """Seconds of a dense pass over the corpus."""
     began = time.perf_counter()
     run_pass(loaded, corpus, LossOnly(), key="dense")
     return time.perf_counter() - began
 
 
 def _reference(loaded: LoadedModel, corpus: Corpus, steps: int) -> float:
-    """Seconds of the first `steps` bisection steps of the reference's PPL-1% on this corpus."""
+    """Seconds of the first `steps` steps of the reference's bisection for PPL-1%."""
     batch = next(corpus.batches(corpus.n_windows))
     began = time.perf_counter()
     low, high = 0.0, 1.0
@@ -101,7 +103,7 @@ def _reference(loaded: LoadedModel, corpus: Corpus, steps: int) -> float:
 
 
 def _reference_step(loaded: LoadedModel, batch: Batch, cett: float) -> float:
-    """Perplexity ratio at one CETT: a dense pass, thresholds layer by layer, a sparse pass."""
+    """Perplexity ratio at one CETT, by a dense pass, a threshold for each layer, and a sparse pass."""
     kept: list[torch.Tensor] = []
     with tapped(loaded.sites, lambda layer, gate, h: kept.append(h), gate=False):
         dense = _loss(loaded, batch)
@@ -113,14 +115,16 @@ def _reference_step(loaded: LoadedModel, batch: Batch, cett: float) -> float:
         return math.exp(_loss(loaded, batch) - dense)
 
 
-def _loss(loaded: LoadedModel, batch) -> float:
+def _loss(loaded: LoadedModel, batch: Batch) -> float:
     return loaded.model(input_ids=batch.ids, labels=batch.ids, use_cache=False).loss.item()
 
 
 def _reference_threshold(h: torch.Tensor, weight: torch.Tensor, cett: float) -> float:
-    """Bisection of 16 steps over a grid of 65,536 thresholds up to the 0.99 quantile, one matmul each."""
+    """Bisection over a grid of 65,536 thresholds up to the 0.99 quantile: 16 steps with one matrix product each."""
     norms = h.abs() * weight.norm(dim=0)
-    sample = norms.flatten()[:: max(1, norms.numel() // 1_000_000)]  # torch.quantile takes no more
+    sample = norms.flatten()[
+        :: max(1, norms.numel() // 1_000_000)
+    ]  # torch.quantile has a limit of 16M values
     grid = torch.linspace(0, float(sample.quantile(0.99)), 65_536)
     full = (h @ weight.T).norm(dim=-1)
     left, right = 0, len(grid)

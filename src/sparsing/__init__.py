@@ -1,11 +1,12 @@
 """Measure, exploit and predict activation sparsity in large language models.
 
-Public names are loaded on first use, so that `import sparsing` costs nothing.
+This module lists the public names. Each name is loaded on first use, so `import sparsing` imports neither torch nor
+numpy. `docs/design.md` describes the packages below.
 """
 
 from __future__ import annotations
 
-from sparsing.base.lazy import lazily
+from sparsing.base.lazy import lazy_exports
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,7 @@ _HOME = {
     "sparsify": "rules.mask",
     "split_holdout": "text.corpus",
 }
-"""Public name to module. No module is called like a function it exports: the module would hide it here."""
+"""Public name to the module that defines the name."""
 
 __all__ = ["__version__", *sorted(_HOME)]
-__getattr__, __dir__ = lazily(__name__, _HOME)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -1,17 +1,21 @@
-"""Errors a caller can catch; every one says what was got, what is allowed and what to do next."""
+"""The exceptions that `sparsing` raises on purpose, with one base class.
+
+The command line catches `SparsityError` and prints its message, so every message states what is wrong (with the
+value), what is allowed and what to do.
+"""
 
 
 class SparsityError(Exception):
-    """Base class of the errors that this package raises on purpose."""
+    """Base class of all errors that the package raises on purpose."""
 
 
 class InputError(SparsityError, ValueError):
-    """An argument, a file or a text that the caller can correct."""
+    """An argument, a file or a text is invalid, and the caller can correct it."""
 
 
 class UnsupportedModelError(SparsityError, ValueError):
-    """The architecture has no family file, or the checkpoint is of a kind that is not loaded."""
+    """The model's architecture has no family file, or the checkpoint has a format that is not loaded."""
 
 
 class TargetError(SparsityError, ValueError):
-    """A wanted quality level that no level of the rule reaches."""
+    """No level of the rule reaches the requested quality."""

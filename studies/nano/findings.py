@@ -14,7 +14,7 @@ import numpy as np
 from cells import CELLS, SCALES, SEEDED, SHAPES, CellResult
 
 from sparsing.laws import FORMS, fit, make_points
-from sparsing.laws.joint_fit import share_test
+from sparsing.laws.joint_fit import fit_shared
 from sparsing.laws.lawfit import Estimate, LawFit
 from sparsing.laws.points import Points
 from sparsing.laws.solve import Problem, solve
@@ -168,7 +168,7 @@ def scale_limit(cells: Sequence[CellResult], spread: float) -> Finding:
         if len(series) < 2:
             continue
         fits = [law_fit(cell) for cell in series]
-        test = share_test(fits, ["A0"])
+        test = fit_shared(fits, ["A0"])
         for cell, found in zip(series, fits, strict=True):
             limit = found.estimate("A0")
             lines.append(

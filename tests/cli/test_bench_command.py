@@ -6,12 +6,9 @@ import json
 
 import pytest
 
-from sparsing.bench import block_bench as ffn_bench
-from sparsing.bench import model_bench as whole_bench
-from sparsing.bench.block_result import FFNBench
-from sparsing.bench.model_result import WholeBench
+from sparsing.bench.block_result import BlockBenchmark
+from sparsing.bench.model_result import ModelBenchmark
 from sparsing.cli import main
-from sparsing.hardware.bandwidth import measure_bandwidth
 from sparsing.rules.thresholds import Thresholds
 
 pytest.importorskip("numba", reason="the CPU kernels need numba")
@@ -20,15 +17,9 @@ QUICK = ["--rounds", "1", "--threads", "1", "--quiet", "--bits", "4"]
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """A small cache, so that few layers are enough to outgrow it, and a short yardstick."""
-    monkeypatch.setattr(ffn_bench, "last_cache_bytes", lambda: 2**16)
-    for module in (ffn_bench, whole_bench):
-        monkeypatch.setattr(
-            module,
-            "measure_bandwidth",
-            lambda threads: measure_bandwidth(threads=threads, buffer_bytes=2**22),
-        )
+def small_cache(monkeypatch):
+    """A cache of 64 KiB: few layers outgrow it, and the bandwidth is measured on 1 MiB."""
+    monkeypatch.setattr("sparsing.hardware.bandwidth.last_cache_bytes", lambda: 2**16)
 
 
 def test_a_block(tmp_path, capsys):
@@ -43,7 +34,7 @@ def test_a_block(tmp_path, capsys):
         "planted",
     ):
         assert word in shown
-    assert {line.batch for line in FFNBench.load(tmp_path / "ffn.json").lines} == {1, 2}
+    assert {line.batch for line in BlockBenchmark.load(tmp_path / "ffn.json").lines} == {1, 2}
     for batch in (1, 2):
         assert (tmp_path / f"speedup-batch-{batch}.png").stat().st_size > 1000
     assert not (tmp_path / ".journal").exists()
@@ -60,7 +51,7 @@ def test_a_whole_model_as_json(tmp_path, capsys):
         "sparse, exact",
         "4-bit predictor",
     ]
-    assert WholeBench.load(tmp_path / "whole.json").new_tokens == 3
+    assert ModelBenchmark.load(tmp_path / "whole.json").new_tokens == 3
 
 
 def test_a_checkpoint_with_its_thresholds(checkpoint, text, tmp_path, capsys):
@@ -70,7 +61,7 @@ def test_a_checkpoint_with_its_thresholds(checkpoint, text, tmp_path, capsys):
     sizes = ["--prompt-tokens", "12", "--new-tokens", "4", "--engines"]
     assert main([*command, *sizes, *QUICK, "-o", str(tmp_path)]) == 0
     assert "the checkpoint's own" in capsys.readouterr().out
-    bench = WholeBench.load(tmp_path / "whole.json")
+    bench = ModelBenchmark.load(tmp_path / "whole.json")
     exact = next(line for line in bench.lines if line.name == "sparse, exact")
     assert exact.ratio is None
     assert 0 < exact.active_ratio < 1

@@ -85,7 +85,7 @@ def test_generate_refuses(checkpoint, thresholds, capsys):
 
 
 def test_advise_ends_with_a_table_and_a_picture(checkpoint, text, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sparsing.decode.advice._advise.ENOUGH_SEC", 0.0)
+    monkeypatch.setattr("sparsing.decode.advice._advise.TIMING_SEC", 0.0)
     command = [
         "advise",
         str(checkpoint),

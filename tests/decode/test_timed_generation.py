@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sparsing.bench.dictation import hugging_face_seconds
+from sparsing.bench.forced_decoding import hugging_face_seconds
 from sparsing.decode import timed_generation as timing
 from sparsing.decode.timed_generation import generate_timed
 from sparsing.errors import InputError
@@ -28,7 +28,7 @@ def clock(monkeypatch):
 @pytest.mark.usefixtures("clock")
 def test_greedy_tokens_with_the_time_of_each_step():
     model, ids = build("llama"), tiny_input(3, 5)
-    made = generate_timed(model, ids, max_new_tokens=4, to_the_end=True)
+    made = generate_timed(model, ids, max_new_tokens=4, ignore_eos=True)
     assert torch.equal(made.ids, written(model, ids, 4))
     assert (made.ttft_sec, made.later_sec) == (1, (2, 3, 4))
     assert made.num_new_tokens == 4
@@ -46,7 +46,7 @@ def test_an_end_of_text_token_ends_it_unless_it_must_go_on():
     first = int(written(model, ids, 1)[0, -1])
     model.generation_config.eos_token_id = first
     assert generate_timed(model, ids, max_new_tokens=6).num_new_tokens == 1
-    whole = generate_timed(model, ids, max_new_tokens=6, to_the_end=True)
+    whole = generate_timed(model, ids, max_new_tokens=6, ignore_eos=True)
     assert whole.num_new_tokens == 6
     assert first not in whole.ids[0, 5:]
 

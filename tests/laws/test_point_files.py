@@ -1,4 +1,4 @@
-"""Bad points and bad files: each has its message; good files give the same points in every form."""
+"""Bad points and bad files each raise their own message; every kind of good file gives the same points."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NAN = float("nan")
         ([1e9, 2e9, 3e9], [0.1, NAN, 0.08], "activation_ratio of point 2 is nan; remove that point"),
         ([1e9, NAN, 3e9], [0.1, 0.09, 0.08], "tokens of point 2 is nan"),
         ([1e9, 3e9, 2e9], [0.1, 0.09, 0.08], r"tokens must rise, got 2e\+09 after 3e\+09 at point 3"),
-        ([1e9, 2e9, 3e9], [10.0, 9.0, 8.0], r"point 1 is 10, it must lie in \[0, 1\]; divide percentages"),
-        ([1e9, 2e9, 3e9], [0.1, -0.1, 0.1], r"point 2 is -0.1, it must lie in \[0, 1\]"),
-        ([1e9, 2e9, 3e9], [0.1, 0.1, 0.1], "all 3 ratios are 0.1; nothing changes"),
+        ([1e9, 2e9, 3e9], [10.0, 9.0, 8.0], r"point 1 is 10, it must be in \[0, 1\]; divide percentages"),
+        ([1e9, 2e9, 3e9], [0.1, -0.1, 0.1], r"point 2 is -0.1, it must be in \[0, 1\]"),
+        ([1e9, 2e9, 3e9], [0.1, 0.1, 0.1], "all 3 ratios are 0.1, so there is no change"),
         ([1e9, 1e9, 1e9], [0.1, 0.09, 0.08], r"all 3 points have the same tokens \(1e\+09\)"),
         ([0, 1e9, 2e9], [0.1, 0.09, 0.08], "tokens must be above 0"),
         ([1e9, 2e9], [0.1, 0.09, 0.08], "2 values of x but 3 ratios"),
@@ -57,9 +57,9 @@ def test_every_form_of_file_gives_the_same_points(tmp_path):
         write_measurement(tmp_path / f"step-{i}" / "measurement.json", ratio, train_tokens=tokens)
         for i, (tokens, ratio) in enumerate(zip(TOKENS, RATIO, strict=True))
     ]
-    found = read_points([raw, plain, billions, files[2].parent, files[0], files[1]])
-    assert [points.name for points in found] == ["raw", "plain", "billions", "measurements"]
-    assert all(points.x == tuple(TOKENS) and points.ratio == tuple(RATIO) for points in found)
+    series = read_points([raw, plain, billions, files[2].parent, files[0], files[1]])
+    assert [points.name for points in series] == ["raw", "plain", "billions", "measurements"]
+    assert all(points.x == tuple(TOKENS) and points.ratio == tuple(RATIO) for points in series)
 
 
 def test_steps_need_tokens_per_step(tmp_path):
@@ -90,8 +90,8 @@ def test_series_and_shapes_in_one_csv(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "step,ratio\n1,0.1\n", "has the columns step, ratio; wanted activation_ratio"),
-        ("a.csv", "tokens,activation_ratio\n", "a header and no rows"),
+        ("a.csv", "step,ratio\n1,0.1\n", "has the columns step, ratio; it needs activation_ratio"),
+        ("a.csv", "tokens,activation_ratio\n", "a header but no rows"),
         ("a.csv", "tokens,activation_ratio\n1e9,many\n", "activation_ratio must be a number, got 'many'"),
         ("a.csv", "d_model,n_layers,activation_ratio\n8,0,0.1\n", "n_layers must be above 0"),
         ("a.json", "[1, 2]", "holds a list"),

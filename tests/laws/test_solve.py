@@ -1,4 +1,4 @@
-"""Variable projection against scipy: the box, what is held, and a point that the curve must meet."""
+"""Variable projection against scipy: bounds, held parameters, and a point that the curve must meet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ X = np.linspace(2.0, 200.0, 30)
 
 @pytest.mark.parametrize("columns", [1, 2])
 @pytest.mark.parametrize("seed", range(20))
-def test_box_agrees_with_scipy(columns, seed):
+def test_bounds_agree_with_scipy(columns, seed):
     rng = np.random.default_rng(seed)
     design, y = rng.normal(size=(12, columns)), rng.normal(size=12)
     low, high = np.sort(rng.normal(size=(2, columns)), axis=0)
@@ -24,14 +24,14 @@ def test_box_agrees_with_scipy(columns, seed):
     np.testing.assert_allclose(weights, wanted.x, atol=1e-6)
 
 
-def test_many_designs_are_solved_as_one_by_one():
+def test_many_designs_at_once_equal_single_designs():
     rng = np.random.default_rng(0)
     designs, y = rng.normal(size=(50, 12, 2)), rng.normal(size=12)
     weights, rss = bounded_lstsq(designs, y, np.array([0.0, -np.inf]), np.array([0.1, 0.2]))
     for design, weight, total in zip(designs, weights, rss, strict=True):
-        one, one_rss = bounded_lstsq(design, y, np.array([0.0, -np.inf]), np.array([0.1, 0.2]))
-        np.testing.assert_allclose(weight, one)
-        assert total == pytest.approx(one_rss)
+        single, single_rss = bounded_lstsq(design, y, np.array([0.0, -np.inf]), np.array([0.1, 0.2]))
+        np.testing.assert_allclose(weight, single)
+        assert total == pytest.approx(single_rss)
 
 
 def test_no_worse_than_curve_fit_from_the_truth():
@@ -44,8 +44,8 @@ def test_no_worse_than_curve_fit_from_the_truth():
             return np.exp(-c * x**alpha + b) + a0
 
         best, _ = curve_fit(law, X, y, p0=tuple(truth.values()), maxfev=20000)
-        theirs = float(((y - law(X, *best)) ** 2).sum())
-        assert solve(Problem(form=form, x=X, y=y)).rss <= theirs * (1 + 1e-5)
+        curve_fit_rss = float(((y - law(X, *best)) ** 2).sum())
+        assert solve(Problem(form=form, x=X, y=y)).rss <= curve_fit_rss * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(FORMS))

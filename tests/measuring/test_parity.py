@@ -49,7 +49,7 @@ def test_a_run_of_the_reference(run):
     assert torch.tensor(found.ppl_dense).log().item() == pytest.approx(run["dense_nll"], abs=1e-5)
     if not exact:
         wanted = Thresholds.from_line(run["thresholds"]).values
-        assert found.thresholds.values == pytest.approx(wanted, rel=0.01)
+        assert found.thresholds.numbers == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.filterwarnings("ignore:.*stay dense:UserWarning")

@@ -268,7 +268,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(after, tmp_path, monk
             assert before.tobytes() == after_.tobytes(), field.name
         elif field.name not in ("cost", "provenance", "thresholds"):
             assert before == after_, field.name
-    assert resumed.thresholds.values == uncut.thresholds.values
+    assert resumed.thresholds.numbers == uncut.thresholds.numbers
 
 
 def test_the_batch_size_changes_nothing_that_shows():
@@ -277,7 +277,7 @@ def test_the_batch_size_changes_nothing_that_shows():
         measure(Subject(trained(), corpus, batch_size=size, scores=("neuron_norm",)), "cett", level=0.3)
         for size in (1, 5)
     )
-    assert one.thresholds.values == pytest.approx(five.thresholds.values, rel=1e-6)
+    assert one.thresholds.numbers == pytest.approx(five.thresholds.numbers, rel=1e-6)
     for name in ("ppl_ratio", "activation_ratio", "cett_dense_inputs", "cett_sparse_inputs"):
         assert getattr(one, name) == pytest.approx(getattr(five, name), rel=1e-3), name
 

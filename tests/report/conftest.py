@@ -12,7 +12,7 @@ import pytest
 
 from sparsing.cli import main
 
-from .page_parts import save_comparison, save_evaluation, save_law, save_measurements, save_study
+from .page_results import save_comparison, save_evaluation, save_law, save_measurements, save_study
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from .conftest import Opened
-from .page_parts import ALARM, LEVELS, MODEL
+from .page_results import ALARM, LEVELS, MODEL
 
 CONTROLS = {
     "button#theme", "button.log-x", "button.log-y", "button.csv", "button.copy", "button.neuron", "button.near",

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
 from sparsing.cli import main
 from sparsing.errors import InputError
-from sparsing.report.across_charts import law_charts, training_series
-from sparsing.report.charts import Chart, Series, rounded, thinned
+from sparsing.report.charts.law_charts import laws_charts
 from sparsing.report.document import build_document
-from sparsing.report.run_charts import run_charts
 from sparsing.report.saved_results import Runs, read_runs
-from sparsing.report.text_view import packed, shown
+from sparsing.report.text_view import page_text
 
 from ..helpers.measurements import make_measurement
-from .page_parts import save_comparison, save_evaluation, save_law, save_measurements, save_study
+from .page_results import save_comparison, save_evaluation, save_law, save_measurements, save_study
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +49,7 @@ def test_layout(folder):
     ]
     assert len(document.cards) == 3, "of checkpoints along training only the last has a card; one evaluation"
     assert [panel.label.endswith("PPL-1%") for panel in document.panels] == [True] * 3 + [False] * 3
-    assert len(document.origins) == len({command for *_, command in document.origins})
+    assert len(document.origins) == len({origin.command for origin in document.origins})
 
 
 def test_checkpoints_come_in_the_order_of_training(tmp_path):
@@ -79,66 +75,17 @@ def test_broken_files_and_torn_studies(tmp_path):
         read_runs([tmp_path / "study"])
 
 
-def test_training_series_need_two_checkpoints():
-    runs = [
-        make_measurement(model=f"m/s{i}", train_tokens=tokens) for i, tokens in enumerate((300, 100, None))
-    ]
-    series = training_series(runs)
-    assert {name: [r.provenance.train_tokens for r in found] for name, found in series.items()} == {
-        "m, PPL-1%": [100, 300]
-    }
-    assert training_series(runs[:1]) == {}
-
-
 def test_a_law_goes_through_its_points(folder):
-    (chart,) = law_charts(read_runs([folder]).laws)
-    line, points = chart.series
+    curves, limits = laws_charts(read_runs([folder]).laws)
+    line, points = curves.series
     assert line.x[-1] == pytest.approx(3 * points.x[-1])
     assert np.interp(points.x, line.x, line.y) == pytest.approx(points.y, abs=0.02)
-
-
-def test_charts_of_a_rule_without_thresholds():
-    charts = run_charts(make_measurement(rule="top_k", select="top_k", target_ppl_ratio=None))
-    assert list(charts) == ["layers", "cett", "frequency", "positions"]
-    assert charts["cett"].marks == []
-
-
-def test_frequency_curves_are_sorted_and_leave_out_what_is_no_neuron():
-    frequency = np.array([[0.5, 0.1, 0.9], [0.2, np.nan, 0.4]], np.float32)
-    chart = run_charts(make_measurement(n_layers=2, neuron_frequency=frequency))["frequency"]
-    assert chart.series[0].y == pytest.approx([0.9, 0.5, 0.1])
-    assert chart.series[1].y == pytest.approx([0.4, 0.2])
-
-
-def test_chart_as_json():
-    series = Series(name="a", x=range(2), y=np.array([math.nan, 0.123456789]), y_low=[None, 0.1])
-    assert Chart(title="t", x="x", y="y", series=[series]).to_dict() == {
-        "title": "t",
-        "x": "x",
-        "y": "y",
-        "series": [{"name": "a", "x": [0, 1], "y": [None, 0.123457], "y_low": [None, 0.1]}],
-    }
-    assert rounded(np.int64(12345678)) == 12345678
-
-
-@pytest.mark.parametrize(("count", "most"), [(5, 10), (1000, 7), (1, 3)])
-def test_thinning_keeps_both_ends(count, most):
-    at = thinned(count, most)
-    assert len(at) == min(count, most)
-    assert (at[0], at[-1]) == (0, count - 1)
+    assert limits.series[0].x_low[0] < limits.series[0].x[0] < limits.series[0].x_high[0]
 
 
 def test_shown_text():
-    assert shown("a\nb\t\u200d\x00\u202e") == "a\nb\t\u200d\\x00\\u202e"
-    assert shown("x" * 70) == "x" * 30 + "\u2026[10 more characters]\u2026" + "x" * 30
-
-
-def test_packed_arrays_are_little_endian():
-    assert packed(np.array([[1, 258]], dtype=">u2")) == {
-        "dtype": "uint16",
-        "shape": [1, 2],
-        "data": "AQACAQ==",
-    }
+    assert page_text("a\nb\t\u200d\x00\u202e") == "a\nb\t\u200d\\x00\\u202e"
+    assert page_text("x" * 70) == "x" * 30 + "\u2026[10 more characters]\u2026" + "x" * 30
 
 
 def test_one_measurement_of_one_window():

@@ -12,6 +12,8 @@ import pytest
 
 from sparsing.errors import InputError
 from sparsing.report import style
+from sparsing.report.chart import Axis, Chart, Picture, Series
+from sparsing.report.static import save_picture
 
 
 @style.styled()
@@ -21,10 +23,11 @@ def simple_figure():
     return figure
 
 
-def test_save_writes_png_and_svg(tmp_path):
-    paths = style.save(simple_figure(), tmp_path / "new folder", "plot")
+def test_save_picture_writes_png_and_svg(tmp_path):
+    chart = Chart(title="t", x=Axis(label="x"), y=Axis(label="y"), series=[Series(name="s", x=[1], y=[2])])
+    paths = save_picture(Picture(title="t", charts=[chart]), tmp_path / "new folder", "plot")
     assert [path.name for path in paths] == ["plot.png", "plot.svg"]
-    assert matplotlib.image.imread(paths[0]).shape[:2] == (300, 990)  # 2 x 6.6 inches at 150 dpi
+    assert matplotlib.image.imread(paths[0]).shape[1] == 990  # 6.6 inches at 150 dpi
     assert ET.parse(paths[1]).getroot().tag.endswith("svg")
     assert sorted(p.name for p in paths[0].parent.iterdir()) == ["plot.png", "plot.svg"]
 
@@ -35,7 +38,7 @@ def test_a_jpg_for_the_drop_in_command(tmp_path):
 
 
 def test_another_suffix_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"cannot write a picture as 'plot.bmp'; end it in one of"):
+    with pytest.raises(InputError, match=r"cannot write an image as 'plot.bmp'; use one of the suffixes"):
         style.save_image(simple_figure(), tmp_path / "plot.bmp")
 
 
@@ -55,10 +58,14 @@ def test_a_failing_write_leaves_the_old_picture(tmp_path, monkeypatch):
 
 
 def test_the_callers_settings_neither_show_nor_change(tmp_path):
-    plain = [path.read_bytes() for path in style.save(simple_figure(), tmp_path, "plain")]
+    def saved_bytes():
+        paths = [style.save_image(simple_figure(), tmp_path / f"plot.{kind}") for kind in style.FORMATS]
+        return [path.read_bytes() for path in paths]
+
+    plain = saved_bytes()
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "text.parse_math": True}):
         before = dict(matplotlib.rcParams)
-        again = [path.read_bytes() for path in style.save(simple_figure(), tmp_path, "again")]
+        again = saved_bytes()
         assert dict(matplotlib.rcParams) == before
     assert again == plain
 
@@ -80,7 +87,7 @@ def test_depth_colours_differ_and_stand_off_from_white():
 
 def test_the_room_imports_neither_torch_nor_pyplot():
     code = (
-        "import sys; import sparsing.report.figures, sparsing.report.compare_figures, sparsing.report.page;"
+        "import sys; import sparsing.report.document, sparsing.report.static, sparsing.report.page;"
         "print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ from sparsing.rules import RULES, make_rule, register_rule
 from sparsing.rules.mask import Mask
 from sparsing.rules.rule import Reach
 from sparsing.rules.thresholds import thresholds_at
+from sparsing.sites.tap import Rows
 
 from ..helpers.measuring import kept_activations, text_corpus, tiny_loaded
 
@@ -38,7 +39,7 @@ def test_the_ratio_never_rises_with_strength(name, options, known):
             rule, rule.level(strength), curves=curves, sites=[f"#{i}" for i in range(len(kept))]
         )
         mask = Mask(loaded.sites, thresholds)
-        active = [mask.active(layer, gate, h) for layer, (gate, h) in enumerate(kept)]
+        active = [mask.active(layer, Rows(gate, h, (len(h),))) for layer, (gate, h) in enumerate(kept)]
         assert all((a <= b).all() for a, b in zip(active, before, strict=True)), "neurons only drop out"
         before = active
         ratios.append(np.mean([a.double().mean() for a in active]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -55,14 +57,42 @@ def test_unknown_scores_and_selections():
 
 
 def test_the_number_of_layers():
-    made().check_layers(3)
+    sites = [SimpleNamespace(name=f"model.layers.{i}.mlp.down_proj") for i in range(4)]
+    assert made().for_sites(sites[:3]) == made().numbers
     with pytest.raises(
         InputError, match="3 thresholds for a model of 4 feed-forward layers; give one per layer"
     ):
-        made().check_layers(4)
+        made().for_sites(sites)
 
 
 def test_saved_and_read_again(tmp_path):
     whole = made(target_ppl_ratio=1.01, provenance=Provenance(model="m", versions={"torch": "2"}))
     assert Thresholds.load(whole.save(tmp_path / "t.json")) == whole
     assert Thresholds.load(made().save(tmp_path / "t.json")) == made()
+
+
+def sites(*names: str) -> list[SimpleNamespace]:
+    return [SimpleNamespace(name=name) for name in names]
+
+
+def test_names_of_sites_have_to_agree_but_for_a_prefix_of_all():
+    named = made(values={"model.layers.0.mlp.down_proj": 0.1, "model.layers.1.mlp.down_proj": 0.2})
+    plain = sites("model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj")
+    wrapped = sites("_orig_mod.model.layers.0.mlp.down_proj", "_orig_mod.model.layers.1.mlp.down_proj")
+    assert named.for_sites(plain) == named.for_sites(wrapped) == (0.1, 0.2)
+    with pytest.raises(
+        InputError, match=r"are for 'model\.layers\.0\.mlp\.down_proj' where the model has 'h\.0'"
+    ):
+        named.for_sites(sites("h.0", "h.1"))
+    with pytest.raises(InputError, match="where the model has"):
+        named.for_sites(plain[::-1])
+
+
+def test_a_file_of_schema_1_loads_by_position(tmp_path):
+    path = made().save(tmp_path / "t.json")
+    document = json.loads(path.read_text())
+    assert document["values"] == {"#0": 0.125, "#1": 0.0, "#2": 3.0625e-2}
+    old = document | {"kind": "Thresholds", "schema_version": 1, "values": [0.125, 0.0, 3.0625e-2]}
+    path.write_text(json.dumps(old))
+    assert Thresholds.load(path) == made()
+    assert not made().has_names

@@ -1,4 +1,4 @@
-"""Configurations: what wins over what, and the one line that a wrong value gets."""
+"""Training configurations: precedence of file, preset and overrides, and the error message of every wrong value."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_file_goes_before_its_preset_and_the_command_line_before_the_file(to
     assert read_train_config(path, preset="nano-2M").model.d_model == 192
 
 
-def test_what_is_left_out_follows_from_the_shape():
+def test_defaults_follow_from_the_shape():
     config = read_train_config(preset="0.1B", overrides={"training.tokens": 10**9})
     assert (config.model.d_ff, config.model.n_kv_heads, config.model.vocab_size) == (1920, 6, 122_753)
     assert (config.training.lr, config.training.beta1, config.training.beta2) == (0.01, 0.9, 0.95)
@@ -45,7 +45,7 @@ def test_what_is_left_out_follows_from_the_shape():
     assert config.tracking is None
 
 
-def test_a_configuration_survives_json():
+def test_a_configuration_is_equal_after_json():
     config = read_train_config(
         preset="nano-0.3M",
         overrides={
@@ -68,13 +68,13 @@ def test_a_configuration_survives_json():
         ('data.text="a=b.txt"', ("data.text", "a=b.txt")),
     ],
 )
-def test_a_pair_is_read_as_toml_or_as_a_word(text, pair):
+def test_a_pair_is_read_as_toml_or_as_a_string(text, pair):
     assert parse_pair(text) == pair
 
 
 def test_the_last_of_two_equal_keys_counts_and_a_pair_needs_its_sign():
     assert parse_pairs(["training.lr=1", "training.lr=2"]) == {"training.lr": 2}
-    with pytest.raises(InputError, match=r"wants key=value, got 'training.lr'"):
+    with pytest.raises(InputError, match=r"needs key=value, got 'training.lr'"):
         parse_pair("training.lr")
 
 
@@ -86,7 +86,7 @@ def test_the_last_of_two_equal_keys_counts_and_a_pair_needs_its_sign():
             r"Unknown key of \[training\] 'tokns'. Did you mean: tokens\? Available: batch_tokens",
         ),
         ({"trainig.lr": 1}, r"Unknown table or key 'trainig'. Did you mean: training\?"),
-        ({"lr": 1}, r"unknown key 'lr'; a key has its table in front, e.g. training.lr"),
+        ({"lr": 1}, r"unknown key 'lr'; write the table before the key, e.g. training.lr"),
         ({"training.lr": "fast"}, r"training.lr must be a number, got 'fast'"),
         ({"training.lr": 0}, r"training.lr must be above 0, got 0"),
         ({"training.lr": float("nan")}, r"training.lr must be above 0, got nan"),
@@ -108,7 +108,7 @@ def test_the_last_of_two_equal_keys_counts_and_a_pair_needs_its_sign():
             r"training.batch_tokens = 300 must be a multiple of model.context = 256; the nearest is 256",
         ),
         ({"model.n_heads": 5}, r"model.d_model = 96 must be a multiple of model.n_heads = 5"),
-        ({"model.n_heads": 32}, r"gives heads of 3, rotary embedding needs an even size"),
+        ({"model.n_heads": 32}, r"gives heads of size 3, but rotary embedding needs an even size"),
         ({"model.vocab_size": 100}, r"model.vocab_size must be 258 or more, got 100"),
         ({"model.parametrization": "sp"}, r"parametrization must be one of mup, standard, got 'sp'"),
         ({"model.hidden_act": 3}, r"model.hidden_act must be a text in quotes, got 3"),
@@ -116,10 +116,10 @@ def test_the_last_of_two_equal_keys_counts_and_a_pair_needs_its_sign():
         ({"checkpoints.at": [5.5]}, r"checkpoints.at must be a whole number, got 5.5"),
         (
             {"checkpoints.at": [2_000_000]},
-            r"has 2,000,000 tokens, the run ends at training.tokens = 1,000,000",
+            r"has 2,000,000 tokens, but the run ends at training.tokens = 1,000,000",
         ),
         ({"tracking.tokens": 10**6}, r"tracking.tokens must be in \[2, 32768\]"),
-        ({"sparser.l1_factors": [0.1]}, r"give both one per stage"),
+        ({"sparser.l1_factors": [0.1]}, r"give one number per stage in both"),
     ],
 )
 def test_a_wrong_value_gets_one_line_with_its_key(overrides, message):
@@ -127,8 +127,8 @@ def test_a_wrong_value_gets_one_line_with_its_key(overrides, message):
         read_train_config(preset="nano-0.3M", overrides={"training.tokens": 1_000_000, **overrides})
 
 
-def test_what_has_no_default_is_asked_for(toml):
-    with pytest.raises(InputError, match=r"training.tokens is missing; say under \[training\] how many"):
+def test_missing_required_keys_are_named(toml):
+    with pytest.raises(InputError, match=r"training.tokens is missing; set under \[training\] how many"):
         read_train_config(preset="nano-0.3M")
     with pytest.raises(InputError, match=r"model.d_model is missing; give a preset, or the shape"):
         read_train_config(toml("[training]\ntokens = 1000\n"))
@@ -136,7 +136,7 @@ def test_what_has_no_default_is_asked_for(toml):
         read_train_config(preset="nano-1M")
 
 
-def test_files_that_are_none(toml, tmp_path):
+def test_unreadable_files_are_refused(toml, tmp_path):
     with pytest.raises(InputError, match="no file"):
         read_train_config(tmp_path / "nowhere.toml")
     with pytest.raises(InputError, match="is not a TOML file"):

@@ -55,7 +55,7 @@ def test_a_trainer_trains_with_it_and_saves_it(tmp_path):
     trainer.train()
     assert losses(trainer) != losses(plain)
     saved = read_thresholds(tmp_path / "fat" / "checkpoint-4" / "thresholds.json")
-    assert (saved.rule, saved.on, saved.values) == ("fat", "gate", (0.3, 0.3))
+    assert (saved.rule, saved.on, saved.numbers) == ("fat", "gate", (0.3, 0.3))
     assert (tmp_path / "fat" / "checkpoint-2" / "thresholds.json").exists()
 
 

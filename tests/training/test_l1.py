@@ -34,7 +34,7 @@ def test_schedule_is_constant_then_cosine_stages():
     ("factors", "steps"),
     [((), ()), ((0.1,), (1, 2)), ((0.1, 0.2), (5, 5)), ((0.2, 0.1), (1, 2)), ((-1.0,), (1,)), ((0.1,), (0,))],
 )
-def test_schedules_that_are_none_are_refused(factors, steps):
+def test_invalid_schedules_are_refused(factors, steps):
     with pytest.raises(InputError, match="factor"):
         L1Schedule(factors=factors, steps=steps)
 
@@ -101,7 +101,7 @@ def test_gradient_is_that_of_the_definition():
     assert torch.allclose(h.grad, 2 * h.sign() / h.numel() / 2, atol=1e-9)  # factor 2, mean over 2 layers
 
 
-def test_nothing_to_penalise_is_said():
+def test_a_penalty_without_a_forward_pass_is_refused():
     model = build("llama").train()
     penalty = L1Penalty(CONSTANT).attach(model)
     with pytest.raises(InputError, match="forward pass in training mode"):
@@ -139,7 +139,8 @@ def test_gradient_checkpointing(reentrant):
     penalty(1).backward()
     again = [p.grad for p in model.model.layers.parameters() if p.grad is not None]
     assert all(torch.allclose(a, b, atol=1e-8) for a, b in zip(plain, again, strict=True))
-    assert not penalty._means, "what was computed again in backward is not kept"
+    with pytest.raises(InputError, match="no activations"):
+        penalty(1)  # the second run of the blocks, in the backward pass, adds nothing
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -1,4 +1,4 @@
-"""Checkpoint folders: which count, which go, what the older ones lose."""
+"""Checkpoint folders: which are complete, which are removed, and which files older ones lose."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from pathlib import Path
 
 from sparsing.training.run_checkpoints import (
     complete_checkpoints,
+    find_resumable,
     mark_complete,
     prune_checkpoints,
     remove_incomplete,
 )
 
 
-def checkpoint(run: Path, step: int, *, whole: bool = True) -> Path:
+def checkpoint(run: Path, step: int, *, complete: bool = True) -> Path:
     folder = run / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         (folder / name).write_text("x", encoding="utf-8")
-    if whole:
+    if complete:
         mark_complete(folder, step, step * 10)
     return folder
 
 
-def test_whole_ones_in_the_order_of_training(tmp_path):
+def test_complete_checkpoints_come_in_the_order_of_training(tmp_path):
     for step in (20, 5, 100):
         checkpoint(tmp_path, step)
-    checkpoint(tmp_path, 120, whole=False)
+    checkpoint(tmp_path, 120, complete=False)
     (tmp_path / "checkpoint-best").mkdir()
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == [
         "checkpoint-5",
@@ -38,7 +39,7 @@ def test_whole_ones_in_the_order_of_training(tmp_path):
     assert (tmp_path / "checkpoint-best").exists()
 
 
-def test_older_ones_lose_what_only_resuming_needs(tmp_path):
+def test_older_checkpoints_lose_the_files_for_resuming(tmp_path):
     for step in (5, 10, 20):
         checkpoint(tmp_path, step)
     prune_checkpoints(tmp_path, kept=(5, 20))
@@ -51,7 +52,7 @@ def test_older_ones_lose_what_only_resuming_needs(tmp_path):
     assert find_resumable(tmp_path) == tmp_path / "checkpoint-20"
 
 
-def test_without_an_optimizer_there_is_nothing_to_go_on_from(tmp_path):
+def test_without_an_optimizer_nothing_can_be_resumed(tmp_path):
     assert find_resumable(tmp_path) is None
     (checkpoint(tmp_path, 5) / "optimizer.pt").unlink()
     assert find_resumable(tmp_path) is None

@@ -1,4 +1,4 @@
-"""The sparsity callback: it changes nothing in training, says what the measures say, resumes without doubled rows."""
+"""The sparsity callback: training is unchanged, figures equal those of `measure`, resuming repeats no row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from sparsing.models.loading import LoadedModel
 from sparsing.text.corpus import load_corpus
 from sparsing.training import sparsity_callback as callback_module
 from sparsing.training.probe import Reading, probe
-from sparsing.training.sparsity_callback import FILE, SparsityCallback, paused_training, read_sparsity_rows
+from sparsing.training.sparsity_callback import (
+    SPARSITY_FILE,
+    SparsityCallback,
+    paused_training,
+    read_sparsity_rows,
+)
 
 from ..helpers.measuring import random_text, source_text, text_corpus, tiny_loaded, trained
 from ..helpers.tiny import build, tiny_tokenizer
@@ -61,7 +66,7 @@ def test_dead_neurons_are_counted(corpus):
     assert found["cett"].activation_ratio == pytest.approx(found["zero"].activation_ratio)
 
 
-def test_a_corpus_that_is_no_small_batch_is_refused():
+def test_a_large_corpus_is_refused():
     large = load_corpus([random_text(33_000)], tiny_tokenizer(), window=64)
     with pytest.raises(InputError, match="too many for a probe"):
         probe(tiny_loaded(), large, eps=0.0, target_cett=0.1)
@@ -85,19 +90,19 @@ def test_training_is_the_same_to_the_last_digit(model_type, corpus, tmp_path):
     assert len(losses(plain)) == 6
     for a, b in zip(plain.model.parameters(), watched.model.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / FILE)] == [0, 2, 4, 6]
+    assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / SPARSITY_FILE)] == [0, 2, 4, 6]
 
 
 def test_bfloat16_training_is_watched_too(corpus, tmp_path):
     trainer = tiny_trainer(tmp_path, steps=4, bf16=True)
     SparsityCallback(corpus, every=2).attach(trainer)
     trainer.train()
-    rows = read_sparsity_rows(tmp_path / FILE)
+    rows = read_sparsity_rows(tmp_path / SPARSITY_FILE)
     assert [row["step"] for row in rows] == [0, 2, 4]
     assert all(0 < row["cett"]["activation_ratio"] < 1 for row in rows)
 
 
-class _Seen(TrainerCallback):
+class _LogRecorder(TrainerCallback):
     def __init__(self):
         self.logs: list[dict] = []
 
@@ -106,12 +111,12 @@ class _Seen(TrainerCallback):
 
 
 def test_loggers_get_the_figures_and_the_losses_too(source, tmp_path):
-    seen = _Seen()
+    seen = _LogRecorder()
     model = copy.deepcopy(trained().model).requires_grad_(True)
     trainer = tiny_trainer(tmp_path, model, steps=4, callbacks=[seen], learning_rate=1e-5)
     SparsityCallback(source, every=2).attach(trainer)
     trainer.train()
-    rows = {row["step"]: row for row in read_sparsity_rows(tmp_path / FILE)}
+    rows = {row["step"]: row for row in read_sparsity_rows(tmp_path / SPARSITY_FILE)}
     logged = [logs for logs in seen.logs if "activation_ratio/cett" in logs]
     assert [logs["step"] for logs in logged] == [0, 2, 4]
     for logs in logged:
@@ -128,7 +133,7 @@ def test_loggers_get_the_figures_and_the_losses_too(source, tmp_path):
 def test_ppl_is_found_on_the_same_model(source):
     loaded = trained()
     with paused_training(loaded.model) as seen:
-        found = SparsityCallback(source, ppl_percent=5.0)._ppl(seen)
+        found = SparsityCallback(source, ppl_percent=5.0).find_ppl(seen)
     assert isinstance(found, Reading)
     exact = measure(Subject(loaded, source), "cett", ppl_ratio=1.05)
     assert found.activation_ratio == pytest.approx(exact.activation_ratio, rel=0.03)
@@ -150,7 +155,7 @@ def test_a_resumed_run_writes_each_step_once(corpus, tmp_path):
     SparsityCallback(corpus, every=2).attach(cut)
     with pytest.raises(KeyboardInterrupt):
         cut.train()
-    path = tmp_path / "cut" / FILE
+    path = tmp_path / "cut" / SPARSITY_FILE
     assert [row["step"] for row in read_sparsity_rows(path)] == [0, 2, 4, 6]
     with path.open("a") as file:
         file.write('{"step": 7, "torn')
@@ -164,7 +169,7 @@ def test_a_resumed_run_writes_each_step_once(corpus, tmp_path):
         ]
 
     assert [row["step"] for row in timeless(path)] == [0, 2, 4, 6, 8, 10]
-    assert timeless(path) == timeless(tmp_path / "whole" / FILE)
+    assert timeless(path) == timeless(tmp_path / "whole" / SPARSITY_FILE)
 
 
 def test_every_is_chosen_from_the_time_a_step_takes(corpus, tmp_path, monkeypatch):
@@ -185,28 +190,26 @@ def test_every_is_chosen_from_the_time_a_step_takes(corpus, tmp_path, monkeypatc
         return timed
 
     monkeypatch.setattr(callback_module, "probe", takes(2, probe))
-    monkeypatch.setattr(SparsityCallback, "_ppl", takes(20, SparsityCallback._ppl))
+    monkeypatch.setattr(SparsityCallback, "find_ppl", takes(20, SparsityCallback.find_ppl))
     trainer = tiny_trainer(tmp_path, steps=12, callbacks=[Tick()])
     SparsityCallback(corpus).attach(trainer)
     trainer.train()
-    rows = read_sparsity_rows(tmp_path / FILE)
+    rows = read_sparsity_rows(tmp_path / SPARSITY_FILE)
     # (2 + 20 / 20) s of every N steps may be 2% of the time: N is 150, and 200 on the scale
     assert [(row["step"], row["every"]) for row in rows] == [(0, None), (10, 200), (12, 200)]
     assert [row["seconds"] for row in rows] == [2, 22, 22]
 
 
 def test_a_resumed_run_keeps_its_interval(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        SparsityCallback, "_time", lambda *args, **kwargs: pytest.fail("chosen a second time")
-    )
+    monkeypatch.setattr(callback_module, "choose_interval", lambda *args: pytest.fail("chosen a second time"))
     row = {"step": 2, "every": 3}
-    (tmp_path / FILE).write_text(json.dumps(row) + "\n")
+    (tmp_path / SPARSITY_FILE).write_text(json.dumps(row) + "\n")
     first = tiny_trainer(tmp_path, steps=2, save_strategy="steps", save_steps=2)
     first.train()
     again = tiny_trainer(tmp_path, steps=6)
     SparsityCallback(corpus).attach(again)
     again.train(resume_from_checkpoint=True)
-    assert [row["step"] for row in read_sparsity_rows(tmp_path / FILE)] == [2, 3, 6]
+    assert [row["step"] for row in read_sparsity_rows(tmp_path / SPARSITY_FILE)] == [2, 3, 6]
 
 
 def test_modes_and_random_state_come_back_after_an_exception():
@@ -235,7 +238,7 @@ def test_other_processes_do_nothing(corpus, tmp_path):
     callback.on_train_begin(*arguments, model=trainer.model)
     trainer.state.global_step = 1
     callback.on_step_end(*arguments, model=trainer.model)
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / SPARSITY_FILE).exists()
 
 
 def test_sharded_models_are_refused(corpus, tmp_path, monkeypatch):
@@ -265,4 +268,4 @@ def test_under_torchrun_the_main_process_measures_alone(tmp_path):
         assert done.returncode == 0, done.stderr
         said[how] = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
     assert said["plain"] == said["watched"]
-    assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / FILE)] == [0, 2, 4]
+    assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / SPARSITY_FILE)] == [0, 2, 4]

@@ -1,4 +1,4 @@
-"""Tracking: checkpoints in order, one CETT as `search_jointly` finds it, figures as `measure` gives them, resuming."""
+"""Tracking: order of checkpoints, the CETT of `search_jointly`, the figures of `measure`, and resuming."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_one_cett_is_found_on_the_last_checkpoints_jointly(run, tracked):
     assert point.ppl_dense == exact.ppl_dense
 
 
-def test_points_say_where_in_training_they_lie(tracked):
+def test_points_have_their_step_and_tokens(tracked):
     points = tracked[0].points
     assert [(point.step, point.tokens) for point in points] == [(step, step * 1000) for step in STEPS]
     assert points[-1].loss < points[0].loss
@@ -118,7 +118,7 @@ def test_a_run_that_was_cut_off_goes_on(run, tracked, tmp_path, monkeypatch):
     """Killed while it measures the second checkpoint: the figures are the same, and no whole pass runs again."""
     plain, calls = sparsing.measuring.passes.window_nll, [0]
 
-    def counted(*args):
+    def count_and_stop(*args):
         calls[0] += 1
         if calls[0] == limit:
             raise KeyboardInterrupt
@@ -127,7 +127,7 @@ def test_a_run_that_was_cut_off_goes_on(run, tracked, tmp_path, monkeypatch):
     def go(folder: Path) -> Track:
         return track(find_checkpoints(run), read, folder, last=2, ppl_ratio=1.05)
 
-    monkeypatch.setattr(sparsing.measuring.passes, "window_nll", counted)
+    monkeypatch.setattr(sparsing.measuring.passes, "window_nll", count_and_stop)
     limit = -1
     go(tmp_path / "whole")
     whole, calls[0] = calls[0], 0
@@ -190,11 +190,11 @@ def test_bad_input_is_refused_before_a_model_is_loaded(run, tmp_path):
         track([], read, tmp_path, load=never)
 
 
-def test_folders_that_are_no_run_are_refused(tmp_path):
+def test_folders_without_checkpoints_are_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoints in"):
         find_checkpoints(tmp_path)
     save_checkpoint(tmp_path / "final", build("llama"))
-    with pytest.raises(InputError, match="does not say its step"):
+    with pytest.raises(InputError, match=r"training step of .* is not known"):
         find_checkpoints(tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_another_tokenizer_is_refused(run, tmp_path):
         track(find_checkpoints(copy), read, tmp_path / "track", ppl_ratio=1.05)
 
 
-def test_a_target_that_no_level_reaches_is_said(run, tmp_path):
+def test_a_target_that_no_level_reaches_is_refused(run, tmp_path):
     with pytest.raises(TargetError):
         track(find_checkpoints(run)[-1:], read, tmp_path, ppl_ratio=1e9)
 
@@ -224,4 +224,4 @@ def test_the_untrained_model_is_tracked_and_lies_on_no_law(run, tmp_path):
     result = track(find_checkpoints(copy), read, tmp_path / "track", last=1, ppl_ratio=1.05)
     assert [point.tokens for point in result.points] == [0, 120_000]
     assert len(result.points_csv().splitlines()) == 2
-    assert tracking.LAST == 5
+    assert tracking.JOINT_CHECKPOINTS == 5

@@ -19,7 +19,7 @@ from sparsing.errors import InputError
 from sparsing.models.loading import load_model
 from sparsing.training.run_callbacks import read_loss_curve
 from sparsing.training.run_checkpoints import complete_checkpoints
-from sparsing.training.trainer import split_batch, train
+from sparsing.training.trainer import BatchSplit, split_batch, train
 
 from .runs import StopAt, tiny_config
 
@@ -185,19 +185,19 @@ def test_a_start_of_another_shape_is_refused(finished_run, training_text, tmp_pa
 
 
 def test_watching_without_a_held_out_text_is_refused(training_text, tmp_path):
-    with pytest.raises(InputError, match=r"\[tracking\] needs a text to measure on"):
+    with pytest.raises(InputError, match=r"\[tracking\] needs a held-out text"):
         train(tiny_config(training_text, data__heldout="", tracking__tokens=64), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_batches_that_do_not_divide_are_refused(training_text, monkeypatch):
-    with pytest.raises(InputError, match="micro_batch 3 does not divide the 4 windows"):
+    with pytest.raises(InputError, match="micro_batch = 3 does not divide the 4 windows"):
         split_batch(tiny_config(training_text, training__micro_batch=3))
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(InputError, match="do not divide among 3 processes; make it a multiple of 96"):
         split_batch(tiny_config(training_text))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert split_batch(tiny_config(training_text)) == (2, 1)
+    assert split_batch(tiny_config(training_text)) == BatchSplit(micro_batch=2, accumulation=1)
 
 
 def _command(text: Path, run: Path, *launcher: str, tokens: int) -> list[str]:

@@ -1,4 +1,7 @@
-"""Public names of a package that are loaded on first use, so that importing the package costs nothing."""
+"""Loads the public names of a package on first use, so that `import sparsing` does not import torch.
+
+A package calls `lazy_exports` at the end of its `__init__.py` (PEP 562).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazily(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package (PEP 562).
+def lazy_exports(
+    package: str, home: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The functions `__getattr__` and `__dir__` for the module of a package.
 
     Args:
-        home: Public name to module. No module is called like a name it exports: the module would hide it.
+        package: Name of the package, its `__name__`.
+        home: Public name to the module that defines the name, relative to the package. No module may have the name
+            of its own export: importing a module sets it as an attribute of its package, which would hide the export.
     """
 
     def load(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Progress bars with time left, on stderr; silent when turned off or when stderr is no terminal."""
+"""Progress bars on stderr for work that is counted in tokens, or no bars where nobody would see them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,27 @@ from collections.abc import Callable, Iterator
 
 
 class Progress:
-    """Shows one bar per pass. `Progress(False)` shows nothing."""
+    """Draws one bar per pass over a corpus.
+
+    Args:
+        show: False draws nothing. None draws bars only when stderr is a terminal.
+    """
 
     def __init__(self, show: bool | None = None):
         self._show = sys.stderr.isatty() if show is None else show
 
     @contextlib.contextmanager
     def bar(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-        """A bar over `total` tokens of which `done` are behind; yields a function that advances it."""
+        """Draws a bar inside the `with` block; yields the function that advances the bar by a number of tokens.
+
+        Args:
+            total: Tokens of the whole work.
+            done: Tokens that an earlier run has finished already.
+        """
         if not self._show:
             yield lambda count: None
             return
+        # imported here: a library call without a bar does not need rich
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
@@ -31,6 +41,7 @@ class Progress:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
+        # stderr, because stdout belongs to results and may be piped
         with Bars(*columns, console=Console(stderr=True)) as bars:
             task = bars.add_task(label, total=total, completed=done)
             yield lambda count: bars.advance(task, count)

@@ -1,4 +1,9 @@
-"""Where a figure comes from: model, data, versions, device and the command line that made it."""
+"""Provenance of a result: model, data, package versions, device and the command line that made the result.
+
+The caller collects the fields from the objects that know them:
+
+    made_now(**loaded.provenance(), **corpus.provenance(), seed=0)
+"""
 
 from __future__ import annotations
 
@@ -14,42 +19,50 @@ from typing import Any
 from sparsing.base.results import Result
 
 _PACKAGES = ("sparsing", "torch", "transformers", "numpy")
+"""Packages whose version can change a figure."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance(Result):
-    """What is needed to make a result again."""
+    """What a reader needs to make a result again."""
 
     kind = "provenance"
 
     model: str = ""
-    """Name on the hub, or folder, as the caller gave it."""
+    """Name on the hub or path of the folder, as the caller gave it."""
     revision: str | None = None
-    """Commit of the checkpoint on the hub; None for a local folder."""
+    """Commit of the checkpoint on the hub. None for a local folder."""
     model_type: str = ""
     num_parameters: int = 0
     dtype: str = ""
     device: str = ""
     train_step: int | None = None
-    """Training step of the checkpoint, where its folder says so."""
+    """Training step of the checkpoint. None if its folder does not record the step."""
     train_tokens: int | None = None
-    """Tokens the checkpoint was trained on, where its folder says so."""
+    """Tokens that the checkpoint was trained on. None if its folder does not record them."""
     corpus: str = ""
     """Source of the text, as the caller gave it."""
     corpus_sha256: str = ""
-    """Digest of the token ids and of what counts, so that two runs on the same tokens can be told."""
+    """SHA-256 of the token ids, the windows and the counted tokens. Equal digests mean equal tokens."""
     num_tokens: int = 0
-    """Counted tokens."""
+    """Tokens whose activations are counted."""
     seed: int = 0
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """Version of Python and of each package that can change a figure."""
     platform: str = ""
+    """Operating system and processor architecture, e.g. `Linux x86_64`."""
     command: str = ""
+    """The command line, without the path of the program."""
     created: str = ""
-    """UTC, ISO 8601."""
+    """Time in UTC, ISO 8601."""
 
 
 def made_now(**fields: Any) -> Provenance:
-    """The provenance of something made now, by this command; `fields` say of what."""
+    """The provenance of a result that this process makes now.
+
+    Args:
+        fields: The fields of `Provenance` that the caller knows. Versions, platform, command and time are added.
+    """
     return Provenance(
         **fields,
         versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},

@@ -1,4 +1,7 @@
-"""Name to record, with a suggestion when a name is mistyped. One `Registry` exists per kind of thing."""
+"""Registries: things that are found by name, such as rules, scores, families and law forms.
+
+Each kind of thing has one `Registry`. Files register their things at import, so adding a thing means adding a file.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,34 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A mapping that refuses a name taken twice and suggests the nearest name when one is missing."""
+    """A mapping from name to record that iterates in alphabetical order.
+
+    Args:
+        kind: What the records are, in the singular, for messages: `rule`, `model type`.
+    """
 
     def __init__(self, kind: str):
         self.kind = kind
         self._records: dict[str, T] = {}
 
     def register(self, name: str, record: T) -> T:
-        """Add `record` under `name`.
+        """Adds `record` under `name` and returns it.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: If another record has the name.
         """
         if name in self._records:
+            # a mistake in the source, not of the user: therefore no InputError
             raise ValueError(f"{self.kind} {name!r} is already registered by {self._records[name]!r}")
         self._records[name] = record
         return record
 
     def __getitem__(self, name: str) -> T:
+        """The record of that name.
+
+        Raises:
+            InputError: If no record has the name. The message suggests the nearest name.
+        """
         if name in self._records:
             return self._records[name]
         close = difflib.get_close_matches(name, self._records, n=1, cutoff=0.5)

@@ -1,7 +1,8 @@
-"""What is timed on one block: dense engines and the sparse kernels, behind one interface, on layers in memory.
+"""The engines that a block benchmark compares, behind one interface: dense engines and the sparse kernels.
 
-Several copies of one planted block stand in for the layers of a model, together many times the last cache. torch's
-`down_proj` has its own layout; everything else is shared, and all weights are on huge pages, whoever reads them.
+The layers of a model are several copies of one block with random weights, together many times the last-level cache.
+Every engine reads the same copies; only torch needs `down_proj` in a second layout. All weights lie on huge pages,
+so that no engine has an advantage from the page size. llama.cpp holds weights of its own.
 """
 
 from __future__ import annotations
@@ -15,148 +16,148 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from sparsing.bench.llama_cpp import BYTES, KINDS, llama_cpp
+from sparsing.bench.llama_cpp import BYTES_PER_WEIGHT, WEIGHT_TYPES, LlamaCpp, open_llama_cpp
 from sparsing.decode.kernels.cuts import no_cuts
-from sparsing.decode.kernels.dispatch import make_kernel
-from sparsing.decode.kernels.packing import PackedFFN, to_int8
-from sparsing.decode.kernels.pages import on_huge_pages
+from sparsing.decode.kernels.dispatch import Kernel, make_kernel
 from sparsing.decode.predict.quantised import LayerPredictor, build_predictor
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
-    from sparsing.bench.planted import Planted
+    from sparsing.bench.planted import PlantedBlock
     from sparsing.bench.shapes import DecodeShape
+    from sparsing.decode.kernels.packing import PackedFFN
 
 Call = Callable[[torch.Tensor], Any]
-DTYPES = ("float32", "bfloat16", "int8")
 CALIBRATION_TOKENS = 256
-"""Tokens that a predictor's cuts are set on; others are timed."""
+"""Tokens that a predictor is calibrated on. The timed tokens are others."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Contestant:
-    """A way to compute the block."""
+class Engine:
+    """One way to compute the layers of a block benchmark."""
 
     name: str
     calls: tuple[Call, ...]
-    """One per layer, `x (tokens, d_model)` -> the block's output; the first is not timed, it wakes the threads."""
-    ffns_per_call: int = 1
+    """One call per layer: `x (tokens, d_model)` to the output of the block. The first call is not timed, since it
+    wakes the threads of the engine."""
+    blocks_per_call: int = 1
+    """Blocks that one call computes; more than 1 for an engine that only runs whole models."""
     ratio: float | None = None
-    """Wanted activation ratio of the inputs; None for what is dense."""
-    ffn_bytes: float = 0.0
-    """Bytes of weights that a dense engine reads per block."""
-    blocks: tuple[Any, ...] = ()
-    """The kernels behind `calls`, which count what they read; empty for others."""
+    """Requested activation ratio of the inputs; None for a dense engine."""
+    dense_bytes: float = 0.0
+    """Bytes of weights that a dense engine reads per block. Not used if `blocks` count their reads."""
+    blocks: tuple[Kernel, ...] = ()
+    """The kernels behind `calls`, which count what they read; empty for other engines."""
     predictor: LayerPredictor | None = None
 
     @property
     def dense(self) -> bool:
+        """True if the engine reads all neurons."""
         return self.ratio is None
 
 
-def as_dtype(packed: PackedFFN, dtype: str) -> PackedFFN:
-    """The block with weights in `float32`, `bfloat16` or `int8`.
-
-    Raises:
-        InputError: another dtype.
-    """
-    if dtype not in DTYPES:
-        raise InputError(f"kernels are timed in {', '.join(DTYPES)}, got {dtype!r}")
-    if dtype == "int8":
-        return to_int8(packed)
-    kind = getattr(torch, dtype)
-    return dataclasses.replace(
-        packed, gate=packed.gate.to(kind), up=packed.up.to(kind), down=packed.down.to(kind)
-    )
+def block_bytes(packed: PackedFFN) -> int:
+    """Bytes of all weights of the block."""
+    return packed.neuron_bytes * packed.d_ff
 
 
-def copies(packed: PackedFFN, count: int) -> list[PackedFFN]:
-    """The same weights at `count` places in memory."""
-    return [
-        dataclasses.replace(
-            packed,
-            gate=on_huge_pages(packed.gate),
-            up=on_huge_pages(packed.up),
-            down=on_huge_pages(packed.down),
-        )
-        for _ in range(count)
-    ]
-
-
-def dense_kernel(layers: Sequence[PackedFFN]) -> Contestant:
-    """The sparse kernels with nothing skipped."""
+def dense_engine(layers: Sequence[PackedFFN]) -> Engine:
+    """Our kernels with no neuron skipped."""
     blocks = tuple(make_kernel(layer, no_cuts(layer.d_ff)) for layer in layers)
-    return Contestant(name="own dense", calls=tuple(block.dense for block in blocks), blocks=blocks)
+    return Engine(name="own dense", calls=tuple(block.dense for block in blocks), blocks=blocks)
 
 
-def sparse_kernels(
-    layers: Sequence[PackedFFN], planted: Planted, ratio: float, *, bits: Sequence[int], recall: float
-) -> Iterator[Contestant]:
-    """The exact ReLU path, then one with a predictor for each of `bits`."""
+def sparse_engines(
+    layers: Sequence[PackedFFN], planted: PlantedBlock, ratio: float, *, bits: Sequence[int], recall: float
+) -> Iterator[Engine]:
+    """Our sparse kernels: the exact ReLU pass, then one engine per width of the predictor.
+
+    Args:
+        planted: The block of the layers, whose inputs calibrate the predictors.
+        ratio: Requested activation ratio, in (0, 1].
+        bits: Widths of the predictors, 4 or 8.
+        recall: Recall that the predictors are calibrated for.
+    """
     cuts, sample = no_cuts(layers[0].d_ff), planted.inputs(CALIBRATION_TOKENS, ratio, seed=1)
     for width in (None, *bits):
-        predictor = width and build_predictor(layers[0], cuts, sample, bits=width, recall=recall)
-        blocks = tuple(make_kernel(layer, cuts, predictor or None) for layer in layers)
-        yield Contestant(
+        # all layers hold the same weights, so one predictor serves them
+        predictor = build_predictor(layers[0], cuts, sample, bits=width, recall=recall) if width else None
+        blocks = tuple(make_kernel(layer, cuts, predictor) for layer in layers)
+        yield Engine(
             name=f"{width}-bit predictor" if width else "sparse, exact",
             calls=tuple(block.sparse for block in blocks),
             ratio=ratio,
             blocks=blocks,
-            predictor=predictor or None,
+            predictor=predictor,
         )
 
 
-def torch_eager(layers: Sequence[PackedFFN], downs: Sequence[torch.Tensor]) -> Contestant:
-    """`F.linear` as Hugging Face models run it; `downs` are the `down_proj.weight`s, `(d_model, d_ff)`."""
-    return Contestant(
-        name="torch eager", calls=_torch_calls(_block, layers, downs), ffn_bytes=_bytes(layers[0])
+def torch_eager(layers: Sequence[PackedFFN], downs: Sequence[torch.Tensor]) -> Engine:
+    """`F.linear` on the three matrices, as Hugging Face models compute a block.
+
+    Args:
+        layers: Gate and up weights of every layer.
+        downs: `down_proj.weight` of every layer, shape `(d_model, d_ff)`.
+    """
+    return Engine(
+        name="torch eager", calls=_torch_calls(_block, layers, downs), dense_bytes=block_bytes(layers[0])
     )
 
 
 def torch_compiled(
     layers: Sequence[PackedFFN], downs: Sequence[torch.Tensor], x: torch.Tensor
-) -> tuple[Contestant, float]:
-    """`torch.compile` of the same for the shape of `x`, and the seconds that compiling took.
+) -> tuple[Engine, float]:
+    """`torch_eager` compiled by `torch.compile` for the shape of `x`, and the seconds that compiling took.
 
     Raises:
-        InputError: there is no compiler on this machine.
+        InputError: if compiling fails, e.g. because this machine has no C++ compiler.
     """
+    # without a reset, a compiled version for another shape could be reused with dynamic sizes
     torch.compiler.reset()
     calls = _torch_calls(torch.compile(_block, dynamic=False), layers, downs)
     began = time.perf_counter()
     try:
         calls[0](x)
-    except Exception as error:  # whatever the compiler's wrapper raises
+    except Exception as error:  # the backend decides which exception wraps a failure of the compiler
         raise InputError(f"torch.compile failed: {str(error).strip().splitlines()[0][:200]}") from error
     seconds = time.perf_counter() - began
-    return Contestant(name="torch.compile", calls=calls, ffn_bytes=_bytes(layers[0])), seconds
+    return Engine(name="torch.compile", calls=calls, dense_bytes=block_bytes(layers[0])), seconds
 
 
-def llama_cpps(
+def llama_cpp_engines(
     shape: DecodeShape, dtype: str, *, count: int, threads: int, stack: ExitStack
-) -> Iterator[Contestant]:
-    """llama.cpp with `count` layers whose attention (one head of 32) and vocabulary (32) are as small as they go.
+) -> Iterator[Engine]:
+    """llama.cpp on a model of `count` layers, once per weight type that is as wide as `dtype`.
 
-    A call decodes through all layers; what it spends outside the blocks is not taken off.
+    A call decodes through all layers of the model. Its time includes attention and the head, which are as small as
+    llama.cpp allows: one attention head of 32 channels and a vocabulary of 32 tokens.
+
+    Args:
+        stack: Keeps the models open; closing it frees their memory.
+
+    Raises:
+        InputError: if llama-cpp-python or gguf is not installed.
     """
     small = dataclasses.replace(shape, n_layers=count, n_heads=1, n_kv_heads=1, head_dim=32, vocab_size=32)
-    for kind in KINDS[dtype]:
-        engine = stack.enter_context(llama_cpp(small, kind, threads=threads))
+    for kind in WEIGHT_TYPES[dtype]:
+        model = stack.enter_context(open_llama_cpp(small, kind, threads=threads))
 
-        def call(x: torch.Tensor, engine: Any = engine) -> None:
-            engine.decode([1] * len(x))
+        def call(x: torch.Tensor, model: LlamaCpp = model) -> None:
+            model.decode([1] * len(x))
 
-        yield Contestant(
+        yield Engine(
             name=f"llama.cpp {kind}",
             calls=(call, call),
-            ffns_per_call=count,
-            ffn_bytes=shape.ffn_weights * BYTES[kind],
+            blocks_per_call=count,
+            dense_bytes=shape.ffn_weights * BYTES_PER_WEIGHT[kind],
         )
 
 
 def _torch_calls(
-    block: Callable, layers: Sequence[PackedFFN], downs: Sequence[torch.Tensor]
+    block: Callable[..., torch.Tensor], layers: Sequence[PackedFFN], downs: Sequence[torch.Tensor]
 ) -> tuple[Call, ...]:
+    """One call of `block` per layer, with the weights of that layer bound."""
+
     def bound(layer: PackedFFN, down: torch.Tensor) -> Call:
         return lambda x: block(x, layer.gate, layer.up, down)
 
@@ -164,8 +165,5 @@ def _torch_calls(
 
 
 def _block(x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """Gated ReLU block; `gate` and `up` have shape `(d_ff, d_model)`, `down` has shape `(d_model, d_ff)`."""
     return F.linear(F.relu(F.linear(x, gate)) * F.linear(x, up), down)
-
-
-def _bytes(packed: PackedFFN) -> float:
-    return packed.neuron_bytes * packed.d_ff

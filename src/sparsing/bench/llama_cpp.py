@@ -1,8 +1,9 @@
-"""llama.cpp at a shape, through llama-cpp-python (extra `bench`): the dense engine that CPU decoding is held against.
+"""Runs llama.cpp through llama-cpp-python (extra `bench`), the dense engine that CPU decoding is compared with.
 
-The model is a Llama with random weights of the shape, every layer the same values at a place of its own; SiLU in
-place of ReLU and values do not matter to a dense engine. Memory is its own, not mapped from the file, so that it may
-lay weights out as it likes.
+The model is a Llama of a given shape with random weights. Every layer holds the same values, each at its own place in
+memory. SiLU stands for ReLU, since neither the activation function nor the values change the time of a dense engine.
+The weights are loaded into memory instead of mapped from the file, because llama.cpp may then rearrange them for
+speed. Start with `open_llama_cpp`.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from sparsing.errors import InputError
 if TYPE_CHECKING:
     from sparsing.bench.shapes import DecodeShape
 
-KINDS = {"float32": ("F32",), "bfloat16": ("BF16", "F16"), "int8": ("Q8_0",)}
-"""Weights of about the same bytes as the dtype; of several the fastest is a fair rival."""
-BYTES = {"F32": 4.0, "BF16": 2.0, "F16": 2.0, "Q8_0": 34 / 32}
-"""Bytes per weight; Q8_0 has a 16-bit scale for every 32 weights."""
+WEIGHT_TYPES = {"float32": ("F32",), "bfloat16": ("BF16", "F16"), "int8": ("Q8_0",)}
+"""Dtype to the weight types of llama.cpp that take about the same bytes."""
+BYTES_PER_WEIGHT = {"F32": 4.0, "BF16": 2.0, "F16": 2.0, "Q8_0": 34 / 32}
+"""Bytes per weight by weight type; Q8_0 stores a 16-bit scale for every 32 weights."""
 
 
 class LlamaCpp:
-    """A loaded model that decodes tokens, some at a time."""
+    """A model that llama.cpp has loaded from a GGUF file."""
 
     def __init__(self, path: Path, *, threads: int, context: int):
-        from llama_cpp import Llama  # pyright: ignore[reportMissingImports]
+        from llama_cpp import Llama  # pyright: ignore[reportMissingImports] - optional extra `bench`
 
         self._model = Llama(
             str(path),
@@ -44,43 +45,57 @@ class LlamaCpp:
         )
         self.context = context
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in the context."""
+        return self._model.n_tokens
+
     def decode(self, ids: list[int]) -> None:
-        """Run these tokens at the end of the context, as one batch; the context begins anew when it is full."""
-        if self._model.n_tokens + len(ids) > self.context:
-            self._model.reset()
+        """Run these tokens as one batch at the end of the context. A full context is emptied first."""
+        if self.num_tokens + len(ids) > self.context:
+            self.reset()
         self._model.eval(ids)
 
-    def restart(self) -> None:
-        """Forget the context."""
+    def reset(self) -> None:
+        """Empty the context."""
         self._model.reset()
+
+    def close(self) -> None:
+        """Free the memory of the model."""
+        self._model.close()
 
 
 @contextlib.contextmanager
-def llama_cpp(shape: DecodeShape, kind: str, *, threads: int, context: int = 256) -> Iterator[LlamaCpp]:
-    """A model of `shape` in `kind`, written to a temporary folder and loaded from there.
+def open_llama_cpp(shape: DecodeShape, kind: str, *, threads: int, context: int = 256) -> Iterator[LlamaCpp]:
+    """Load a random model of `shape` with weights of type `kind`, and close it at the end of the block.
+
+    Args:
+        kind: A key of `BYTES_PER_WEIGHT`.
+        context: Tokens of context, and the most that `decode` takes at once.
 
     Raises:
-        InputError: llama-cpp-python or gguf is not installed.
+        InputError: if llama-cpp-python or gguf is not installed.
     """
     with TemporaryDirectory(prefix="sparsing-") as folder:
         path = write_gguf(Path(folder) / "model.gguf", shape, kind)
-        engine = LlamaCpp(path, threads=threads, context=context)
-        path.unlink()  # it is in memory now
-        try:
-            yield engine
-        finally:
-            engine._model.close()
+        model = LlamaCpp(path, threads=threads, context=context)
+        path.unlink()  # the weights are in memory, and the file may be several GB
+        with contextlib.closing(model):
+            yield model
 
 
 def write_gguf(path: Path, shape: DecodeShape, kind: str, *, seed: int = 0) -> Path:
-    """Write random weights of this shape, head tied to the embedding; `kind` is a key of `BYTES`.
+    """Write a random model of this shape as GGUF, its head tied to the embedding, and return `path`.
+
+    Args:
+        kind: Type of the weights, a key of `BYTES_PER_WEIGHT`.
 
     Raises:
-        InputError: llama-cpp-python or gguf is not installed.
+        InputError: if llama-cpp-python or gguf is not installed.
     """
     try:
-        import gguf  # pyright: ignore[reportMissingImports]
-        import llama_cpp  # noqa: F401  # pyright: ignore[reportMissingImports]
+        import gguf  # pyright: ignore[reportMissingImports] - optional extra `bench`
+        import llama_cpp  # noqa: F401  # pyright: ignore[reportMissingImports] - optional extra `bench`
     except ImportError as error:
         raise InputError(
             f"llama.cpp cannot be timed ({error}); install it with pip install 'sparsing[bench]'"
@@ -107,8 +122,8 @@ def write_gguf(path: Path, shape: DecodeShape, kind: str, *, seed: int = 0) -> P
 
 
 def _add_tensors(writer: Any, shape: DecodeShape, kind: Any, rng: np.random.Generator) -> None:
-    """Every tensor; a layer's are made once and stand in the file once per layer."""
-    import gguf  # pyright: ignore[reportMissingImports]
+    """Add every tensor. The matrices of a layer are drawn once and written once per layer."""
+    import gguf  # pyright: ignore[reportMissingImports] - optional extra `bench`
 
     def matrix(rows: int, columns: int) -> np.ndarray:
         return gguf.quantize(rng.standard_normal((rows, columns), dtype=np.float32) * 0.02, kind)

@@ -1,36 +1,37 @@
-"""Times a whole model in `generate()`: Hugging Face, our dense path, llama.cpp, and the sparse paths, in one run.
+"""Times a whole model in `generate()`: Hugging Face, llama.cpp, our dense kernels and our sparse kernels, in one run.
 
-A round goes through all engines. Between them the model is accelerated anew and given back, so that the weights are in
-memory once and Hugging Face runs on a model that nobody has touched.
+`bench_planted_models` times random models of given shapes, `bench_loaded_model` times a checkpoint. A round goes
+through all engines. The model is accelerated and restored within the round, so that its weights are in memory only
+once, and Hugging Face runs on the unchanged model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
-from sparsing.bench.dictation import hugging_face_seconds, llama_cpp_seconds
-from sparsing.bench.llama_cpp import BYTES, KINDS, llama_cpp
-from sparsing.bench.model_result import WholeBench, WholeLine
+from sparsing.bench.forced_decoding import hugging_face_seconds, llama_cpp_seconds
+from sparsing.bench.llama_cpp import BYTES_PER_WEIGHT, WEIGHT_TYPES, LlamaCpp, open_llama_cpp
+from sparsing.bench.model_result import ModelBenchmark, ModelTiming
 from sparsing.bench.planted_model import build_model, plant_model
 from sparsing.bench.shapes import DecodeShape, shape_of
 from sparsing.decode._accelerate import accelerate
 from sparsing.decode.kernels.cuts import layer_cuts
 from sparsing.decode.kernels.dispatch import check_kernels
 from sparsing.decode.kernels.packing import pack
-from sparsing.decode.kernels.plain import hidden
+from sparsing.decode.kernels.plain import active_mass
 from sparsing.decode.predict.inputs import sample_inputs
 from sparsing.decode.predict.quantised import LayerPredictor, build_predictor, recall_of
 from sparsing.errors import InputError
 from sparsing.hardware.bandwidth import Bandwidth, measure_bandwidth
-from sparsing.hardware.machine import processor, with_threads
+from sparsing.hardware.machine import inference_threads, processor_name
 from sparsing.measuring.weight_bytes import model_weight_bytes
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.discovery import find_sites
@@ -43,236 +44,301 @@ if TYPE_CHECKING:
     from sparsing.sites.site import Site
 
 OWN_DENSE, HUGGING_FACE = "own dense", "Hugging Face"
-JUDGING_TOKENS = 64
-"""Tokens on which a predictor's recall is counted."""
+RECALL_TOKENS = 64
+"""Tokens on which the recall of a predictor is measured."""
+_WARMUP_TOKENS = 3
+"""New tokens of the warm-up round, which compiles kernels and is not timed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WholePlan:
-    """What is timed."""
+class ModelPlan:
+    """Settings of a benchmark of whole models, validated on construction.
+
+    Raises:
+        InputError: if there are fewer than 1 round, 1 token of prompt or 3 new tokens.
+    """
 
     ratios: tuple[float, ...] = (0.065, 0.4)
-    """Wanted activation ratios of planted models, each in (0, 1)."""
+    """Requested activation ratios of planted models, each in (0, 1)."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
+    """Dtypes of planted models."""
     bits: tuple[int, ...] = (4,)
-    """Widths of predictors."""
+    """Widths of the predictors."""
     recall: float = 0.995
-    """That the predictors are calibrated for."""
+    """Recall that the predictors are calibrated for, a share."""
     rounds: int = 3
+    """Timed rounds."""
     prompt_tokens: int = 64
+    """Tokens of the prompt."""
     new_tokens: int = 24
-    """Tokens after the prompt, per round and engine; the first is not timed."""
+    """Tokens after the prompt, per round and engine. The first of them is not timed."""
     threads: int = 0
-    """0: as many as torch uses."""
+    """CPU threads; 0 for as many as torch uses."""
     with_llama_cpp: bool = True
+    """Time llama.cpp too."""
     calibration_tokens: int = 256
-    """Tokens that predictors are made on."""
+    """Tokens on which the predictors are calibrated."""
 
     @property
     def text_tokens(self) -> int:
-        """Tokens that a run needs: to make predictors, to judge them, the prompt, and what is written."""
-        return self.calibration_tokens + JUDGING_TOKENS + self.prompt_tokens + self.new_tokens
+        """Tokens of text that a run needs: for calibration, for the recall, for the prompt and for decoding."""
+        return self.calibration_tokens + RECALL_TOKENS + self.decoded_tokens
+
+    @property
+    def decoded_tokens(self) -> int:
+        """Tokens of the prompt and of its continuation."""
+        return self.prompt_tokens + self.new_tokens
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.prompt_tokens < 1 or self.new_tokens < 3:
             raise InputError(
-                "a model is timed with rounds >= 1, a prompt of 1 token or more and 3 new tokens or more, got"
-                f" {self.rounds}, {self.prompt_tokens}, {self.new_tokens}"
+                "timing a model needs at least 1 round, 1 token of prompt and 3 new tokens, got"
+                f" {self.rounds}, {self.prompt_tokens} and {self.new_tokens}"
             )
 
 
-def bench_planted(
-    shapes: Sequence[DecodeShape], plan: WholePlan, *, progress: Progress | None = None
-) -> WholeBench:
-    """Time planted models of these shapes on the CPU.
+def bench_planted_models(
+    shapes: Sequence[DecodeShape], plan: ModelPlan, *, progress: Progress | None = None
+) -> ModelBenchmark:
+    """Time random models of these shapes on the CPU, at every dtype and activation ratio of the plan.
 
     Raises:
-        InputError: a ratio or a dtype that is none.
+        InputError: if an activation ratio is outside (0, 1), if a dtype is not supported, or if Numba is missing.
     """
     run = _Run(plan)
     total = len(shapes) * len(plan.dtypes) * len(plan.ratios) * plan.rounds
-    with with_threads(run.threads), (progress or Progress(False)).bar("rounds", total) as advance:
+    with inference_threads(run.threads), (progress or Progress(False)).bar("rounds", total) as advance:
         for shape in shapes:
             for dtype in plan.dtypes:
                 model = build_model(shape, dtype)
                 sites = find_sites(model)
                 with ExitStack() as stack:
-                    engines = run.llama(shape, dtype, stack)
+                    case = _Case(
+                        model=model,
+                        sites=sites,
+                        # gate above 0 is what ReLU itself keeps, so the rule changes no output
+                        thresholds=Thresholds(rule="fat", level=0.0, on="gate", values=(0.0,) * len(sites)),
+                        shape=shape,
+                        dtype=dtype,
+                        text=_random_text(shape.vocab_size, plan),
+                        llama_cpp=run.open_llama_cpp(shape, dtype, stack),
+                    )
                     for ratio in plan.ratios:
                         plant_model(model, sites, ratio)
-                        rule = Thresholds(rule="fat", level=0.0, on="gate", values=(0.0,) * len(sites))
-                        text = _random_text(shape.vocab_size, plan)
-                        run.model(model, sites, rule, shape, dtype, ratio, text, engines, advance)
-                del model, sites
+                        run.time_model(dataclasses.replace(case, ratio=ratio), advance)
+                del model, sites, case  # frees the weights before the next model is built
     weights = "planted: random attention, natural ReLU ratio of every layer as wanted, the text dictated"
     return run.result(weights, ",".join(shape.name for shape in shapes), ",".join(plan.dtypes))
 
 
-def bench_loaded(
+def bench_loaded_model(
     loaded: LoadedModel,
     thresholds: Thresholds,
-    plan: WholePlan,
+    plan: ModelPlan,
     *,
     text: Sequence[int] | None = None,
     progress: Progress | None = None,
-) -> WholeBench:
-    """Time a loaded model under its thresholds on the CPU; llama.cpp runs random weights of its shape.
+) -> ModelBenchmark:
+    """Time a loaded model under its thresholds on the CPU; llama.cpp runs random weights of the same shape.
 
     Args:
-        text: Token ids to make predictors on and to decode; None takes random ones.
+        text: Token ids to calibrate the predictors on and to decode; None takes random ids.
 
     Raises:
-        InputError: thresholds of no threshold rule or for another model, a text that is too short.
+        InputError: if the thresholds are not of a threshold rule or belong to another model, or if the text is too
+            short.
     """
     shape = shape_of(loaded)
-    text = _random_text(shape.vocab_size, plan) if text is None else _without_end(loaded.model, text)
-    if len(text) < plan.text_tokens:
-        raise InputError(f"the text has {len(text)} tokens, {plan.text_tokens} are needed; give a longer one")
+    ids = _random_text(shape.vocab_size, plan) if text is None else _without_end(loaded.model, text)
+    if len(ids) < plan.text_tokens:
+        raise InputError(f"the text has {len(ids)} tokens, {plan.text_tokens} are needed; give a longer text")
     run = _Run(plan)
     bar = (progress or Progress(False)).bar("rounds", plan.rounds)
-    with with_threads(run.threads), bar as advance, ExitStack() as stack:
-        llamas = run.llama(shape, loaded.dtype, stack)
-        run.model(loaded.model, loaded.sites, thresholds, shape, loaded.dtype, None, text, llamas, advance)
+    with inference_threads(run.threads), bar as advance, ExitStack() as stack:
+        case = _Case(
+            model=loaded.model,
+            sites=loaded.sites,
+            thresholds=thresholds,
+            shape=shape,
+            dtype=loaded.dtype,
+            text=ids,
+            llama_cpp=run.open_llama_cpp(shape, loaded.dtype, stack),
+        )
+        run.time_model(case, advance)
     return run.result(
         "the checkpoint's own; llama.cpp has random ones of this shape", loaded.name, loaded.dtype
     )
 
 
 def _without_end(model: PreTrainedModel, text: Sequence[int]) -> list[int]:
-    """Without the tokens at which `generate()` would stop."""
+    """The text without end-of-text tokens, at which `generate()` would stop."""
     end = getattr(model.generation_config, "eos_token_id", None)
     ends = set(end) if isinstance(end, list) else {end}
     return [token for token in text if token not in ends]
 
 
-def _random_text(vocab_size: int, plan: WholePlan) -> list[int]:
+def _random_text(vocab_size: int, plan: ModelPlan) -> list[int]:
+    """Random token ids from 3 on, since the first ids are usually special tokens."""
     generator = torch.Generator().manual_seed(7)
     return torch.randint(3, vocab_size, (plan.text_tokens,), generator=generator).tolist()
 
 
-class _Run:
-    """Lines and notes of a run as it goes on."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class _Case:
+    """One model at one activation ratio, and everything that the engines need to decode with it."""
 
-    def __init__(self, plan: WholePlan):
+    model: PreTrainedModel
+    sites: Sequence[Site]
+    thresholds: Thresholds
+    shape: DecodeShape
+    dtype: str
+    ratio: float | None = None
+    """Requested activation ratio; None for a checkpoint."""
+    text: list[int]
+    """Token ids: first those for calibration, then those for the recall, last the prompt and its continuation."""
+    llama_cpp: Mapping[str, LlamaCpp]
+    """Engine name to a model of this shape in llama.cpp; empty if llama.cpp is not timed."""
+
+    def dense_bytes(self) -> dict[str, float]:
+        """Name of a dense engine to the bytes of weights that it reads per token."""
+        own = model_weight_bytes(self.model, self.sites).total_bytes
+        element = next(self.model.parameters()).element_size()
+        return {HUGGING_FACE: own, OWN_DENSE: own} | {
+            f"llama.cpp {kind}": own * size / element for kind, size in BYTES_PER_WEIGHT.items()
+        }
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Samples:
+    """What one engine did in the timed rounds."""
+
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    """Seconds of every timed token."""
+    stats: DecodeStats | None = None
+    """Counted reads of the last round; None for a dense engine."""
+    recall: float | None = None
+    """Recall of the predictor; None without one."""
+
+
+class _Run:
+    """Timings and notes of a run, collected case by case."""
+
+    def __init__(self, plan: ModelPlan):
         check_kernels("cpu")
         self.plan = plan
         self.threads = plan.threads or torch.get_num_threads()
         self.bandwidth: Bandwidth = measure_bandwidth(threads=self.threads)
-        self.lines: list[WholeLine] = []
+        self.lines: list[ModelTiming] = []
         self.left_out: list[str] = []
 
-    def llama(self, shape: DecodeShape, dtype: str, stack: ExitStack) -> dict[str, Any]:
-        """llama.cpp at this shape, by name; empty where it is not wanted or not there."""
+    def open_llama_cpp(self, shape: DecodeShape, dtype: str, stack: ExitStack) -> dict[str, LlamaCpp]:
+        """Engine name to llama.cpp at this shape; empty if it is not requested or not installed."""
         if not self.plan.with_llama_cpp:
             return {}
-        context = self.plan.prompt_tokens + self.plan.new_tokens
+        kind = WEIGHT_TYPES[dtype][0]
         try:
-            kind = KINDS[dtype][0]
-            engine = stack.enter_context(llama_cpp(shape, kind, threads=self.threads, context=context))
+            model = stack.enter_context(
+                open_llama_cpp(shape, kind, threads=self.threads, context=self.plan.decoded_tokens)
+            )
         except InputError as error:
             self.left_out.append(str(error))
             return {}
-        return {f"llama.cpp {kind}": engine}
+        return {f"llama.cpp {kind}": model}
 
-    def model(
+    def time_model(self, case: _Case, advance: Callable[[int], None]) -> None:
+        """Time all engines on one model, round by round."""
+        predictors, recalls = self._predictors(case)
+        ids = case.text[-self.plan.decoded_tokens :]
+        warmup = ids[: self.plan.prompt_tokens + _WARMUP_TOKENS]
+        self._round(case, predictors, warmup, {})
+        samples: dict[str, _Samples] = {}
+        for _ in range(self.plan.rounds):
+            self._round(case, predictors, ids, samples)
+            advance(1)
+        for name, recall in recalls.items():
+            samples[name].recall = recall
+        self.lines += self._timings(case, samples)
+
+    def _round(
         self,
-        model: PreTrainedModel,
-        sites: Sequence[Site],
-        rule: Thresholds,
-        shape: DecodeShape,
-        dtype: str,
-        ratio: float | None,
-        text: list[int],
-        llamas: dict[str, Any],
-        advance: Callable[[int], None],
+        case: _Case,
+        predictors: Mapping[str, list[LayerPredictor]],
+        ids: list[int],
+        samples: dict[str, _Samples],
     ) -> None:
-        """All engines on one model, round by round."""
-        predictors, recalls = self._predictors(model, sites, rule, text)
-        sparse = {"sparse, exact": None, **predictors}
-        seconds: dict[str, list[float]] = {}
-        stats: dict[str, DecodeStats] = {}
-
-        def timed(name: str, found: list[float]) -> None:
-            seconds.setdefault(name, []).extend(found)
-
+        """Decode `ids` once with every engine and add the times to `samples`."""
         prompt = self.plan.prompt_tokens
-        for turn in range(self.plan.rounds + 1):
-            ids = text[-prompt - self.plan.new_tokens :][: None if turn else prompt + 3]  # round 0 warms up
-            timed(HUGGING_FACE, hugging_face_seconds(model, ids, prompt))
-            for name, engine in llamas.items():
-                timed(name, llama_cpp_seconds(engine, ids, prompt))
-            for name, predictor in sparse.items():
-                with accelerate(model, rule, predictor=predictor, measure=False, prefill="dense") as fast:
-                    if predictor is None:
-                        fast.mode = "dense"
-                        timed(OWN_DENSE, hugging_face_seconds(model, ids, prompt))
-                        fast.mode = "sparse"
-                    fast.reset_stats()
-                    timed(name, hugging_face_seconds(model, ids, prompt))
-                    stats[name] = fast.stats()
-            if turn == 0:
-                seconds.clear()
-            else:
-                advance(1)
-        dense_bytes = self._dense_bytes(model, sites, shape)
-        self.lines += self._lines(shape.name, dtype, ratio, seconds, stats, recalls, dense_bytes)
 
-    def _predictors(
-        self, model: PreTrainedModel, sites: Sequence[Site], rule: Thresholds, text: list[int]
-    ) -> tuple[dict[str, list[LayerPredictor]], dict[str, float]]:
-        """Predictors by name, one per layer each, and their recall on tokens they were not made on."""
+        def add(name: str, seconds: list[float], stats: DecodeStats | None = None) -> None:
+            engine = samples.setdefault(name, _Samples())
+            engine.seconds += seconds
+            engine.stats = stats
+
+        add(HUGGING_FACE, hugging_face_seconds(case.model, ids, prompt))
+        for name, llama in case.llama_cpp.items():
+            add(name, llama_cpp_seconds(llama, ids, prompt))
+        for name, predictor in {"sparse, exact": None, **predictors}.items():
+            # measure=False: our kernels take every call, also where torch would be faster
+            with accelerate(
+                case.model, case.thresholds, predictor=predictor, measure=False, prefill="dense"
+            ) as fast:
+                if predictor is None:
+                    fast.mode = "dense"
+                    add(OWN_DENSE, hugging_face_seconds(case.model, ids, prompt))
+                    fast.mode = "sparse"
+                fast.reset_stats()
+                seconds = hugging_face_seconds(case.model, ids, prompt)
+                add(name, seconds, fast.stats())
+
+    def _predictors(self, case: _Case) -> tuple[dict[str, list[LayerPredictor]], dict[str, float]]:
+        """Predictors by engine name, one per layer, and their mean recall on tokens that did not calibrate them."""
         count = self.plan.calibration_tokens
-        fit = sample_inputs(model, sites, rule, torch.tensor([text[:count]]))
-        judge = sample_inputs(model, sites, rule, torch.tensor([text[count : count + JUDGING_TOKENS]]))
-        made: dict[str, list[LayerPredictor]] = {f"{bits}-bit predictor": [] for bits in self.plan.bits}
-        recalls: dict[str, list[float]] = {name: [] for name in made}
-        for layer, site in enumerate(sites):
+        parts = case.text[:count], case.text[count : count + RECALL_TOKENS]
+        fit, heldout = (
+            sample_inputs(case.model, case.sites, case.thresholds, torch.tensor([ids])) for ids in parts
+        )
+        predictors: dict[str, list[LayerPredictor]] = {f"{bits}-bit predictor": [] for bits in self.plan.bits}
+        recalls: dict[str, list[float]] = {name: [] for name in predictors}
+        for layer, site in enumerate(case.sites):
             packed = pack(site)
-            cuts = layer_cuts(packed, rule, layer)
-            mass = hidden(packed, judge[layer], cuts).abs() * packed.column_norms()
-            for bits, name in zip(self.plan.bits, made, strict=True):
-                built = build_predictor(packed, cuts, fit[layer], bits=bits, recall=self.plan.recall)
-                made[name].append(built)
-                recalls[name].append(recall_of(built.predict(judge[layer], packed.act), mass))
-        return made, {name: sum(found) / len(found) for name, found in recalls.items()}
+            cuts = layer_cuts(packed, case.thresholds, layer)
+            mass = active_mass(packed, heldout[layer], cuts)
+            for bits, name in zip(self.plan.bits, predictors, strict=True):
+                predictor = build_predictor(packed, cuts, fit[layer], bits=bits, recall=self.plan.recall)
+                predictors[name].append(predictor)
+                recalls[name].append(recall_of(predictor.predict(heldout[layer], packed.act), mass))
+        return predictors, {name: sum(values) / len(values) for name, values in recalls.items()}
 
-    def _dense_bytes(
-        self, model: PreTrainedModel, sites: Sequence[Site], shape: DecodeShape
-    ) -> dict[str, float]:
-        """Bytes per token of the dense engines, by name."""
-        own = model_weight_bytes(model, sites).total_bytes
-        size = next(model.parameters()).element_size()
-        return {HUGGING_FACE: own, OWN_DENSE: own} | {
-            f"llama.cpp {kind}": own * each / size for kind, each in BYTES.items()
-        }
-
-    def _lines(self, shape, dtype, ratio, seconds, stats, recalls, dense_bytes):
-        medians = {name: float(np.median(found)) for name, found in seconds.items()}
-        dense = [name for name in medians if name not in stats]
-        for name, found in seconds.items():
-            read = stats.get(name)
-            moved = read.bytes_per_step if read else dense_bytes[name]
-            quartiles = 1e3 * np.percentile(found, [25, 75])
-            yield WholeLine(
-                shape=shape,
-                dtype=dtype,
+    def _timings(self, case: _Case, samples: Mapping[str, _Samples]) -> Iterator[ModelTiming]:
+        """One result per engine."""
+        medians = {name: float(np.median(engine.seconds)) for name, engine in samples.items()}
+        dense_bytes = case.dense_bytes()
+        dense = [name for name, engine in samples.items() if engine.stats is None]
+        for name, engine in samples.items():
+            stats = engine.stats
+            moved = dense_bytes[name] if stats is None else stats.bytes_per_step
+            low, high = 1e3 * np.percentile(engine.seconds, [25, 75])
+            yield ModelTiming(
+                shape=case.shape.name,
+                dtype=case.dtype,
                 name=name,
-                ratio=ratio,
-                dense=read is None,
+                ratio=case.ratio,
+                dense=stats is None,
                 tok_per_sec=1 / medians[name],
                 ms=1e3 * medians[name],
-                ms_low=float(quartiles[0]),
-                ms_high=float(quartiles[1]),
-                active_ratio=read and read.activation_ratio,
-                recall=recalls.get(name),
+                ms_low=float(low),
+                ms_high=float(high),
+                active_ratio=None if stats is None else stats.activation_ratio,
+                recall=engine.recall,
                 bytes_per_token=moved,
                 bandwidth_share=moved / medians[name] / self.bandwidth.peak_bytes_per_sec,
                 byte_ceiling=dense_bytes[OWN_DENSE] / moved,
                 speedups={other: medians[other] / medians[name] for other in dense},
             )
 
-    def result(self, weights: str, model: str, dtype: str) -> WholeBench:
-        return WholeBench(
+    def result(self, weights: str, model: str, dtype: str) -> ModelBenchmark:
+        """All timings so far, with the settings of the run."""
+        return ModelBenchmark(
             lines=tuple(self.lines),
             bandwidth=self.bandwidth,
             threads=self.threads,
@@ -281,6 +347,6 @@ class _Run:
             new_tokens=self.plan.new_tokens - 1,
             left_out=tuple(self.left_out),
             weights=weights,
-            processor=processor(),
+            processor=processor_name(),
             provenance=made_now(model=model, dtype=dtype, device="cpu"),
         )

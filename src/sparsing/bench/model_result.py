@@ -1,50 +1,55 @@
-"""What a benchmark of whole models found: tokens a second in `generate()`, engine by engine."""
+"""Result of a benchmark of whole models: the time of a decoded token in `generate()`, engine by engine."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from sparsing.bench.lines import Bench, BenchLine
+from sparsing.bench.common_result import Benchmark, EngineTiming
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WholeLine(BenchLine):
-    """One engine on one model; times are of all tokens of all rounds at batch 1, the prompt's pass left out."""
+class ModelTiming(EngineTiming):
+    """The time per token of one engine on one model at batch 1, over all tokens of all rounds, without the prefill."""
 
-    kind = "whole_line"
+    kind = "model_timing"
 
     dense: bool
+    """True if the engine reads all neurons."""
     tok_per_sec: float
-    """One over the median seconds of a token."""
+    """One over the median seconds per token."""
     active_ratio: float | None = None
-    """Share of neurons whose row of `down_proj` was read, mean over layers and decoded tokens."""
+    """Share of neurons whose row of `down_proj` was read, mean over layers and decoded tokens; None if dense."""
     recall: float | None = None
-    """Share of the active neurons' summed `neuron_norm` that the predictor names, on tokens it was not made on."""
+    """Share of the active neurons' summed `neuron_norm` on the neurons that the predictor selects. It is measured on
+    tokens that were not used to calibrate the predictor. None without a predictor."""
     bytes_per_token: float
-    """Weights read per token, head and predictor included; the cache of keys and values is left out."""
+    """Bytes of weights read per token, head and predictor included; the key-value cache is not included."""
     speedups: dict[str, float]
-    """Dense engine to its median time over this one's."""
+    """Name of a dense engine to its median time over the median time of this engine."""
 
     @property
     def ceiling_share(self) -> float:
-        """Speed-up against the own dense path over the byte ceiling."""
+        """Speed-up over our dense kernels, as a share of the byte ceiling."""
         return self.speedups["own dense"] / self.byte_ceiling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WholeBench(Bench):
-    """The lines of a run and how it was made."""
+class ModelBenchmark(Benchmark):
+    """All timings of a run on whole models."""
 
-    kind = "whole_bench"
+    kind = "model_benchmark"
+    former_kind = "WholeBench"
 
-    lines: tuple[WholeLine, ...]
+    lines: tuple[ModelTiming, ...]
+    """One timing per engine, shape, dtype and activation ratio."""
     prompt_tokens: int
+    """Tokens of the prompt, whose prefill is not timed."""
     new_tokens: int
-    """Timed tokens per round and engine, at contexts from `prompt_tokens` on."""
+    """Timed tokens per round and engine. The first of them is decoded at a context of `prompt_tokens`."""
 
-    def groups(self) -> dict[str, list[WholeLine]]:
-        """Title to the lines that were timed against each other, in their order."""
-        found: dict[str, list[WholeLine]] = {}
+    def groups(self) -> dict[str, list[ModelTiming]]:
+        """`shape, dtype` to its timings, in the order they were taken."""
+        groups: dict[str, list[ModelTiming]] = {}
         for line in self.lines:
-            found.setdefault(f"{line.shape}, {line.dtype}", []).append(line)
-        return found
+            groups.setdefault(f"{line.shape}, {line.dtype}", []).append(line)
+        return groups

@@ -1,9 +1,11 @@
-"""A Granite of any shape with random attention, whose feed-forward blocks are planted to a wanted ReLU ratio.
+"""A Granite model of any shape with random attention, whose blocks have a requested ReLU activation ratio.
 
-Every embedding shares a constant part, so that each block's inputs have a mean direction, as a trained model's do. A
-forward over random tokens then goes through the layers in order: each measures the mean direction of its inputs and
-shifts its gate rows along it, neuron by neuron, to the frequency that the neuron shall have; the next layer sees what
-the planted ones give. The ratio that decoding then has is counted while it runs, and is what tables show.
+`build_model` makes the model, `plant_model` sets its activation ratio. Every embedding has a constant part, so that
+the inputs of each block have a mean direction, as in a trained model. `plant_model` runs one forward over random
+tokens. Each layer in turn measures the mean direction of its inputs and shifts its gate rows along this direction,
+until every neuron has its requested frequency. The next layer sees the output of the shifted layers before it.
+
+The activation ratio during decoding differs slightly; it is counted while the benchmark runs, and tables show it.
 """
 
 from __future__ import annotations
@@ -13,9 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.stats import norm
 
-from sparsing.bench.planted import SPREAD
+from sparsing.bench.planted import SPREAD, level_of
 from sparsing.decode.predict.inputs import inputs_tapped
 from sparsing.errors import InputError
 
@@ -25,26 +26,27 @@ if TYPE_CHECKING:
     from sparsing.bench.shapes import DecodeShape
     from sparsing.sites.site import Site
 
+MODEL_DTYPES = ("float32", "bfloat16")
 _CONSTANT = 0.5
-"""Norm of the constant part of an embedding over that of its own part."""
+"""Norm of the constant part of an embedding over the norm of its random part."""
 _RESIDUAL = 0.3
-"""So little that what layers add, which random layers make alike for all tokens, does not drown the embedding: the
-ratio would drift with the position."""
+"""Scale of what all layers together add to the embedding. Random layers add nearly the same vector to every token, so
+a larger scale would drown the embedding and make the activation ratio drift with the position."""
 _TOKENS = 256
-"""Tokens on which gates are measured."""
+"""Tokens on which the inputs of a layer are measured."""
 _WINDOW = 64
 
 
 def build_model(shape: DecodeShape, dtype: str, *, context: int = 4096, seed: int = 0) -> PreTrainedModel:
-    """A ReLU Granite with tied head and random weights, allocated in `dtype` at once.
+    """A random ReLU Granite model with tied head, allocated in `dtype`.
 
     Raises:
-        InputError: a dtype other than float32 and bfloat16.
+        InputError: if the dtype is neither float32 nor bfloat16.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"whole models are timed in float32 and bfloat16, got {dtype!r}")
+    if dtype not in MODEL_DTYPES:
+        raise InputError(f"whole models are timed in {' and '.join(MODEL_DTYPES)}, got {dtype!r}")
     config = AutoConfig.for_model(
         "granite",
         hidden_act="relu",
@@ -64,9 +66,9 @@ def build_model(shape: DecodeShape, dtype: str, *, context: int = 4096, seed: in
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
         embedding = model.get_input_embeddings().weight.data
-        own_norm = embedding[:1024].float().norm(dim=1).mean()
+        random_norm = embedding[:1024].float().norm(dim=1).mean()
         constant = torch.randn(shape.d_model)
-        embedding += (constant * (_CONSTANT * own_norm / constant.norm())).to(embedding)
+        embedding += (constant * (_CONSTANT * random_norm / constant.norm())).to(embedding)
     return model.eval().requires_grad_(False)
 
 
@@ -75,19 +77,22 @@ def plant_model(
 ) -> None:
     """Shift the gate rows of every block, in place, so that a share `ratio` of its neurons is active.
 
-    May be called again for another ratio.
+    The function may be called again for another ratio.
 
     Raises:
-        InputError: a ratio outside (0, 1).
+        InputError: if the ratio is outside (0, 1).
     """
     if not 0 < ratio < 1:
-        raise InputError(f"a model's ratio must be in (0, 1), got {ratio}; 0.065 is 6.5% of the neurons")
+        raise InputError(
+            f"the activation ratio of a model must be in (0, 1), got {ratio}; write 0.065 for 6.5% of the neurons"
+        )
     generator = torch.Generator().manual_seed(seed)
-    level = math.sqrt(1 + spread**2) * float(norm.ppf(ratio))
+    level = level_of(ratio, spread)
 
     def on_input(layer: int, x: torch.Tensor) -> None:
         probit = level + spread * torch.randn(sites[layer].d_ff, generator=generator)
-        _shift(sites[layer].projections[0].weight.data, x.reshape(-1, x.shape[-1]).float(), probit)  # pyright: ignore
+        gate = sites[layer].projections[0].get_parameter("weight").data
+        _shift_rows(gate, x.reshape(-1, x.shape[-1]).float(), probit)
 
     vocab = model.config.vocab_size
     ids = torch.randint(vocab, (_TOKENS // _WINDOW, _WINDOW), generator=torch.Generator().manual_seed(seed))
@@ -95,20 +100,28 @@ def plant_model(
         model.model(input_ids=ids, use_cache=False)
 
 
-def _shift(gate: torch.Tensor, x: torch.Tensor, probit: torch.Tensor) -> None:
-    """Add a multiple of the mean direction to each row, so that row `i` is positive with probability `Phi(probit_i)`.
+def _shift_rows(gate: torch.Tensor, x: torch.Tensor, probit: torch.Tensor) -> None:
+    """Add a multiple of the mean input direction `m` to each gate row.
 
-    Over tokens, `gate_i . x / (m . x)` is close to normal; adding `b_i m` to the row adds `b_i` to it.
+    Row `i` is then positive with probability `Phi(probit_i)`: over tokens, `gate_i . x / (m . x)` is close to normal,
+    and adding `b_i m` to the row adds `b_i` to this quotient.
 
     Args:
         gate: Shape `(d_ff, d_model)`, changed in place.
-        x: Inputs, shape `(tokens, d_model)`, all on one side of their mean direction `m`.
+        x: Inputs, shape `(tokens, d_model)`, float32, all with `m . x > 0`.
+        probit: Shape `(d_ff,)`.
+
+    Raises:
+        InputError: if `m . x <= 0` for an input, since the sign of its gates would then be reversed.
     """
     mean = x.mean(0)
     mean /= mean.norm()
     along = x @ mean  # (tokens,)
     if bool((along <= 0).any()):
-        raise InputError("inputs of a block point away from their mean, so nothing can be planted along it")
+        raise InputError(
+            "some inputs of a block point away from their mean direction, so no activation ratio can be planted;"
+            " use another seed or a larger shape"
+        )
     quotient = x @ gate.float().T / along[:, None]  # (tokens, d_ff)
     offset = probit * quotient.std(0) - quotient.mean(0)
     gate += (offset[:, None] * mean).to(gate.dtype)

@@ -1,4 +1,4 @@
-"""Shapes to time decoding at, by name: the paper's six and its variants, and two Llamas."""
+"""Named model shapes that decoding is timed at: the shapes of the paper's models, and two Llama models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeShape:
-    """What decides the bytes of a decoded token."""
+    """The sizes that decide how many bytes of weights a decoded token reads."""
 
     name: str
     d_model: int
@@ -28,12 +28,12 @@ class DecodeShape:
 
     @property
     def ffn_weights(self) -> int:
-        """Weights of one gated block: gate, up and down."""
+        """Number of weights of one gated block: gate, up and down."""
         return 3 * self.d_model * self.d_ff
 
 
 def shape_of(loaded: LoadedModel) -> DecodeShape:
-    """The shape of a loaded model."""
+    """The shape of a loaded model, named after the last part of the model's name."""
     config, site = loaded.model.config.get_text_config(), loaded.sites[0]
     heads = config.num_attention_heads
     return DecodeShape(
@@ -67,20 +67,9 @@ for _name in PRESETS:
         ),
     )
 
-for _name, _width, _d_ff, _depth, _heads, _head_dim in (
-    ("Llama-3.2-1B", 2048, 8192, 16, 32, 64),
-    ("Llama-3-8B", 4096, 14336, 32, 32, 128),
+_LLAMA = {"n_heads": 32, "n_kv_heads": 8, "vocab_size": 128_256}
+for _shape in (
+    DecodeShape(name="Llama-3.2-1B", d_model=2048, d_ff=8192, n_layers=16, head_dim=64, **_LLAMA),
+    DecodeShape(name="Llama-3-8B", d_model=4096, d_ff=14336, n_layers=32, head_dim=128, **_LLAMA),
 ):
-    SHAPES.register(
-        _name,
-        DecodeShape(
-            name=_name,
-            d_model=_width,
-            d_ff=_d_ff,
-            n_layers=_depth,
-            n_heads=_heads,
-            n_kv_heads=8,
-            head_dim=_head_dim,
-            vocab_size=128_256,
-        ),
-    )
+    SHAPES.register(_shape.name, _shape)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,8 +188,14 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """An aligned table on stdout."""
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, prose: bool = False
+) -> None:
+    """Print an aligned table on stdout.
+
+    Args:
+        prose: Align every column to the left, for cells of words instead of numbers.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -196,7 +203,7 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(name, justify="right" if i and not prose else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # as it is: a path may look like markup
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)

@@ -1,7 +1,6 @@
-"""`sparsing advise`: whether skipping neurons pays on this machine, for each rule and cost in perplexity.
+"""The command `sparsing advise`: finds out whether skipping neurons pays on this machine.
 
-Tells the activation ratio, the bytes read per token, the speed-up that bytes allow, the one that was measured, and
-what it costs in perplexity. Two minutes on a small model.
+It parses the arguments, calls `sparsing.decode.advise`, and prints, saves and draws the advice.
 """
 
 from __future__ import annotations
@@ -14,6 +13,11 @@ from sparsing.cli import _common as common
 if TYPE_CHECKING:
     from sparsing.decode.advice.result import Advice, AdviceRow
 
+DESCRIPTION = """\
+Finds out whether skipping neurons pays on this machine, for each rule and perplexity target. The table shows the
+activation ratio, the bytes read per token, the speed-up that these bytes allow, the measured speed-up, and the cost in
+perplexity. Takes about two minutes on a small model.
+"""
 EPILOG = """examples:
   sparsing advise ./my-checkpoint --text book.txt
   sparsing advise meta-llama/Llama-3.2-1B --text book.txt --rule cett --ppl 1 5 10 --dtype bfloat16 -o advice/
@@ -23,15 +27,15 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "advise",
-        help="whether skipping neurons pays on this machine, and what it costs",
-        description=__doc__,
+        help="find out whether skipping neurons pays on this machine, and what it costs",
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
-    group = parser.add_argument_group("what to ask")
+    parser.add_argument("model", help="checkpoint folder or name on the hub")
+    group = parser.add_argument_group("what is compared")
     group.add_argument(
-        "--rule", nargs="+", default=["cett", "fat", "top_k"], help="rules (default: cett fat top_k)"
+        "--rule", nargs="+", default=["cett", "fat", "top_k"], help="names of rules (default: cett fat top_k)"
     )
     group.add_argument(
         "--ppl",
@@ -39,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         type=float,
         default=[1.0, 5.0],
         metavar="P",
-        help="costs in perplexity, percent (default: 1 5)",
+        help="perplexity targets, percent above dense (default: 1 5)",
     )
     group.add_argument(
         "--predict",
@@ -47,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         choices=(0, 4, 8),
         default=4,
         metavar="BITS",
-        help="bits of the predictor's copy of the weights, 4 or 8; 0 for none (default: 4)",
+        help="bits of the predictor's copy of the weights; 0 times no predictor (default: 4)",
     )
     group.add_argument(
         "--new-tokens", type=int, default=48, metavar="N", help="tokens of a timed run (default: 48)"
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     rules = [make_rule(name) for name in args.rule]
     if min(args.ppl) <= 0 or args.new_tokens < 2:
         raise InputError(
-            f"--ppl must be above 0 and --new-tokens at least 2, got {args.ppl} and {args.new_tokens}"
+            f"--ppl must be above 0 percent and --new-tokens at least 2, got {args.ppl} and {args.new_tokens}"
         )
     folder = check_writable(args.output or default_folder(args.model))
     loaded = common.load_to_decode(args, args.model)
@@ -81,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
     )
     advice.save(folder / "advice.json")
     if not args.no_figures:
-        from sparsing.report.advice_figure import advice_figure
-        from sparsing.report.style import save
+        from sparsing.report.charts.decode_charts import advice_picture
+        from sparsing.report.static import save_picture
 
-        save(advice_figure(advice), folder, "advice")
+        save_picture(advice_picture(advice), folder, "advice")
     subject.journal.clear()
     if args.json:
         common.print_json(advice)
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(advice: Advice) -> None:
-    where, peak = advice.provenance, advice.roofline.bandwidth.peak_bytes_per_sec
+    provenance, peak = advice.provenance, advice.roofline.bandwidth.peak_bytes_per_sec
     header = [
         "rule",
         "way",
@@ -109,9 +113,9 @@ def _print(advice: Advice) -> None:
         "speed-up",
     ]
     title = (
-        f"{where.model}, {where.dtype}, {advice.threads} threads: {advice.weights.total_bytes / 1e6:.3f} MB a token,"
-        f" {advice.ffn_share:.0%} feed-forward; memory {peak / 1e9:.1f} GB/s;"
-        f" own code {advice.torch_tok_per_sec:.1f} tok/s"
+        f"{provenance.model}, {provenance.dtype}, {advice.threads} threads:"
+        f" {advice.weights.total_bytes / 1e6:.3f} MB a token, {advice.ffn_share:.0%} feed-forward;"
+        f" memory {peak / 1e9:.1f} GB/s; own code {advice.torch_tok_per_sec:.1f} tok/s"
     )
     common.print_table(title, header, [_row(row) for row in advice.rows])
     for row in advice.rows:
@@ -137,9 +141,9 @@ def _row(row: AdviceRow) -> list[str]:
 
 
 def _speedup(row: AdviceRow) -> str:
-    """With the quartiles of the pairs."""
-    found = row.speedup_quartiles
-    return f"{row.speedup:.2f}" + (f" [{found[0]:.2f}, {found[2]:.2f}]" if found else "")
+    """The speed-up with its quartiles over pairs of runs."""
+    quartiles = row.speedup_quartiles
+    return f"{row.speedup:.2f}" + (f" [{quartiles[0]:.2f}, {quartiles[2]:.2f}]" if quartiles else "")
 
 
 def _name(row: AdviceRow) -> str:

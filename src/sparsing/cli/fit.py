@@ -1,17 +1,19 @@
-"""`sparsing fit`: laws of the activation ratio, with intervals, rivals and a verdict."""
+"""`sparsing fit`: fit a law to activation ratios along training, with intervals, rival forms and a verdict."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from sparsing.cli import _common as common
 
-    from sparsing.laws.form_comparison import Comparison
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sparsing.laws.form_comparison import FormComparison
+    from sparsing.laws.joint_fit import JointFit
     from sparsing.laws.lawfit import LawFit
     from sparsing.laws.points import Points
 
@@ -20,7 +22,7 @@ EPILOG = """examples:
   sparsing fit run/step-*/measurement.json --form relu --drop 2 -o law
 
 A CSV has the column activation_ratio (in [0, 1]) and one of tokens, tokens_billion, width_depth, or d_model
-with n_layers; a column series makes several series of one file.
+with n_layers. A column series splits one file into several series.
 """
 
 
@@ -32,26 +34,40 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("points", nargs="+", help="CSV, JSON of points, measurement.json or its folder")
     parser.add_argument(
-        "--form", default="auto", help="name of a law, or auto: the one with the lowest AICc (default: auto)"
+        "points",
+        nargs="+",
+        help="CSV file, JSON file of points, measurement.json or the folder that holds it",
     )
     parser.add_argument(
-        "--drop", type=int, metavar="N", help="leave out N first points (default: the data choose)"
+        "--form",
+        default="auto",
+        help="name of a law, or auto for the law with the lowest AICc (default: auto)",
     )
-    parser.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default: 0.9)")
+    parser.add_argument(
+        "--drop", type=int, metavar="N", help="leave out the first N points (default: chosen by BIC)"
+    )
+    parser.add_argument(
+        "--level", type=float, default=0.9, help="confidence level of the intervals (default: 0.9)"
+    )
     parser.add_argument(
         "--resamples", type=int, default=200, help="refits of the block bootstrap (default: 200)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
-    parser.add_argument("--tokens-per-step", type=float, help="for measurements that know their step only")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default: 0)")
+    parser.add_argument(
+        "--tokens-per-step",
+        type=float,
+        help="training tokens per step, for measurements that record only their step",
+    )
     parser.add_argument(
         "--shared",
         metavar="NAMES",
         help="test whether all series share these coefficients, comma separated, e.g. A0; needs --form NAME",
     )
-    parser.add_argument("-o", "--output", type=Path, help="folder for <series>.json and figures (PNG, SVG)")
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout instead of tables")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="folder for <series>.json and the figures (PNG, SVG)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser
 
 
@@ -60,77 +76,74 @@ def run(args: argparse.Namespace) -> int:
 
     from sparsing.errors import InputError
     from sparsing.laws import read_points
-    from sparsing.laws.joint_fit import share_test
+    from sparsing.laws.joint_fit import fit_shared
 
     if args.shared and args.form == "auto":
         raise InputError("--shared compares coefficients of one law; name it with --form, e.g. --form relu")
     progress = Console(stderr=True)
-    series = read_points(args.points, tokens_per_step=args.tokens_per_step)
-    found: list[tuple[LawFit, Comparison | None]] = []
-    for points in series:
+    fits: list[LawFit] = []
+    comparisons: list[FormComparison | None] = []
+    for points in read_points(args.points, tokens_per_step=args.tokens_per_step):
         with progress.status(f"fitting {points.name}"):
-            found.append(_fit(points, args))
-    fits = [fit for fit, _ in found]
+            fit, comparison = _fit(points, args)
+        fits.append(fit)
+        comparisons.append(comparison)
     joint = None
     if args.shared:
         with progress.status("joint fit"):
-            joint = share_test(fits, [name.strip() for name in args.shared.split(",")])
+            joint = fit_shared(fits, [name.strip() for name in args.shared.split(",")])
     if args.output:
         with progress.status("figures"):
-            _save(args.output, found, joint)
+            _save(args.output, fits, comparisons, joint)
     if args.json:
-        document = {"fits": [f.to_dict() for f in fits]} | ({"joint": joint.to_dict()} if joint else {})
-        print(json.dumps(document, indent=1))
+        common.print_json({"fits": fits} | ({"joint": joint} if joint else {}))
         return 0
-    out = Console()
-    for fit, comparison in found:
-        _print(out, fit, comparison)
+    for fit, comparison in zip(fits, comparisons, strict=True):
+        _print(fit, comparison)
     if joint:
-        out.print(f"[bold]joint fit:[/bold] {joint.verdict}", highlight=False)
+        print(f"joint fit: {joint.verdict}")
     return 0
 
 
-def _fit(points: Points, args: argparse.Namespace) -> tuple[LawFit, Comparison | None]:
-    from sparsing.laws import compare, fit
+def _fit(points: Points, args: argparse.Namespace) -> tuple[LawFit, FormComparison | None]:
+    """The fit of the chosen form, and the comparison that chose it if the form is `auto`."""
+    from sparsing.laws import compare_forms, fit
 
     options = {"level": args.level, "num_resamples": args.resamples, "seed": args.seed}
     if args.form != "auto":
         return fit(points, args.form, drop=args.drop, **options), None
-    comparison = compare(points, drop=args.drop, level=args.level)
-    found = fit(points, comparison.best.form, drop=comparison.num_dropped, **options)
-    return dataclasses.replace(found, drop_reason=comparison.drop_reason), comparison
+    comparison = compare_forms(points, drop=args.drop, level=args.level)
+    best = fit(points, comparison.best.form, drop=comparison.num_dropped, **options)
+    return dataclasses.replace(best, drop_reason=comparison.drop_reason), comparison
 
 
-def _save(folder: Path, found, joint) -> None:
-    from sparsing.report.law_figures import law_figure, save_figure, series_figure
+def _save(
+    folder: Path,
+    fits: Sequence[LawFit],
+    comparisons: Sequence[FormComparison | None],
+    joint: JointFit | None,
+) -> None:
+    from sparsing.report.charts.law_charts import law_picture, laws_picture
+    from sparsing.report.static import save_picture
 
-    for fit, comparison in found:
+    for fit, comparison in zip(fits, comparisons, strict=True):
         fit.save(folder / f"{fit.name}.json")
-        save_figure(law_figure(fit), folder / fit.name)
+        save_picture(law_picture(fit), folder, fit.name)
         if comparison:
             comparison.save(folder / f"{fit.name}-forms.json")
-    if len(found) > 1:
-        save_figure(series_figure([fit for fit, _ in found]), folder / "all-series")
+    if len(fits) > 1:
+        save_picture(laws_picture(fits), folder, "all-series")
     if joint:
         joint.save(folder / "joint.json")
 
 
-def _print(out: Console, fit: LawFit, comparison: Comparison | None) -> None:
-    from rich.table import Table
-
+def _print(fit: LawFit, comparison: FormComparison | None) -> None:
     from sparsing.laws import law_tables as tables
 
-    def show(title: str, columns, rows) -> None:
-        table = Table(title=title, title_justify="left", highlight=False)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
-
-    out.print(f"\n[bold]{fit.name}[/bold]: {fit.law.title}, {fit.equation}", highlight=False)
+    print(f"\n{fit.name}: {fit.law.title}, {fit.equation}")
     if comparison:
-        show("forms on the same points", tables.RANK_COLUMNS, tables.rank_rows(comparison))
-    show(f"coefficients, {fit.level:.0%} intervals", tables.COEFFICIENT_COLUMNS, tables.coefficient_rows(fit))
-    show("fit", tables.SUMMARY_COLUMNS, tables.summary_rows(fit))
-    out.print(f"[bold]verdict:[/bold] {fit.verdict}", highlight=False)
+        common.print_table("forms on the same points", tables.RANK_COLUMNS, tables.rank_rows(comparison))
+    title = f"coefficients, {fit.level:.0%} intervals"
+    common.print_table(title, tables.COEFFICIENT_COLUMNS, tables.coefficient_rows(fit))
+    common.print_table("fit", tables.SUMMARY_COLUMNS, tables.summary_rows(fit), prose=True)
+    print(f"verdict: {fit.verdict}")

@@ -81,7 +81,7 @@ def accelerate(
     sites = find_sites(model)
     check_arguments(model, thresholds, mode, dtype)
     if thresholds is not None:
-        thresholds.check_layers(len(sites))
+        thresholds.for_sites(sites)
     device = next(model.parameters()).device
     copies = layer_predictors(predictor, thresholds, len(sites), device)
     inputs = sample_inputs(model, sites, thresholds, sample) if measure and thresholds else {}

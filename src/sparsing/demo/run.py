@@ -15,7 +15,7 @@ from sparsing.demo.corpora import heldout_corpora
 
 if TYPE_CHECKING:
     from sparsing.base.progress import Progress
-    from sparsing.measuring.frontier import Comparison
+    from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
     from sparsing.measuring.subject import Subject
 
@@ -31,7 +31,7 @@ class DemoStage:
     """PPL-1% of one checkpoint ..."""
     subject: Subject | None = None
     """... and what it was measured on."""
-    comparison: Comparison | None = None
+    comparison: RuleComparison | None = None
     """Or the rules compared at the last checkpoint."""
     study: Path | None = None
     """Or the folder with the study of its neurons."""

@@ -31,6 +31,8 @@ _ROUNDS = 9
 class Bandwidth(Result):
     """Measured memory bandwidth of one device."""
 
+    kind = "bandwidth"
+
     read_bytes_per_sec: float
     """Best round of reading a buffer once."""
     copy_bytes_per_sec: float

@@ -1,28 +1,30 @@
-"""Laws of the activation ratio: fit, doubt, forecast. Nothing here needs torch.
+"""Laws of the activation ratio: curves fitted to ratios along training or over model shapes.
 
-`fit` and `compare` take `Points`, `forecast` takes what they return, `fit_joint` takes several series.
+`read_points` and `make_points` give `Points`; `fit` fits one law to them and `compare_forms` ranks all laws. `forecast`
+takes the `LawFit` that `fit` returns, and `fit_joint` tests whether several series share a coefficient. The package
+needs numpy and scipy only, not torch.
 """
 
 from __future__ import annotations
 
-from sparsing.base.lazy import lazily
+from sparsing.base.lazy import lazy_exports
 
 _HOME = {
     "FORMS": "forms",
-    "Comparison": "form_comparison",
     "Forecast": "forecasting",
+    "FormComparison": "form_comparison",
     "JointFit": "joint_fit",
     "LawFit": "lawfit",
     "Points": "points",
-    "compare": "form_comparison",
+    "compare_forms": "form_comparison",
     "fit": "fitting",
     "fit_joint": "joint_fit",
     "forecast": "forecasting",
     "make_points": "points",
-    "published": "published_coefficients",
+    "published_law": "published_coefficients",
     "read_points": "point_files",
     "simulate": "simulation",
 }
 
 __all__ = [*sorted(_HOME)]
-__getattr__, __dir__ = lazily(__name__, _HOME)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -1,24 +1,28 @@
-"""`fit`: one form on one series, with its intervals, hold-out error, rivals and verdict."""
+"""`fit`: one law fitted to one series, with intervals, hold-out error, rival forms and a verdict.
+
+`fit_curve` is the part that finds the curve and its noise; the other functions add what a `LawFit` reports about it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.laws.coefficient_intervals import coefficient_interval, prediction_interval, profile
+from sparsing.laws.coefficient_intervals import coefficient_interval, prediction_interval, profile_coefficient
 from sparsing.laws.form import Form
 from sparsing.laws.forms import FORMS
 from sparsing.laws.lawfit import Estimate, Holdout, LawFit, Rival
 from sparsing.laws.noise import effective_points, estimate_noise, log_likelihood
 from sparsing.laws.points import Points
-from sparsing.laws.profile import Fitted
-from sparsing.laws.residual_bootstrap import bootstrap
+from sparsing.laws.profile import CurveFit
+from sparsing.laws.residual_bootstrap import bootstrap_parameters
 from sparsing.laws.solve import Problem, solve
 from sparsing.laws.verdict import judge
-from sparsing.laws.warmup import Drop, choose_drop
+from sparsing.laws.warmup import DroppedPoints, choose_drop
 
 
 def fit(
@@ -33,27 +37,28 @@ def fit(
     """Fit one form (Luo et al. 2024, arXiv 2411.02335, and its rivals) by least squares.
 
     Args:
-        points: one series.
-        form: a name of `FORMS`.
-        drop: leave out this many first points; None lets the data choose (`warmup`).
-        level: confidence of every interval.
-        num_resamples: refits of the block bootstrap; 0 leaves its intervals empty.
-        seed: of the bootstrap.
+        points: One series.
+        form: A name in `FORMS`.
+        drop: Number of first points to leave out; None chooses it by BIC (`warmup`).
+        level: Confidence level of every interval.
+        num_resamples: Refits of the block bootstrap; 0 leaves the bootstrap intervals empty.
+        seed: Seed of the bootstrap.
 
     Raises:
-        InputError: unknown form, a form for another variable, too few points, or a level outside (0, 1).
+        InputError: If the form is unknown or is for another variable, the points are too few, the level is outside
+            (0, 1), or a count is negative.
     """
     law = FORMS[form]
     _check(points, law, drop, level, num_resamples)
-    chosen = _forced(drop) if drop is not None else choose_drop(law, points.scaled, points.y)
-    fitted = least_squares_fit(law, points.scaled[chosen.count :], points.y[chosen.count :])
-    aicc, bic, likelihood = criteria(fitted)
-    rivals = _rivals(fitted, aicc)
-    estimates = _estimates(fitted, level, num_resamples, seed)
+    dropped = choose_drop(law, points.scaled, points.y) if drop is None else _by_request(drop)
+    curve = fit_curve(law, points.scaled[dropped.count :], points.y[dropped.count :])
+    criteria = information_criteria(curve)
+    rivals = _rivals(curve, criteria.aicc)
+    estimates = _estimates(curve, level, num_resamples, seed)
     key = next((e for e in estimates if e.name == law.key), None)
     identified, verdict = judge(law, key, rivals, level)
-    at, deviance = _key_profile(fitted, key)
-    total = float(((fitted.y - fitted.y.mean()) ** 2).sum())
+    profile_at, profile_deviance = _key_profile(curve, key)
+    total = float(((curve.y - curve.y.mean()) ** 2).sum())
     return LawFit(
         name=points.name,
         form=form,
@@ -61,24 +66,24 @@ def fit(
         variable=points.variable,
         x=points.x,
         ratio=points.ratio,
-        num_dropped=chosen.count,
-        drop_reason=chosen.reason,
-        key_by_drop=chosen.key_by_count,
+        num_dropped=dropped.count,
+        drop_reason=dropped.reason,
+        key_by_drop=dropped.key_by_count,
         level=level,
         coefficients=estimates,
-        rmse=math.sqrt(fitted.best.rss / len(fitted.x)),
-        r2=1 - fitted.best.rss / total if total > 0 else math.nan,
-        log_likelihood=likelihood,
-        aicc=aicc,
-        bic=bic,
-        noise_sd=fitted.noise.sd,
-        rho=fitted.noise.rho,
-        df=fitted.noise.df,
-        effective_points=effective_points(len(fitted.x), fitted.noise.rho),
-        holdout=_holdout(fitted, level),
-        profile_at=at,
-        profile_deviance=deviance,
-        cutoff=fitted.cutoff(level),
+        rmse=math.sqrt(curve.best.rss / len(curve.x)),
+        r2=1 - curve.best.rss / total if total > 0 else math.nan,
+        log_likelihood=criteria.log_likelihood,
+        aicc=criteria.aicc,
+        bic=criteria.bic,
+        noise_sd=curve.noise.sd,
+        rho=curve.noise.rho,
+        df=curve.noise.df,
+        effective_points=effective_points(len(curve.x), curve.noise.rho),
+        holdout=_holdout(curve, level),
+        profile_at=profile_at,
+        profile_deviance=profile_deviance,
+        cutoff=curve.cutoff(level),
         rivals=rivals,
         identified=identified,
         verdict=verdict,
@@ -87,114 +92,134 @@ def fit(
     )
 
 
-def least_squares_fit(form: Form, x: np.ndarray, y: np.ndarray) -> Fitted:
-    """The best curve and the noise around it; `x` in the unit of the law, both shape `(num_points,)`."""
+def fit_curve(form: Form, x: np.ndarray, y: np.ndarray) -> CurveFit:
+    """The least-squares curve and the noise around it; `x` in the unit of the law, both shape `(num_points,)`."""
     best = solve(Problem(form=form, x=x, y=y))
-    return Fitted(form=form, x=x, y=y, best=best, noise=estimate_noise(form, x, y, best.theta))
+    return CurveFit(form=form, x=x, y=y, best=best, noise=estimate_noise(form, x, y, best.theta))
 
 
-def criteria(fitted: Fitted) -> tuple[float, float, float]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InformationCriteria:
+    """Criteria by which forms are compared on the same points; lower is better."""
+
+    aicc: float
+    """NaN if the points are too few for the small-sample correction."""
+    bic: float
+    log_likelihood: float
+
+
+def information_criteria(curve: CurveFit) -> InformationCriteria:
     """AICc, BIC and log likelihood of the kept points under AR(1) noise; `sd` and `rho` count as coefficients."""
-    form, n = fitted.form, len(fitted.x)
-    residual = fitted.y - form.evaluate(fitted.x, fitted.best.theta)
-    likelihood = log_likelihood(residual, correlated=form.variable == "tokens")
-    k = len(form.parameters) + (2 if form.variable == "tokens" else 1)
+    form, n = curve.form, len(curve.x)
+    ordered = form.variable == "tokens"
+    likelihood = log_likelihood(curve.y - form.evaluate(curve.x, curve.best.theta), correlated=ordered)
+    k = len(form.parameters) + (2 if ordered else 1)
     correction = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.nan
-    return -2 * likelihood + 2 * k + correction, -2 * likelihood + k * math.log(n), likelihood
+    return InformationCriteria(
+        aicc=-2 * likelihood + 2 * k + correction,
+        bic=-2 * likelihood + k * math.log(n),
+        log_likelihood=likelihood,
+    )
+
+
+def points_needed(form: Form) -> int:
+    """The smallest number of points a form is fitted to: one per coefficient and two for the noise."""
+    return len(form.parameters) + 2
 
 
 def _check(points: Points, law: Form, drop: int | None, level: float, num_resamples: int) -> None:
     if law.variable != points.variable:
-        right = ", ".join(name for name in FORMS if FORMS[name].variable == points.variable)
+        suitable = ", ".join(name for name in FORMS if FORMS[name].variable == points.variable)
         raise InputError(
             f"{points.name} holds points over {points.variable}, but the form {law.name!r} is over"
-            f" {law.variable}; forms for these points: {right}"
+            f" {law.variable}; forms for these points: {suitable}"
         )
     if not 0 < level < 1:
         raise InputError(f"level must be in (0, 1), got {level:g}; 0.9 is usual")
     if num_resamples < 0:
-        raise InputError(f"num_resamples must be 0 or more, got {num_resamples}")
+        raise InputError(f"num_resamples must be 0 or more, got {num_resamples}; 0 skips the bootstrap")
     if drop is not None and drop < 0:
-        raise InputError(f"drop must be 0 or more, got {drop}; it counts first points to leave out")
-    wanted = len(law.parameters) + 2
+        raise InputError(f"drop must be 0 or more, got {drop}; it is the number of first points to leave out")
     kept = len(points.x) - (drop or 0)
-    if kept < wanted:
-        left = f" after leaving out {drop}" if drop else ""
+    if kept < points_needed(law):
+        without = f" after leaving out {drop}" if drop else ""
         raise InputError(
-            f"{points.name}: {kept} points{left}, but {law.equation} has {len(law.parameters)} coefficients and"
-            f" needs at least {wanted} points; measure more checkpoints or choose a form with fewer coefficients"
+            f"{points.name}: {kept} points{without}, but {law.equation} has {len(law.parameters)} coefficients and"
+            f" needs at least {points_needed(law)} points; measure more checkpoints or choose a form with fewer"
+            " coefficients"
         )
 
 
-def _forced(count: int) -> Drop:
-    return Drop(count=count, bic=math.nan, bic_all=math.nan, reason=f"{count} by request", key_by_count={})
+def _by_request(count: int) -> DroppedPoints:
+    return DroppedPoints(
+        count=count, bic=math.nan, bic_all=math.nan, reason=f"{count} by request", key_by_count={}
+    )
 
 
-def _estimates(fitted: Fitted, level: float, num_resamples: int, seed: int) -> tuple[Estimate, ...]:
-    form = fitted.form
-    draws = bootstrap(fitted, num_resamples=num_resamples, seed=seed) if num_resamples else None
-    found = {}
+def _estimates(curve: CurveFit, level: float, num_resamples: int, seed: int) -> tuple[Estimate, ...]:
+    form = curve.form
+    draws = bootstrap_parameters(curve, num_resamples=num_resamples, seed=seed) if num_resamples else None
+    estimates = {}
     for index, parameter in enumerate(form.parameters):
-        low, high, low_closed, high_closed = coefficient_interval(fitted, index, level)
+        interval = coefficient_interval(curve, index, level)
         boot = np.quantile(draws[:, index], [0.5 - level / 2, 0.5 + level / 2]) if draws is not None else None
-        found[parameter.name] = Estimate(
+        estimates[parameter.name] = Estimate(
             name=parameter.name,
-            value=float(parameter.public(fitted.best.theta[index])),
-            low=float(parameter.public(low)),
-            high=float(parameter.public(high)),
-            low_closed=low_closed,
-            high_closed=high_closed,
-            boot_low=float(parameter.public(boot[0])) if boot is not None else math.nan,
-            boot_high=float(parameter.public(boot[1])) if boot is not None else math.nan,
+            value=float(parameter.to_paper(curve.best.theta[index])),
+            low=float(parameter.to_paper(interval.low)),
+            high=float(parameter.to_paper(interval.high)),
+            low_closed=interval.low_closed,
+            high_closed=interval.high_closed,
+            boot_low=float(parameter.to_paper(boot[0])) if boot is not None else math.nan,
+            boot_high=float(parameter.to_paper(boot[1])) if boot is not None else math.nan,
         )
-    return tuple(found[name] for name in form.order or form.names)
+    return tuple(estimates[name] for name in form.order or form.names)
 
 
-def _rivals(fitted: Fitted, aicc: float) -> tuple[Rival, ...]:
+def _rivals(curve: CurveFit, aicc: float) -> tuple[Rival, ...]:
     """Every other form of the same variable on the same points, best first."""
     rivals = []
     for name in FORMS:
         form = FORMS[name]
-        if form is fitted.form or form.variable != fitted.form.variable:
+        if form is curve.form or form.variable != curve.form.variable or len(curve.x) < points_needed(form):
             continue
-        if len(fitted.x) < len(form.parameters) + 2:
-            continue
-        other = least_squares_fit(form, fitted.x, fitted.y)
-        other_aicc = criteria(other)[0]
-        coefficients = form.public(other.best.theta)
+        rival = fit_curve(form, curve.x, curve.y)
+        rival_aicc = information_criteria(rival).aicc
+        coefficients = form.to_coefficients(rival.best.theta)
         rivals.append(
             Rival(
                 form=name,
                 coefficients=coefficients,
-                rmse=math.sqrt(other.best.rss / len(fitted.x)),
-                aicc=other_aicc,
-                delta_aicc=other_aicc - aicc,
+                rmse=math.sqrt(rival.best.rss / len(curve.x)),
+                aicc=rival_aicc,
+                delta_aicc=rival_aicc - aicc,
                 limit=coefficients[form.limit] if form.limit else None,
             )
         )
     return tuple(sorted(rivals, key=lambda rival: (math.isnan(rival.aicc), rival.aicc)))
 
 
-def _holdout(fitted: Fitted, level: float) -> Holdout | None:
-    half = len(fitted.x) // 2
-    if fitted.form.variable != "tokens" or half < len(fitted.form.parameters) + 2:
+def _holdout(curve: CurveFit, level: float) -> Holdout | None:
+    half = len(curve.x) // 2
+    if curve.form.variable != "tokens" or half < points_needed(curve.form):
         return None
-    early = least_squares_fit(fitted.form, fitted.x[:half], fitted.y[:half])
-    predicted = fitted.form.evaluate(fitted.x[half:], early.best.theta)
-    low, high = prediction_interval(early, float(fitted.x[-1]), level)
+    early = fit_curve(curve.form, curve.x[:half], curve.y[:half])
+    predicted = curve.form.evaluate(curve.x[half:], early.best.theta)
+    low, high = prediction_interval(early, float(curve.x[-1]), level)
     return Holdout(
         num_fitted=half,
-        rmse=float(np.sqrt(((predicted - fitted.y[half:]) ** 2).mean())),
+        rmse=float(np.sqrt(((predicted - curve.y[half:]) ** 2).mean())),
         last_predicted=float(predicted[-1]),
-        last_measured=float(fitted.y[-1]),
+        last_measured=float(curve.y[-1]),
         last_low=low,
         last_high=high,
     )
 
 
-def _key_profile(fitted: Fitted, key: Estimate | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The profile that the figure shows; the key coefficient is its own fitter's number in every form."""
+def _key_profile(curve: CurveFit, key: Estimate | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Values of the key coefficient and their deviances, for the figure; empty for a form without a key."""
     if key is None:
         return (), ()
-    at, deviance = profile(fitted, fitted.form.names.index(key.name), (key.low, key.high))
+    # In every form the key coefficient equals its own fitter's number, so its interval needs no conversion.
+    at, deviance = profile_coefficient(curve, curve.form.names.index(key.name), (key.low, key.high))
     return tuple(at.tolist()), tuple(deviance.tolist())

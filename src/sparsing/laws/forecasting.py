@@ -1,4 +1,7 @@
-"""`forecast`: the ratio at a number of tokens, or the tokens for a ratio, with how far beyond the data that is."""
+"""`forecast`: the activation ratio at a number of tokens, or the tokens for a ratio, from a fitted law.
+
+Every forecast says how far beyond the measured tokens it lies and what equally good forms predict.
+"""
 
 from __future__ import annotations
 
@@ -14,61 +17,67 @@ from sparsing.laws.form import Form
 from sparsing.laws.forms import FORMS
 from sparsing.laws.lawfit import LawFit
 from sparsing.laws.points import BILLION
-from sparsing.laws.profile import Fitted, deviance_through
-from sparsing.laws.solve import root
+from sparsing.laws.profile import CurveFit, curve_deviance
+from sparsing.laws.solve import find_root
 from sparsing.laws.verdict import MIN_DELTA
 
-FAR = 1e4
-"""Tokens are sought up to this many times the last measured ones."""
+MAX_EXTRAPOLATION = 1e4
+"""Tokens for a ratio are searched up to this multiple of the last measured tokens."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecast(Result):
-    """One question to a fitted law."""
+    """The answer of a fitted law to one question."""
 
     kind = "forecast"
 
     name: str
+    """Name of the series."""
     form: str
     asked: str
-    """`tokens` or `ratio`: which of the two was given."""
+    """`tokens` or `ratio`: the quantity that the caller gave."""
     tokens: float | None
-    """Training tokens; None where the law never meets the ratio."""
+    """Training tokens; None if the law never reaches the ratio."""
     ratio: float
-    """Activation ratio of the law there."""
+    """Activation ratio of the law at these tokens."""
     low: float | None
     """Lower end of the interval: of a new measurement's ratio, or of the tokens."""
     high: float | None
     """Upper end; None for tokens that the data do not bound."""
     curve_low: float
-    """Lower end for the law itself, without the scatter of one measurement; NaN where tokens were asked."""
+    """Lower end for the law itself, without the scatter of one measurement; NaN if a ratio was given."""
     curve_high: float
     level: float
+    """Confidence level of the intervals."""
     beyond: float | None
-    """Tokens over the last measured tokens; above 1 this is extrapolation."""
+    """Tokens divided by the last measured tokens; above 1 the forecast is an extrapolation."""
     rivals: dict[str, float | None]
-    """What forms within 2 of the fit's AICc say of the same."""
+    """The same forecast by every form whose AICc is within 2 of the fit's."""
     warning: str
-    """Empty inside the data."""
+    """Empty inside the measured range."""
 
 
 def forecast(fit: LawFit, *, tokens: float | None = None, ratio: float | None = None) -> Forecast:
-    """Ask a fitted law.
+    """The activation ratio at a number of tokens, or the tokens at which the law reaches a ratio.
 
     Args:
-        tokens: training tokens (a count): what will the activation ratio be?
-        ratio: activation ratio in [0, 1]: how many tokens does it take?
+        fit: A law over tokens.
+        tokens: Training tokens (a count), to forecast the activation ratio.
+        ratio: Activation ratio in [0, 1], to forecast the tokens.
 
     Raises:
-        InputError: not exactly one of the two, one out of range, or a law over model shapes.
+        InputError: If both or neither of `tokens` and `ratio` are given, the value is out of range, or the law is over
+            model shapes.
     """
     if (tokens is None) == (ratio is None):
-        raise InputError("give either tokens or ratio, the forecast answers with the other")
+        raise InputError("give either tokens or ratio, not both; the forecast computes the other")
     if fit.variable != "tokens":
-        raise InputError(f"{fit.name}: a forecast needs a law over tokens, this one is over {fit.variable}")
+        raise InputError(
+            f"{fit.name}: a forecast needs a law over tokens, but this law is over {fit.variable}"
+        )
     if tokens is not None:
         if not (math.isfinite(tokens) and tokens > 0):
-            raise InputError(f"tokens must be above 0, got {tokens:g}; it is a count, e.g. 1e12")
+            raise InputError(f"tokens must be above 0, got {tokens:g}; give a count, e.g. 1e12")
         return _at_tokens(fit, float(tokens))
     assert ratio is not None
     if not 0 <= ratio <= 1:
@@ -77,13 +86,10 @@ def forecast(fit: LawFit, *, tokens: float | None = None, ratio: float | None = 
 
 
 def _at_tokens(fit: LawFit, tokens: float) -> Forecast:
-    fitted, x = fit.fitted(), tokens / BILLION
-    curve_low, curve_high = curve_interval(fitted, x, fit.level)
-    low, high = prediction_interval(fitted, x, fit.level, (curve_low, curve_high))
+    curve, x = fit.curve_fit(), tokens / BILLION
+    curve_low, curve_high = curve_interval(curve, x, fit.level)
+    low, high = prediction_interval(curve, x, fit.level, (curve_low, curve_high))
     beyond = tokens / fit.x[-1]
-    rivals: dict[str, float | None] = {
-        name: float(form.curve(np.array([x]), values)[0]) for name, form, values in _close(fit)
-    }
     return Forecast(
         name=fit.name,
         form=fit.form,
@@ -96,17 +102,16 @@ def _at_tokens(fit: LawFit, tokens: float) -> Forecast:
         curve_high=curve_high,
         level=fit.level,
         beyond=beyond,
-        rivals=rivals,
+        rivals={name: float(form.curve(np.array([x]), values)[0]) for name, form, values in _close(fit)},
         warning=_warning(fit, beyond),
     )
 
 
 def _at_ratio(fit: LawFit, ratio: float) -> Forecast:
-    fitted = fit.fitted()
-    x = crossing(fit.law, fit.values, ratio, fitted.x)
-    low, high = _tokens_interval(fit, fitted, ratio, x)
-    rivals = {name: _count(crossing(form, values, ratio, fitted.x)) for name, form, values in _close(fit)}
-    beyond = None if x is None else x / fitted.x[-1]
+    curve = fit.curve_fit()
+    x = find_crossing(fit.law, fit.values, ratio, curve.x)
+    low, high = _tokens_interval(curve, fit.level, ratio, x)
+    beyond = None if x is None else x / curve.x[-1]
     return Forecast(
         name=fit.name,
         form=fit.form,
@@ -119,32 +124,46 @@ def _at_ratio(fit: LawFit, ratio: float) -> Forecast:
         curve_high=math.nan,
         level=fit.level,
         beyond=beyond,
-        rivals=rivals,
+        rivals={
+            name: _count(find_crossing(form, values, ratio, curve.x)) for name, form, values in _close(fit)
+        },
         warning=_warning(fit, beyond),
     )
 
 
-def crossing(form: Form, values: dict[str, float], ratio: float, x: np.ndarray) -> float | None:
-    """First `x` at which the law meets the ratio, within `FAR` times the last point; None where it does not."""
-    grid = np.geomspace(x[0] / 100, x[-1] * FAR, 2000)
+def find_crossing(form: Form, values: dict[str, float], ratio: float, x: np.ndarray) -> float | None:
+    """The first `x` at which the law reaches the ratio, in the unit of the law.
+
+    Args:
+        form: A law over tokens.
+        values: Coefficients by name.
+        ratio: Activation ratio.
+        x: Billion tokens of the points, rising, shape `(num_points,)`. The search covers a hundredth of the first point
+            to `MAX_EXTRAPOLATION` times the last.
+
+    Returns:
+        Billion tokens, or None if the law does not reach the ratio in that range.
+    """
+    grid = np.geomspace(x[0] / 100, x[-1] * MAX_EXTRAPOLATION, 2000)
     gap = form.curve(grid, values) - ratio
     change = np.flatnonzero(np.sign(gap[1:]) != np.sign(gap[:-1]))
     if not len(change):
         return None
     ends = grid[change[0]], grid[change[0] + 1]
-    return root(lambda at: float(form.curve(np.array([at]), values)[0]) - ratio, *ends, 1e-9 * ends[1])
+    return find_root(lambda at: float(form.curve(np.array([at]), values)[0]) - ratio, *ends, 1e-9 * ends[1])
 
 
 def _tokens_interval(
-    fit: LawFit, fitted: Fitted, ratio: float, x: float | None
+    curve: CurveFit, level: float, ratio: float, x: float | None
 ) -> tuple[float | None, float | None]:
-    """All `x` where a curve through `(x, ratio)` is not worse than the cutoff; None for an end that stays open."""
-    cutoff = fitted.cutoff(fit.level)
+    """Range of billion tokens at which a curve through the ratio is not rejected; None for an open end."""
+    cutoff = curve.cutoff(level)
 
     def excess(log_x: float) -> float:
-        return min(deviance_through(fitted, math.exp(log_x))(ratio), 1e6) - cutoff
+        return min(curve_deviance(curve, math.exp(log_x))(ratio), 1e6) - cutoff
 
-    grid = np.linspace(math.log(fitted.x[0] / 100), math.log(fitted.x[-1] * FAR), 120)
+    # A scan instead of steps outwards from x: the law itself may never reach the ratio although other curves do.
+    grid = np.linspace(math.log(curve.x[0] / 100), math.log(curve.x[-1] * MAX_EXTRAPOLATION), 120)
     if x is not None:
         grid = np.sort(np.append(grid, math.log(x)))
     values = np.array([excess(value) for value in grid])
@@ -152,12 +171,13 @@ def _tokens_interval(
     if not len(inside):
         return None, None
     first, last = int(inside[0]), int(inside[-1])
-    low = math.exp(root(excess, grid[first - 1], grid[first], 1e-4)) if first > 0 else None
-    high = math.exp(root(excess, grid[last], grid[last + 1], 1e-4)) if last + 1 < len(grid) else None
+    low = math.exp(find_root(excess, grid[first - 1], grid[first], 1e-4)) if first > 0 else None
+    high = math.exp(find_root(excess, grid[last], grid[last + 1], 1e-4)) if last + 1 < len(grid) else None
     return low, high
 
 
 def _close(fit: LawFit) -> list[tuple[str, Form, dict[str, float]]]:
+    """Name, form and coefficients of the rivals that fit about as well as the law, or better."""
     return [(r.form, FORMS[r.form], r.coefficients) for r in fit.rivals if r.delta_aicc < MIN_DELTA]
 
 
@@ -168,7 +188,8 @@ def _count(x: float | None) -> float | None:
 def _warning(fit: LawFit, beyond: float | None) -> str:
     doubt = "" if fit.identified or fit.law.limit is None else f"; {fit.verdict}"
     if beyond is None:
-        return f"the law does not meet this ratio between the first point and {FAR:g} times the last{doubt}"
+        searched = f"between the first point and {MAX_EXTRAPOLATION:g} times the last"
+        return f"the law does not meet this ratio {searched}{doubt}"
     if beyond > 1:
         return f"extrapolation: {beyond:.2g} times the last measured {fit.x[-1]:.3g} tokens{doubt}"
     return ""

@@ -1,8 +1,9 @@
-"""What a law is to the fitter: a sum of basis curves whose weights are linear, given few nonlinear parameters.
+"""The base class of every law, and the registry of laws; `forms/` holds one file per law.
 
-`A(x) = offset(x; z) + sum_j beta_j * basis_j(x; z)`. The fitter searches `z` (none, one or two numbers) and
-solves `beta` exactly (variable projection, Golub and Pereyra 1973), so a form needs no starting values, only
-the box that its parameters live in. `forms/` holds one file per law.
+To the fitter a law is a linear combination of basis curves that depend on a few nonlinear parameters `z`:
+`A(x) = offset(x; z) + sum_j beta_j * basis_j(x; z)`. The fitter searches `z` (none, one or two numbers) and solves
+`beta` exactly (variable projection, Golub and Pereyra 1973). A law therefore needs bounds for its parameters but no
+starting values.
 """
 
 from __future__ import annotations
@@ -19,45 +20,60 @@ from sparsing.base.registry import Registry
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """One coefficient as the paper writes it, a monotone function of one number of the fitter."""
+    """One coefficient of a law.
+
+    The fitter works with a number that may differ from the paper's coefficient, e.g. with its logarithm. The
+    relation between the two is monotone.
+    """
 
     name: str
     low: float = -math.inf
     """Lower bound of the fitter's number."""
     high: float = math.inf
     """Upper bound of the fitter's number."""
-    public: Callable[[float], float] = float
-    """From the fitter's number to the paper's coefficient."""
-    internal: Callable[[float], float] = float
-    """The inverse of `public`."""
+    to_paper: Callable[[float], float] = float
+    """Converts the fitter's number to the paper's coefficient."""
+    from_paper: Callable[[float], float] = float
+    """The inverse of `to_paper`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StraightLine:
+    """Coordinates in which a law is a straight line; the arrays have shape `(num_points,)`."""
+
+    u: np.ndarray
+    v: np.ndarray
+    """NaN where a point has no place in these coordinates, e.g. below the limit of a logarithm."""
+    u_label: str
+    v_label: str = "activation ratio A"
 
 
 class Form:
-    """Base of the laws. `x` is training tokens in billions, or `d_model / n_layers` (see `variable`)."""
+    """Base class of the laws. `x` is training tokens in billions, or `d_model / n_layers` (see `variable`)."""
 
     name: ClassVar[str]
     """Name in the registry and on the command line."""
     title: ClassVar[str]
-    """A few words for tables and legends."""
+    """Short name for tables and legends."""
     equation: ClassVar[str]
-    """The law in plain characters, with its source."""
+    """The law in plain characters."""
     variable: ClassVar[str] = "tokens"
-    """`tokens` (points in order of training) or `width_depth` (unordered models)."""
+    """`tokens` (points in the order of training) or `width_depth` (models without an order)."""
     nonlinear: ClassVar[tuple[Coefficient, ...]] = ()
     linear: ClassVar[tuple[Coefficient, ...]] = ()
     limit: ClassVar[str | None] = None
-    """Name of the coefficient that is the ratio after endless training, where there is one."""
+    """Name of the coefficient that is the ratio after endless training; None if the law has no limit."""
     key: ClassVar[str | None] = None
-    """Name of the coefficient that a verdict is about: the limit, or the bottleneck."""
+    """Name of the coefficient that the verdict is about: the limit, or the bottleneck."""
     order: ClassVar[tuple[str, ...]] = ()
-    """Coefficients in the paper's order."""
+    """Names of the coefficients in the paper's order."""
 
     def grid(self, x: np.ndarray) -> np.ndarray:
         """Nonlinear parameters to try first, shape `(num_nodes, num_nonlinear)`."""
         return np.zeros((1, 0))
 
     def bounds(self, name: str, x: np.ndarray) -> tuple[float, float]:
-        """Range of the fitter's number within which points at `x` can fix a coefficient."""
+        """The range of a fitter's number that points at `x` can determine."""
         parameter = self.parameters[self.names.index(name)]
         return parameter.low, parameter.high
 
@@ -66,37 +82,36 @@ class Form:
         raise NotImplementedError
 
     def offset(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """The part without a weight, shape `(..., num_points)`."""
+        """The part of the curve that no weight multiplies, shape `(..., num_points)`."""
         return np.zeros((*z.shape[:-1], len(x)))
 
-    def linearised(
-        self, x: np.ndarray, y: np.ndarray, values: dict[str, float]
-    ) -> tuple[np.ndarray, np.ndarray, str, str]:
-        """Coordinates in which the law is a straight line, and their labels; points that have none are NaN.
+    def linearise(self, x: np.ndarray, y: np.ndarray, values: dict[str, float]) -> StraightLine:
+        """The points in coordinates in which the law with these coefficients is a straight line.
 
         Args:
-            x, y: abscissa and ratios, shape `(num_points,)`.
-            values: coefficients by name.
+            x, y: Abscissa and ratios, shape `(num_points,)`.
+            values: Coefficients by name.
         """
-        return np.log(x), y, "ln D  (D in billion tokens)", "activation ratio A"
+        return StraightLine(u=np.log(x), v=y, u_label="ln D  (D in billion tokens)")
 
     @property
     def parameters(self) -> tuple[Coefficient, ...]:
-        """The nonlinear ones, then the linear ones: the order of the fitter's vector."""
+        """Nonlinear coefficients, then linear ones: the order of the vector `theta`."""
         return self.nonlinear + self.linear
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the coefficients in the order of `theta`."""
         return tuple(parameter.name for parameter in self.parameters)
 
-    def public(self, theta: Iterable[float]) -> dict[str, float]:
-        """Coefficients by name in the paper's order, from the fitter's vector."""
-        values = {p.name: float(p.public(t)) for p, t in zip(self.parameters, theta, strict=True)}
+    def to_coefficients(self, theta: Iterable[float]) -> dict[str, float]:
+        """The paper's coefficients by name, in the paper's order, from the fitter's vector `theta`."""
+        values = {p.name: float(p.to_paper(t)) for p, t in zip(self.parameters, theta, strict=True)}
         return {name: values[name] for name in self.order or self.names}
 
-    def internal(self, coefficients: dict[str, float]) -> np.ndarray:
-        """The fitter's vector, from the coefficients by name."""
-        return np.array([p.internal(coefficients[p.name]) for p in self.parameters], dtype=float)
+    def to_theta(self, coefficients: dict[str, float]) -> np.ndarray:
+        """The fitter's vector, shape `(num_parameters,)`, from the paper's coefficients by name."""
+        return np.array([p.from_paper(coefficients[p.name]) for p in self.parameters], dtype=float)
 
     def evaluate(self, x: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """`A(x)`, shape `(num_points,)`, from the fitter's vector."""
@@ -105,32 +120,35 @@ class Form:
         return self.offset(x, z) + self.basis(x, z) @ beta
 
     def curve(self, x: np.ndarray, coefficients: dict[str, float]) -> np.ndarray:
-        """`A(x)`, shape `(num_points,)`, from the coefficients by name."""
-        return self.evaluate(np.asarray(x, dtype=float), self.internal(coefficients))
+        """`A(x)`, shape `(num_points,)`, from the paper's coefficients by name."""
+        return self.evaluate(np.asarray(x, dtype=float), self.to_theta(coefficients))
 
 
 FORMS: Registry[Form] = Registry("law")
+"""Every law by name."""
 
 
 def register_form(form: type[Form]) -> type[Form]:
-    """Announce a law under its `name`."""
+    """Class decorator that adds a law to `FORMS` under its `name`."""
     FORMS.register(form.name, form())
     return form
 
 
 def mesh(*axes: np.ndarray) -> np.ndarray:
-    """All combinations of the axes, shape `(num_nodes, num_axes)`."""
+    """All combinations of the values of the axes, shape `(num_nodes, num_axes)`."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
 
 
 def log_or_nan(value: np.ndarray) -> np.ndarray:
-    """Natural logarithm, NaN where there is none."""
+    """Natural logarithm; NaN for values of 0 or below."""
     return np.log(np.where(value > 0, value, np.nan))
 
 
 def safe_exp(value: float) -> float:
+    """`exp(value)`, finite: the argument is capped, since `exp(710)` overflows float64."""
     return math.exp(min(value, 700.0))
 
 
 def safe_log(value: float) -> float:
+    """`log(value)`, finite for values of 0 and below."""
     return math.log(max(value, 1e-300))

@@ -1,4 +1,4 @@
-"""`compare`: every form on the same points of one series, best first."""
+"""`compare_forms`: every law fitted to the same points of one series, ranked by AICc."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError
-from sparsing.laws.fitting import fit
+from sparsing.laws.fitting import fit, points_needed
 from sparsing.laws.forms import FORMS
 from sparsing.laws.lawfit import LawFit
 from sparsing.laws.points import Points
-from sparsing.laws.warmup import MIN_GAIN, Drop, choose_drop
+from sparsing.laws.warmup import MIN_GAIN, DroppedPoints, choose_drop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison(Result):
+class FormComparison(Result):
     """Forms ranked by AICc on the same points."""
 
     kind = "form_comparison"
@@ -25,34 +25,41 @@ class Comparison(Result):
     num_dropped: int
     drop_reason: str
     fits: tuple[LawFit, ...]
-    """Best first; without bootstrap intervals."""
+    """Best first, without bootstrap intervals."""
 
     @property
     def best(self) -> LawFit:
+        """The fit with the lowest AICc."""
         return self.fits[0]
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Akaike weights: the share of belief in each form, if one of them is right; 0 without an AICc."""
+        """Akaike weights: the probability of each form if one of them is right; 0 for a form without an AICc."""
         gaps = [f.aicc - self.best.aicc for f in self.fits]
         relative = [0.0 if math.isnan(gap) else math.exp(-0.5 * gap) for gap in gaps]
         return tuple(value / (sum(relative) or 1.0) for value in relative)
 
 
-def compare(points: Points, *, drop: int | None = None, level: float = 0.9) -> Comparison:
-    """Fit all forms that have enough points and rank them.
+def compare_forms(points: Points, *, drop: int | None = None, level: float = 0.9) -> FormComparison:
+    """Fit all forms for which the points are enough, and rank them.
 
-    Early points left out are the same for all: those of the form with the lowest BIC on all points, if that
-    beats every form that leaves out none by more than `MIN_GAIN`. With too few points for any AICc, BIC ranks.
+    Every form is fitted to the same points. By default the early points to leave out are those of the form with the
+    lowest BIC on all points, provided it beats every form that leaves out none by more than `MIN_GAIN`. If the points
+    are too few for the AICc of any form, BIC ranks the forms.
+
+    Args:
+        points: One series.
+        drop: Number of first points to leave out; None chooses it.
+        level: Confidence level of every interval.
 
     Raises:
-        InputError: too few points for every form.
+        InputError: If the points are too few for every form.
     """
     forms = [
         name
         for name in FORMS
         if FORMS[name].variable == points.variable
-        and len(points.x) - (drop or 0) >= len(FORMS[name].parameters) + 2
+        and len(points.x) - (drop or 0) >= points_needed(FORMS[name])
     ]
     if not forms:
         raise InputError(
@@ -66,13 +73,17 @@ def compare(points: Points, *, drop: int | None = None, level: float = 0.9) -> C
             {name: choose_drop(FORMS[name], points.scaled, points.y) for name in forms}
         )
     fits = [fit(points, name, drop=drop, level=level, num_resamples=0) for name in forms]
-    fits.sort(key=lambda found: found.aicc if math.isfinite(found.aicc) else 1e12 + found.bic)
-    return Comparison(name=points.name, num_dropped=drop, drop_reason=reason, fits=tuple(fits))
+    # 1e12 puts every form without an AICc behind every form with one, and orders the former by BIC.
+    fits.sort(key=lambda fit: fit.aicc if math.isfinite(fit.aicc) else 1e12 + fit.bic)
+    return FormComparison(name=points.name, num_dropped=drop, drop_reason=reason, fits=tuple(fits))
 
 
-def _common_drop(drops: dict[str, Drop]) -> tuple[int, str]:
+def _common_drop(drops: dict[str, DroppedPoints]) -> tuple[int, str]:
     best = min(drops, key=lambda name: drops[name].bic)
-    whole = min(drops, key=lambda name: drops[name].bic_all)
-    if drops[best].count and drops[best].bic < drops[whole].bic_all - MIN_GAIN:
+    best_on_all = min(drops, key=lambda name: drops[name].bic_all)
+    if drops[best].count and drops[best].bic < drops[best_on_all].bic_all - MIN_GAIN:
         return drops[best].count, f"{drops[best].reason} ({FORMS[best].title})"
-    return 0, f"on all points {FORMS[whole].title} is not beaten by more than {MIN_GAIN:g} in BIC on fewer"
+    return (
+        0,
+        f"on all points {FORMS[best_on_all].title} is not beaten by more than {MIN_GAIN:g} in BIC on fewer",
+    )

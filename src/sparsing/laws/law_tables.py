@@ -1,33 +1,36 @@
-"""Fits and forecasts as rows of text, for the command line and the report."""
+"""Fits and forecasts as rows of text, for the tables that `sparsing fit` and `sparsing forecast` print."""
 
 from __future__ import annotations
 
-from sparsing.laws.forecasting import Forecast
-from sparsing.laws.form_comparison import Comparison
-from sparsing.laws.lawfit import Estimate, LawFit
+import math
 
-Row = tuple[str, ...]
+from sparsing.laws.forecasting import Forecast
+from sparsing.laws.form_comparison import FormComparison
+from sparsing.laws.lawfit import Estimate, LawFit
 
 COEFFICIENT_COLUMNS = ("coefficient", "value", "profile interval", "bootstrap interval")
 SUMMARY_COLUMNS = ("quantity", "value")
 RANK_COLUMNS = ("form", "RMSE (points)", "AICc - best", "BIC", "weight", "limit A0 (%)")
 
 
-def coefficient_rows(fit: LawFit) -> list[Row]:
-    """One row per coefficient; an end that the data leave open is marked `open`."""
-    return [
-        (e.name, f"{e.value:.4g}", interval_text(e), _boot(e.boot_low, e.boot_high)) for e in fit.coefficients
-    ]
+def coefficient_rows(fit: LawFit) -> list[tuple[str, ...]]:
+    """One row per coefficient, in the order of `COEFFICIENT_COLUMNS`."""
+    rows = []
+    for e in fit.coefficients:
+        bootstrap = "" if math.isnan(e.boot_low) else f"{e.boot_low:.4g} to {e.boot_high:.4g}"
+        rows.append((e.name, f"{e.value:.4g}", interval_text(e), bootstrap))
+    return rows
 
 
 def interval_text(estimate: Estimate, scale: float = 1.0, spec: str = ".4g") -> str:
+    """The profile interval times `scale`; an end that the data do not set is written as `open`."""
     low = f"{scale * estimate.low:{spec}}" if estimate.low_closed else "open"
     high = f"{scale * estimate.high:{spec}}" if estimate.high_closed else "open"
     return f"{low} to {high}"
 
 
-def summary_rows(fit: LawFit) -> list[Row]:
-    """What else there is to say of a fit; differences of ratios in percentage points."""
+def summary_rows(fit: LawFit) -> list[tuple[str, ...]]:
+    """Everything about a fit but its coefficients; differences of ratios are in percentage points."""
     rows = [
         ("points", f"{len(fit.x)}, the first {fit.num_dropped} left out: {fit.drop_reason}"),
         ("RMSE", f"{100 * fit.rmse:.4f} points"),
@@ -53,8 +56,8 @@ def summary_rows(fit: LawFit) -> list[Row]:
     return rows
 
 
-def rank_rows(comparison: Comparison) -> list[Row]:
-    """Forms, best first."""
+def rank_rows(comparison: FormComparison) -> list[tuple[str, ...]]:
+    """One row per form, best first, in the order of `RANK_COLUMNS`."""
     rows = []
     for fit, weight in zip(comparison.fits, comparison.weights, strict=True):
         limit = ""
@@ -67,45 +70,34 @@ def rank_rows(comparison: Comparison) -> list[Row]:
     return rows
 
 
-def forecast_rows(found: Forecast) -> list[Row]:
-    """Question, answer, doubt."""
-    beyond = (
-        "never meets it" if found.beyond is None else f"{found.beyond:.3g} times the last measured tokens"
-    )
-    if found.asked == "tokens":
+def forecast_rows(answer: Forecast) -> list[tuple[str, ...]]:
+    """The question, the answer with its interval, the extrapolation factor, and the answers of rival forms."""
+    level = f"{answer.level:.0%}"
+    tokens, ratio = ("tokens", _tokens(answer.tokens)), ("activation ratio", _percent(answer.ratio))
+    if answer.asked == "tokens":
         rows = [
-            ("tokens", _tokens(found.tokens)),
-            ("activation ratio", f"{100 * found.ratio:.3f}%"),
-            (f"{found.level:.0%} of new measurements", f"{_percent(found.low)} to {_percent(found.high)}"),
+            tokens,
+            ratio,
+            (f"{level} of new measurements", f"{_percent(answer.low)} to {_percent(answer.high)}"),
             (
-                f"{found.level:.0%} interval of the law",
-                f"{_percent(found.curve_low)} to {_percent(found.curve_high)}",
+                f"{level} interval of the law",
+                f"{_percent(answer.curve_low)} to {_percent(answer.curve_high)}",
             ),
         ]
-        others = {name: _percent(value) for name, value in found.rivals.items()}
     else:
-        rows = [
-            ("activation ratio", f"{100 * found.ratio:.3f}%"),
-            ("tokens", _tokens(found.tokens)),
-            (f"{found.level:.0%} interval", f"{_end(found.low)} to {_end(found.high)}"),
-        ]
-        others = {name: _tokens(value) for name, value in found.rivals.items()}
-    rows.append(("beyond the data", beyond))
-    rows += [(f"by {name}, which fits as well", value) for name, value in others.items()]
-    return rows
-
-
-def _boot(low: float, high: float) -> str:
-    return "" if low != low else f"{low:.4g} to {high:.4g}"
+        ends = _tokens(answer.low, "open"), _tokens(answer.high, "open")
+        rows = [ratio, tokens, (f"{level} interval", " to ".join(ends))]
+    beyond = "never meets it"
+    if answer.beyond is not None:
+        beyond = f"{answer.beyond:.3g} times the last measured tokens"
+    text = _percent if answer.asked == "tokens" else _tokens
+    rivals = [(f"by {name}, which fits as well", text(value)) for name, value in answer.rivals.items()]
+    return [*rows, ("beyond the data", beyond), *rivals]
 
 
 def _percent(value: float | None) -> str:
     return "never" if value is None else f"{100 * value:.3f}%"
 
 
-def _tokens(value: float | None) -> str:
-    return "never" if value is None else f"{value:.4g}"
-
-
-def _end(value: float | None) -> str:
-    return "open" if value is None else f"{value:.4g}"
+def _tokens(value: float | None, missing: str = "never") -> str:
+    return missing if value is None else f"{value:.4g}"

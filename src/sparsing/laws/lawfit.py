@@ -1,4 +1,4 @@
-"""A fitted law as it is saved: coefficients with intervals, the points, the noise, rivals and a verdict."""
+"""The result of a fit, as it is saved: coefficients with intervals, points, noise, rival forms and the verdict."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sparsing.base.results import Result
 from sparsing.laws.form import Form
 from sparsing.laws.forms import FORMS
 from sparsing.laws.noise import estimate_noise
-from sparsing.laws.points import BILLION
-from sparsing.laws.profile import Fitted
+from sparsing.laws.points import unit_of
+from sparsing.laws.profile import CurveFit
 from sparsing.laws.solve import Solution
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate(Result):
-    """One coefficient as the paper writes it."""
+    """One coefficient of a law, in the paper's form, with two intervals."""
 
     kind = "coefficient_estimate"
 
@@ -28,7 +28,7 @@ class Estimate(Result):
     """Lower end of the profile-likelihood interval."""
     high: float
     low_closed: bool
-    """False: the data put no lower end; `low` is the end of the allowed range."""
+    """False if the data set no lower end; `low` is then the end of the allowed range."""
     high_closed: bool
     boot_low: float
     """Lower end of the block-bootstrap interval; NaN without a bootstrap."""
@@ -36,12 +36,13 @@ class Estimate(Result):
 
     @property
     def closed(self) -> bool:
+        """Whether the data set both ends of the profile interval."""
         return self.low_closed and self.high_closed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rival(Result):
-    """Another form on the same points, without intervals."""
+    """Another form fitted to the same points, without intervals."""
 
     kind = "rival_form"
 
@@ -50,20 +51,20 @@ class Rival(Result):
     rmse: float
     aicc: float
     delta_aicc: float
-    """`aicc` minus that of the fit; below 0 the rival is better; NaN with too few points for AICc."""
+    """`aicc` minus the AICc of the fit. Below 0 the rival is better; NaN if the points are too few for AICc."""
     limit: float | None
-    """Its ratio after endless training, where it has one."""
+    """The rival's ratio after endless training; None if it has no limit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Holdout(Result):
-    """Fitted on the first half of the kept points, asked for the rest."""
+    """A fit to the first half of the kept points, and its error on the second half."""
 
     kind = "law_holdout"
 
     num_fitted: int
     rmse: float
-    """Over the second half, a ratio."""
+    """Root mean square error over the second half, a ratio."""
     last_predicted: float
     last_measured: float
     last_low: float
@@ -83,12 +84,12 @@ class Holdout(Result):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LawFit(Result):
-    """What the points say about one form."""
+    """One form fitted to one series."""
 
     kind = "law_fit"
 
     name: str
-    """Of the series."""
+    """Name of the series."""
     form: str
     equation: str
     variable: str
@@ -96,30 +97,30 @@ class LawFit(Result):
     """All points given: training tokens (a count), or width over depth."""
     ratio: tuple[float, ...]
     num_dropped: int
-    """First points that the fit does not use."""
+    """Number of first points that the fit leaves out."""
     drop_reason: str
     key_by_drop: dict[str, float]
-    """The key coefficient by the number of first points left out; empty for a forced count."""
+    """The key coefficient by the number of first points left out; empty if the caller gave the number."""
     level: float
     """Confidence level of every interval."""
     coefficients: tuple[Estimate, ...]
     """In the paper's order."""
     rmse: float
-    """Over the kept points, a ratio."""
+    """Root mean square error over the kept points, a ratio."""
     r2: float
     log_likelihood: float
-    """AR(1), Gaussian."""
+    """Gaussian, with AR(1) noise."""
     aicc: float
-    """NaN (null in JSON) where there are too few points for it."""
+    """NaN (null in JSON) if the points are too few for it."""
     bic: float
     noise_sd: float
     rho: float
-    """Correlation of neighbouring residuals, bias removed."""
+    """Correlation of neighbouring residuals, corrected for bias."""
     df: float
     effective_points: float
-    """Independent points worth as much as the kept ones."""
+    """Number of independent points that carry as much information as the kept points."""
     holdout: Holdout | None
-    """None where half of the points are too few for the form."""
+    """None if half of the points are too few for the form."""
     profile_at: tuple[float, ...]
     """Values of the key coefficient (the limit, or the bottleneck) at which the profile was taken."""
     profile_deviance: tuple[float, ...]
@@ -134,38 +135,41 @@ class LawFit(Result):
 
     @property
     def law(self) -> Form:
+        """The form itself."""
         return FORMS[self.form]
 
     @property
     def values(self) -> dict[str, float]:
+        """Least-squares values of the coefficients by name."""
         return {estimate.name: estimate.value for estimate in self.coefficients}
 
     def estimate(self, name: str) -> Estimate:
+        """The coefficient with this name."""
         return next(estimate for estimate in self.coefficients if estimate.name == name)
 
     @property
     def key(self) -> Estimate | None:
-        """The coefficient that the verdict is about."""
+        """The coefficient that the verdict is about; None if the form has neither limit nor bottleneck."""
         return self.estimate(self.law.key) if self.law.key else None
 
     @property
     def kept_x(self) -> np.ndarray:
-        """Of the kept points, in the unit of the law, shape `(num_kept,)`."""
-        unit = BILLION if self.variable == "tokens" else 1.0
-        return np.array(self.x[self.num_dropped :]) / unit
+        """Abscissa of the kept points in the unit of the law, shape `(num_kept,)`."""
+        return np.array(self.x[self.num_dropped :]) / unit_of(self.variable)
 
     @property
     def kept_ratio(self) -> np.ndarray:
+        """Activation ratios of the kept points, shape `(num_kept,)`."""
         return np.array(self.ratio[self.num_dropped :])
 
     def curve(self, x: np.ndarray) -> np.ndarray:
         """`A` at `x` in the unit of the law (billion tokens), shape `(num_points,)`."""
         return self.law.curve(x, self.values)
 
-    def fitted(self) -> Fitted:
-        """What forecasts and joint fits work with."""
+    def curve_fit(self) -> CurveFit:
+        """The fitted curve with its noise, from which forecasts, bands and joint fits are computed."""
         form, x, y = self.law, self.kept_x, self.kept_ratio
-        theta = form.internal(self.values)
+        theta = form.to_theta(self.values)
         residual = y - form.evaluate(x, theta)
         best = Solution(theta=theta, rss=float(residual @ residual))
-        return Fitted(form=form, x=x, y=y, best=best, noise=estimate_noise(form, x, y, theta))
+        return CurveFit(form=form, x=x, y=y, best=best, noise=estimate_noise(form, x, y, theta))

@@ -1,4 +1,4 @@
-"""Coefficients that Luo et al. 2024 (arXiv 2411.02335) publish for their eleven series, to compare with."""
+"""Coefficients that Luo et al. 2024 (arXiv 2411.02335) publish for their eleven series, for comparison with fits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SILU = {
 """`alpha, c, A0` of `A0 - c * D**(-alpha)`."""
 
 
-def published(name: str) -> tuple[Form, dict[str, float]] | None:
+def published_law(name: str) -> tuple[Form, dict[str, float]] | None:
     """The form and coefficients published for a series such as `0.1b_relu`; None for any other name."""
     for form, table in ((FORMS["relu"], RELU), (FORMS["silu"], SILU)):
         if name in table:

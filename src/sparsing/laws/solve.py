@@ -1,7 +1,7 @@
-"""Least squares by variable projection: linear weights exactly, nonlinear parameters by grid and refinement.
+"""Least squares for laws by variable projection: linear weights exactly, nonlinear parameters by grid and refinement.
 
-One function, `solve`, serves the plain fit, the profile of a coefficient (some parameters held), and the
-profile of a prediction (the curve made to pass through a given point).
+`solve` is the entry point. It serves the plain fit, the profile of a coefficient (some parameters held at given
+values) and the profile of a prediction (the curve forced through a given point).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from scipy.optimize import OptimizeResult, brentq, leastsq, minimize_scalar
+from scipy.optimize import fminbound, leastsq, root_scalar
 
 from sparsing.laws.form import Form
 
 _TINY = 1e-280
+"""Replaces squared norms and pivots of 0 in denominators; far below any value that data produce."""
 _STARTS = 2
+"""Number of best grid nodes that are refined, since a single refinement may end in a local minimum."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,22 +25,24 @@ class Solution:
     """The best parameters and their residual sum of squares."""
 
     theta: np.ndarray
-    """Nonlinear then linear numbers of the form, shape `(num_parameters,)`."""
+    """Nonlinear, then linear numbers of the form, shape `(num_parameters,)`."""
     rss: float
 
 
 def bounded_lstsq(
     design: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares with a box, for at most two columns and any number of designs at once.
+    """Least squares with bounds, for at most two columns and any number of designs at once.
+
+    `scipy.optimize.lsq_linear` solves the same problem for one design; a fit needs thousands of designs per grid.
 
     Args:
-        design: shape `(..., num_points, num_columns)`.
-        y: shape `(..., num_points)`.
-        low, high: bounds of the weights, broadcast to `(..., num_columns)`.
+        design: Shape `(..., num_points, num_columns)`.
+        y: Shape `(..., num_points)`.
+        low, high: Bounds of the weights, broadcast to `(..., num_columns)`.
 
     Returns:
-        weights `(..., num_columns)` and residual sums of squares `(...,)`.
+        Weights `(..., num_columns)` and residual sums of squares `(...,)`.
     """
     columns = design.shape[-1]
     if columns == 0:
@@ -57,6 +61,7 @@ def bounded_lstsq(
     best, best_rss = free, np.where(inside, (residual * residual).sum(-1), np.inf)
     if inside.all():
         return best, best_rss
+    # The sum is convex: an optimum outside the box moves to the best point of one of the four edges.
     for held in (0, 1):
         for bound in (low[..., held], high[..., held]):
             weight, rss = _one_held(design, y, low, high, held, bound)
@@ -66,20 +71,23 @@ def bounded_lstsq(
 
 
 def _two_columns(design: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Unbounded weights by Gram-Schmidt; a column that depends on the other gets weight 0."""
+    """Unbounded weights by Gram-Schmidt; a column that depends on the other one gets weight 0."""
     first, second = design[..., 0], design[..., 1]
     norm = np.maximum((second * second).sum(-1), _TINY)
     overlap = (first * second).sum(-1) / norm
     rest = first - overlap[..., None] * second
     rest_norm = (rest * rest).sum(-1)
+    # A squared remainder below 1e-22 of the column is rounding error of float64, not a direction.
     apart = rest_norm > 1e-22 * (first * first).sum(-1) + _TINY
     weight = np.where(apart, (rest * y).sum(-1) / np.where(apart, rest_norm, 1.0), 0.0)
     other = (second * y).sum(-1) / norm - weight * overlap
     return np.stack([weight, other], axis=-1)
 
 
-def _one_held(design, y, low, high, held: int, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best weights with one of the two at its bound; infinite bounds give an infinite sum."""
+def _one_held(
+    design: np.ndarray, y: np.ndarray, low: np.ndarray, high: np.ndarray, held: int, bound: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best weights with weight number `held` at `bound`; an infinite bound gives an infinite sum."""
     usable = np.isfinite(bound)
     value = np.where(usable, bound, 0.0)
     other = 1 - held
@@ -93,18 +101,18 @@ def _one_held(design, y, low, high, held: int, bound: np.ndarray) -> tuple[np.nd
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Points, a form, and what is held: parameters by index, or one point that the curve must meet."""
+    """A least-squares problem: points, a form, and optionally held parameters or a point the curve must meet."""
 
     form: Form
     x: np.ndarray
     y: np.ndarray
     held: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    """Index in `form.parameters` to its value."""
+    """Value of each held parameter by its index in `form.parameters`."""
     through: tuple[float, float] | None = None
-    """`(x, value)`: the curve passes here exactly."""
+    """`(x, value)`: the curve passes exactly through this point."""
 
     def project(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Best weights `(..., num_linear)` and sums of squares `(...,)` for nonlinear `z`."""
+        """Best weights `(..., num_linear)` and residual sums `(...,)` for nonlinear parameters `z`."""
         q = len(self.form.nonlinear)
         design = self.form.basis(self.x, z)
         y = self.y - self.form.offset(self.x, z)
@@ -112,7 +120,7 @@ class Problem:
         high = np.array([p.high for p in self.form.linear])
         fixed = {i - q: value for i, value in self.held.items() if i >= q}
         if self.through is not None:
-            return self._project_through(z, design, y, low, high)
+            return self._project_through(self.through, z, design, y, low, high)
         if not fixed:
             return bounded_lstsq(design, y, low, high)
         free = [j for j in range(design.shape[-1]) if j not in fixed]
@@ -125,34 +133,50 @@ class Problem:
             weights[..., j] = value
         return weights, rss
 
-    def _project_through(self, z, design, y, low, high) -> tuple[np.ndarray, np.ndarray]:
-        """As `project`, the last weight being spent on meeting the point; its box becomes one of the other's."""
-        assert self.through is not None
-        at, value = np.array([self.through[0]]), self.through[1]
-        there = self.form.basis(at, z)[..., 0, :]  # (..., num_linear)
+    def _project_through(
+        self,
+        point: tuple[float, float],
+        z: np.ndarray,
+        design: np.ndarray,
+        y: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `project`, with the curve forced through `point`.
+
+        The last linear weight is eliminated by forcing the curve through the point, which turns its bounds into
+        bounds on the other weight.
+        """
+        at, value = np.array([point[0]]), point[1]
+        point_basis = self.form.basis(at, z)[..., 0, :]  # (..., num_linear)
         value = value - self.form.offset(at, z)[..., 0]
-        pivot = np.where(np.abs(there[..., -1]) > _TINY, there[..., -1], _TINY)
+        pivot = np.where(np.abs(point_basis[..., -1]) > _TINY, point_basis[..., -1], _TINY)
         shape = design[..., -1] / pivot[..., None]
         y = y - value[..., None] * shape
-        rest = design[..., :-1] - there[..., None, :-1] * shape[..., None]
+        rest = design[..., :-1] - point_basis[..., None, :-1] * shape[..., None]
         bound_low, bound_high = low[:-1], high[:-1]
         if rest.shape[-1] == 1:
-            slope = np.where(np.abs(there[..., 0]) > _TINY, there[..., 0], _TINY)
-            with np.errstate(over="ignore", invalid="ignore"):
+            slope = np.where(np.abs(point_basis[..., 0]) > _TINY, point_basis[..., 0], _TINY)
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # a slope near 0 gives infinite ends, clipped below
                 ends = np.stack([(value - pivot * low[-1]) / slope, (value - pivot * high[-1]) / slope])
             bound_low = np.clip(np.nanmin(ends, 0), low[0], high[0])[..., None]
             bound_high = np.clip(np.nanmax(ends, 0), low[0], high[0])[..., None]
         part, rss = bounded_lstsq(rest, y, bound_low, bound_high)
-        last = (value - (there[..., :-1] * part).sum(-1)) / pivot
+        last = (value - (point_basis[..., :-1] * part).sum(-1)) / pivot
+        # Rounding may leave the last weight slightly outside its bounds; only a real violation is infeasible.
         slack = 1e-9 * (1.0 + np.abs(last))
         rss = np.where((last < low[-1] - slack) | (last > high[-1] + slack), np.inf, rss)
         return np.concatenate([part, last[..., None]], axis=-1), rss
 
     def solution(self, z: np.ndarray) -> Solution:
+        """The solution with these nonlinear parameters, shape `(num_nonlinear,)`."""
         weights, rss = self.project(z)
         return Solution(theta=np.concatenate([z, weights]), rss=float(rss))
 
     def residual(self, z: np.ndarray) -> np.ndarray:
+        """Points minus the best curve with these nonlinear parameters, shape `(num_points,)`."""
         weights, _ = self.project(z)
         return self.y - self.form.offset(self.x, z) - self.form.basis(self.x, z) @ weights
 
@@ -161,9 +185,9 @@ def solve(problem: Problem, start: np.ndarray | None = None) -> Solution:
     """The least-squares parameters.
 
     Args:
-        problem: points, form and what is held.
-        start: nonlinear parameters `(num_nonlinear,)` of a neighbouring problem; with it the search is
-            local and quick, without it the form's grid is searched first.
+        problem: Points, form and constraints.
+        start: Nonlinear parameters `(num_nonlinear,)` of a similar problem. With it the search is local and fast;
+            without it the form's grid is searched first.
     """
     form = problem.form
     q = len(form.nonlinear)
@@ -183,26 +207,26 @@ def solve(problem: Problem, start: np.ndarray | None = None) -> Solution:
 
 
 def _line_search(problem: Problem, nodes: np.ndarray, rss: np.ndarray, index: int) -> Solution:
-    """One free parameter: the best node, then Brent between its neighbours."""
+    """The solution for one free parameter: Brent's method between the neighbours of the best node."""
     order = np.argsort(nodes[:, index], kind="stable")
     nodes, rss = nodes[order], rss[order]
     best = int(np.argmin(rss))
     low, high = nodes[max(best - 1, 0), index], nodes[min(best + 1, len(nodes) - 1), index]
     z = nodes[best].copy()
-    found = problem.solution(z)
+    solution = problem.solution(z)
     if high > low:
 
         def objective(value: float) -> float:
             z[index] = value
             return float(problem.project(z)[1])
 
-        z[index] = minimum(objective, low, high, 1e-9).x
-        found = min(found, problem.solution(z), key=lambda solution: solution.rss)
-    return found
+        z[index], _ = find_minimum(objective, low, high, 1e-9)
+        solution = min(solution, problem.solution(z), key=lambda solution: solution.rss)
+    return solution
 
 
 def _refine(problem: Problem, node: np.ndarray, free: list[int]) -> Solution:
-    """Levenberg-Marquardt (MINPACK) on the projected residual; steps out of the form's box stop at its wall."""
+    """Levenberg-Marquardt (MINPACK) on the projected residual; steps beyond the form's bounds are clipped to them."""
     low = np.array([problem.form.nonlinear[i].low for i in free])
     high = np.array([problem.form.nonlinear[i].high for i in free])
     z = node.copy()
@@ -213,20 +237,21 @@ def _refine(problem: Problem, node: np.ndarray, free: list[int]) -> Solution:
         z[free] = np.clip(values, low, high)
         return problem.residual(z)
 
-    # full output, so that a search that stops at a wall does not warn
-    found = leastsq(residual, z[free].copy(), ftol=1e-12, xtol=1e-10, maxfev=150, full_output=True)[0]
-    z[free] = np.clip(found, low, high)
+    # With full_output, leastsq does not warn about a search that stops at a bound.
+    end = leastsq(residual, z[free].copy(), ftol=1e-12, xtol=1e-10, maxfev=150, full_output=True)[0]
+    z[free] = np.clip(end, low, high)
+    # A clipped search can end above its start, so the better of the two is returned.
     return min(problem.solution(z.copy()), begin, key=lambda solution: solution.rss)
 
 
-def minimum(
-    function: Callable[[float], float], low: float, high: float, xatol: float = 1e-5
-) -> OptimizeResult:
-    """Brent's minimum between `low` and `high`."""
-    options = {"xatol": xatol}
-    return minimize_scalar(function, bounds=(low, high), method="bounded", options=options)  # pyright: ignore
+def find_minimum(
+    function: Callable[[float], float], low: float, high: float, xtol: float = 1e-5
+) -> tuple[float, float]:
+    """Argument and value of the minimum between `low` and `high`, by Brent's method."""
+    x, value, *_ = fminbound(function, low, high, xtol=xtol, full_output=True, disp=0)
+    return float(x), float(value)
 
 
-def root(function: Callable[[float], float], low: float, high: float, xtol: float) -> float:
-    """Brent's root between two ends of opposite sign."""
-    return float(brentq(function, low, high, xtol=xtol))  # pyright: ignore
+def find_root(function: Callable[[float], float], low: float, high: float, xtol: float) -> float:
+    """The root between two arguments at which the function has opposite signs, by Brent's method."""
+    return float(root_scalar(function, method="brentq", bracket=(low, high), xtol=xtol).root)

@@ -1,8 +1,8 @@
-"""In plain words: do the points fix the limit (or the bottleneck), and does a law without one fit as well?
+"""The verdict of a fit: whether the points determine the limit (or the bottleneck), as one sentence.
 
-"Identified" asks for four things: the interval has both ends inside the allowed range, it is narrower than a
-fifth of the value, no form without a limit comes within 2 of the fit's AICc, and no other form that does
-puts the limit outside the interval.
+A limit is "identified" if four conditions hold. Its interval has both ends inside the allowed range. The interval is
+narrower than a fifth of the value. No form without a limit comes within 2 of the fit's AICc. No other form that comes
+within 2 puts its limit outside the interval.
 """
 
 from __future__ import annotations
@@ -15,30 +15,35 @@ from sparsing.laws.forms import FORMS
 from sparsing.laws.lawfit import Estimate, Rival
 
 MAX_WIDTH = 0.2
+"""Largest width of the interval of an identified coefficient, relative to its value."""
 MIN_DELTA = 2.0
+"""Forms whose AICc differs by less than this count as fitting equally well (Burnham and Anderson 2002)."""
 
 
 def judge(form: Form, key: Estimate | None, rivals: Sequence[Rival], level: float) -> tuple[bool, str]:
-    """Whether the key coefficient is identified, and the sentence that says so.
+    """Whether the key coefficient is identified, and the sentence that explains the answer.
 
     Args:
-        key: the limit or the bottleneck; None for a form that has neither.
-        rivals: other forms on the same points, best first.
+        form: The fitted form.
+        key: The limit or the bottleneck; None for a form that has neither.
+        rivals: Other forms on the same points, best first.
+        level: Confidence level of the interval of `key`.
     """
     if key is None:
         return False, f"{form.equation} has no limit to identify{_better(rivals)}"
     span = _span(key, percent=form.key == form.limit)
-    reasons = _doubts(key, rivals, span)
-    if reasons:
-        return False, f"the data do not fix {key.name}: " + ", and ".join(reasons) + _better(rivals)
+    doubts = _doubts(key, rivals, span)
+    if doubts:
+        return False, f"the data do not fix {key.name}: " + ", and ".join(doubts) + _better(rivals)
     sentence = f"{key.name} identified to {span} ({level:.0%} interval)"
-    without = min((r for r in rivals if r.limit is None), key=lambda r: r.delta_aicc, default=None)
+    without = _best_without_limit(rivals)
     if without is not None:
         sentence += f"; the best form without a limit, {_title(without)}, is worse by {without.delta_aicc:.1f} in AICc"
     return True, sentence + _better(rivals)
 
 
 def _doubts(key: Estimate, rivals: Sequence[Rival], span: str) -> list[str]:
+    """The conditions that are not met, each as a clause."""
     doubts = []
     if not key.closed:
         doubts.append(f"the interval {span} is open {_open_sides(key)}")
@@ -47,7 +52,7 @@ def _doubts(key: Estimate, rivals: Sequence[Rival], span: str) -> list[str]:
     if any(math.isnan(rival.delta_aicc) for rival in rivals):
         doubts.append("the points are too few to rank it among other forms")
     close = [rival for rival in rivals if rival.delta_aicc < MIN_DELTA]
-    without = min((r for r in close if r.limit is None), key=lambda r: r.delta_aicc, default=None)
+    without = _best_without_limit(close)
     if without is not None:
         how = "better" if without.delta_aicc < -MIN_DELTA else "as well"
         doubts.append(
@@ -60,9 +65,14 @@ def _doubts(key: Estimate, rivals: Sequence[Rival], span: str) -> list[str]:
     return doubts
 
 
+def _best_without_limit(rivals: Sequence[Rival]) -> Rival | None:
+    return min((r for r in rivals if r.limit is None), key=lambda r: r.delta_aicc, default=None)
+
+
 def _better(rivals: Sequence[Rival]) -> str:
+    """The best rival as a clause if it fits clearly better, else nothing."""
     best = next(iter(rivals), None)
-    if best is None or not best.delta_aicc < -MIN_DELTA:
+    if best is None or not best.delta_aicc < -MIN_DELTA:  # `not <` also covers NaN
         return ""
     return f"; best of all fits the {_title(best)} (AICc {best.delta_aicc:+.1f})"
 

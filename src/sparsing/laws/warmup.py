@@ -1,7 +1,7 @@
-"""How many early points to leave out: those of the warm-up do not follow the law.
+"""Choice of how many early points to leave out, because points of the warm-up do not follow the law.
 
-Each point left out counts as a coefficient of its own, so the count is chosen as any model is, by BIC on all
-points; points go only where that gains more than 10 (very strong evidence; Kass and Raftery 1995).
+Each point left out counts as a coefficient of its own, so the count is chosen by BIC on all points, as a model is.
+Points are left out only if that lowers BIC by more than 10 (very strong evidence; Kass and Raftery 1995).
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from sparsing.laws.noise import log_likelihood
 from sparsing.laws.solve import Problem, solve
 
 MIN_GAIN = 10.0
+"""Gain in BIC that is required before any point is left out."""
 MAX_SHARE = 1 / 3
+"""Largest share of the points that may be left out."""
 MAX_TRIALS = 20
+"""About this many counts are tried at most, which bounds the time for long series."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Drop:
-    """Early points left out, and why."""
+class DroppedPoints:
+    """Early points that are left out, and the reason."""
 
     count: int
     bic: float
@@ -30,15 +33,15 @@ class Drop:
     """BIC with no point left out."""
     reason: str
     key_by_count: dict[str, float]
-    """The limit (or bottleneck) by the number of points left out; empty where there is none."""
+    """The limit (or bottleneck) by the number of points left out; empty for a form without one."""
 
 
-def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> Drop:
-    """The count, between 0 and a third of the points, that the data ask for.
+def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> DroppedPoints:
+    """The count with the lowest BIC, between 0 and a third of the points.
 
     Args:
-        x: billion tokens, shape `(num_points,)`.
-        y: activation ratios, shape `(num_points,)`.
+        x: Billion tokens, shape `(num_points,)`.
+        y: Activation ratios, shape `(num_points,)`.
     """
     counts = _counts(form, len(x))
     trials = [_trial(form, x, y, count) for count in counts]
@@ -47,15 +50,18 @@ def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> Drop:
     best = int(np.argmin(scores))
     gain = scores[0] - scores[best]
     if gain <= MIN_GAIN:
+        best = 0
         reason = f"leaving out up to {counts[-1]} early points gains {gain:.1f} in BIC (needed: {MIN_GAIN:g})"
-        return Drop(count=0, bic=scores[0], bic_all=scores[0], reason=reason, key_by_count=keys)
-    what = "point" if counts[best] == 1 else f"{counts[best]} points"
-    reason = f"without the first {what} BIC is lower by {gain:.1f} (needed: {MIN_GAIN:g})"
-    return Drop(count=counts[best], bic=scores[best], bic_all=scores[0], reason=reason, key_by_count=keys)
+    else:
+        points = "point" if counts[best] == 1 else f"{counts[best]} points"
+        reason = f"without the first {points} BIC is lower by {gain:.1f} (needed: {MIN_GAIN:g})"
+    return DroppedPoints(
+        count=counts[best], bic=scores[best], bic_all=scores[0], reason=reason, key_by_count=keys
+    )
 
 
 def _counts(form: Form, num_points: int) -> list[int]:
-    """The numbers tried: every one up to a third of the points, or some twenty of them in a long series."""
+    """The counts to try: every count up to a third of the points, or about twenty of them in a long series."""
     if form.variable == "width_depth":
         return [0]  # model shapes have no warm-up
     most = max(min(int(num_points * MAX_SHARE), num_points - len(form.parameters) - 4), 0)
@@ -63,7 +69,7 @@ def _counts(form: Form, num_points: int) -> list[int]:
 
 
 def _trial(form: Form, x: np.ndarray, y: np.ndarray, count: int) -> tuple[float, float | None]:
-    """BIC of all points when the first `count` have coefficients of their own, and the key coefficient then."""
+    """BIC of all points if the first `count` points have their own coefficients, and the key coefficient."""
     x, y = x[count:], y[count:]
     theta = solve(Problem(form=form, x=x, y=y)).theta
     likelihood = log_likelihood(y - form.evaluate(x, theta), count, form.variable == "tokens")

@@ -18,8 +18,12 @@ from sparsing.measuring.journal import Journal
 if TYPE_CHECKING:
     from torch import nn
 
+    from sparsing.measuring.measurement import Measurement
     from sparsing.models.loading import LoadedModel
     from sparsing.text.corpus import Corpus
+
+MEASUREMENT_FILE = "measurement.json"
+THRESHOLDS_FILE = "thresholds.json"
 
 
 def check_writable(folder: Path) -> Path:
@@ -65,6 +69,15 @@ def fingerprint(model: nn.Module) -> str:
         )
         digest.update(repr((name, tuple(parameter.shape), value)).encode())
     return digest.hexdigest()
+
+
+def save_measurement(result: Measurement, folder: Path) -> None:
+    """Write `measurement.json` and its `thresholds.json` into `folder`.
+
+    The thresholds are written last, so a folder with `thresholds.json` is complete.
+    """
+    result.save(folder / MEASUREMENT_FILE)
+    result.thresholds.save(folder / THRESHOLDS_FILE)
 
 
 def default_folder(model: str) -> Path:

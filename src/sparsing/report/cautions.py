@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsing.report.style import is_interval
+from sparsing.report.chart import is_interval
 
 if TYPE_CHECKING:
     from sparsing.evaluation.outcome import Evaluation, Row
@@ -22,7 +22,7 @@ NEAR_CHANCE = 2.0
 """Standard errors above chance below which a score is as good as guessed."""
 
 
-def cautions(result: Measurement) -> list[str]:
+def measurement_cautions(result: Measurement) -> list[str]:
     """Sentences for the first screen."""
     return [*_text(result), *_interval(result), *_search(result), *_held_out(result)]
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from sparsing.report.measurement_tables import Rows, percent
 
 if TYPE_CHECKING:
-    from sparsing.bench.block_result import FFNBench, FFNLine
-    from sparsing.bench.lines import Bench
-    from sparsing.bench.model_result import WholeBench, WholeLine
+    from sparsing.bench.block_result import BlockBenchmark, BlockTiming
+    from sparsing.bench.common_result import Benchmark
+    from sparsing.bench.model_result import ModelBenchmark, ModelTiming
 
 _NONE = "-"
 
 
-def ffn_tables(bench: FFNBench) -> dict[str, Rows]:
+def ffn_tables(bench: BlockBenchmark) -> dict[str, Rows]:
     """Title to table, one for each shape, dtype and batch."""
     return {
         f"FFN of {shape}, {dtype}, batch {batch}, {bench.threads} threads": ffn_table(
@@ -25,7 +25,7 @@ def ffn_tables(bench: FFNBench) -> dict[str, Rows]:
     }
 
 
-def ffn_table(lines: Sequence[FFNLine]) -> Rows:
+def ffn_table(lines: Sequence[BlockTiming]) -> Rows:
     """One row per engine and ratio, the dense engines first."""
     header = ["engine", "ratio", "active", "read", "predicted", "recall", "ms", "quartiles", "speed-up"]
     header += ["ceiling", "reached", "MB", "GB/s", "of memory's"]
@@ -33,7 +33,7 @@ def ffn_table(lines: Sequence[FFNLine]) -> Rows:
     return header, [_ffn_row(line) for line in ordered]
 
 
-def _ffn_row(line: FFNLine) -> list[str]:
+def _ffn_row(line: BlockTiming) -> list[str]:
     return [
         line.name,
         _share(line.ratio),
@@ -52,7 +52,7 @@ def _ffn_row(line: FFNLine) -> list[str]:
     ]
 
 
-def whole_tables(bench: WholeBench) -> dict[str, Rows]:
+def whole_tables(bench: ModelBenchmark) -> dict[str, Rows]:
     """Title to table, one for each shape and dtype."""
     context = f"context {bench.prompt_tokens} to {bench.prompt_tokens + bench.new_tokens}"
     return {
@@ -61,7 +61,7 @@ def whole_tables(bench: WholeBench) -> dict[str, Rows]:
     }
 
 
-def whole_table(lines: Sequence[WholeLine]) -> Rows:
+def whole_table(lines: Sequence[ModelTiming]) -> Rows:
     """One row per engine and ratio."""
     rivals = list(lines[0].speedups)
     header = ["engine", "ratio", "active", "recall", "tok/s", "ms", "quartiles", "MB", "of memory's"]
@@ -69,7 +69,7 @@ def whole_table(lines: Sequence[WholeLine]) -> Rows:
     return header, [_whole_row(line, rivals) for line in lines]
 
 
-def _whole_row(line: WholeLine, rivals: list[str]) -> list[str]:
+def _whole_row(line: ModelTiming, rivals: list[str]) -> list[str]:
     return [
         line.name,
         _share(line.ratio),
@@ -86,7 +86,7 @@ def _whole_row(line: WholeLine, rivals: list[str]) -> list[str]:
     ]
 
 
-def notes(bench: Bench) -> list[str]:
+def notes(bench: Benchmark) -> list[str]:
     """What a reader of the tables must know, in lines."""
     measured = bench.bandwidth
     lines = [

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sparsing.measuring.measurement import DEAD_BELOW
+from sparsing.report.charts.measurement_charts import RARE_BELOW
+
 if TYPE_CHECKING:
     from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
@@ -120,13 +123,36 @@ def size(num_bytes: float) -> str:
 
 def neurons(study: NeuronStudy) -> Rows:
     """One row per corpus of a study of neurons."""
-    header = ["corpus", "tokens", "activation ratio", "dead neurons", "rare, below 1%", "most of all in it"]
+    header = ["corpus", "tokens", "activation ratio", "dead neurons", "rare, below 1%", "most active in it"]
     with np.errstate(invalid="ignore"):
-        most = np.where(np.isfinite(study.frequency[0]), np.nan_to_num(study.frequency).argmax(0), -1)
+        # the corpus in which each neuron is most active; -1 where a narrow layer has no neuron
+        favourite = np.where(np.isfinite(study.frequency[0]), np.nan_to_num(study.frequency).argmax(0), -1)
     rows = []
     for index, (name, tokens) in enumerate(zip(study.corpora, study.num_tokens, strict=True)):
-        found = study.frequency[index][np.isfinite(study.frequency[index])]
-        mine = (most == index).sum() / (most >= 0).sum()
-        shares = (found.mean(), (found < 1e-3).mean(), (found < 1e-2).mean(), mine)
+        frequency = study.frequency[index][np.isfinite(study.frequency[index])]
+        shares = (
+            frequency.mean(),
+            (frequency < DEAD_BELOW).mean(),
+            (frequency < RARE_BELOW).mean(),
+            (favourite == index).sum() / (favourite >= 0).sum(),
+        )
         rows.append([name, f"{tokens:,}", *(percent(float(share)) for share in shares)])
     return header, rows
+
+
+def study_distances(studies: Mapping[str, NeuronStudy]) -> Rows:
+    """Distances of neuron frequencies between corpora and between models, the largest first."""
+    from sparsing.neurons.study_comparison import distances
+
+    header = ["between", "and", "distance of the curves", "mean difference per neuron", "rank correlation"]
+    ordered = sorted(distances(studies), key=lambda distance: -distance.wasserstein)
+    return header, [
+        [
+            pair.first,
+            pair.second,
+            f"{pair.wasserstein:.4f}",
+            "-" if pair.mean_difference is None else f"{pair.mean_difference:.4f}",
+            "-" if pair.correlation is None else f"{pair.correlation:.4f}",
+        ]
+        for pair in ordered
+    ]

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsing.report.charts import rounded
-from sparsing.report.text_view import packed, shown, smallest
+from sparsing.measuring.measurement import DEAD_BELOW
+from sparsing.report.interactive import packed_array, rounded, smallest_integers
+from sparsing.report.text_view import page_text
 
 if TYPE_CHECKING:
     from sparsing.neurons.study import NeuronStudy
@@ -40,14 +41,14 @@ def neuron_view(study: NeuronStudy, table: Path, *, share: float = 1.0) -> dict[
     chosen = order[: int(ROWS * share)]
     layer, neuron = np.divmod(chosen, width)
     return {
-        "corpora": [shown(name) for name in study.corpora],
+        "corpora": [page_text(name) for name in study.corpora],
         "total": len(order),
-        "layer": packed(smallest(layer)),
-        "neuron": packed(smallest(neuron)),
-        "frequency": packed(study.frequency[:, layer, neuron].astype(np.float32)),
-        "mean": packed(study.mean_norm[layer, neuron].astype(np.float32)),
-        "max": packed(study.max_norm[layer, neuron].astype(np.float32)),
-        "special": packed(study.specialisation[layer, neuron].astype(np.float32)),
+        "layer": packed_array(smallest_integers(layer)),
+        "neuron": packed_array(smallest_integers(neuron)),
+        "frequency": packed_array(study.frequency[:, layer, neuron].astype(np.float32)),
+        "mean": packed_array(study.mean_norm[layer, neuron].astype(np.float32)),
+        "max": packed_array(study.max_norm[layer, neuron].astype(np.float32)),
+        "special": packed_array(study.specialisation[layer, neuron].astype(np.float32)),
         "details": _details(study, table, chosen, int(DETAIL_BYTES * share)),
     }
 
@@ -57,7 +58,7 @@ def telling(study: NeuronStudy) -> np.ndarray:
     real = np.flatnonzero(np.isfinite(study.mean_norm.ravel()))
     special = np.nan_to_num(study.specialisation.ravel()[real], nan=-1)
     # one that fires on a handful of tokens looks specialised by chance
-    special[study.overall_frequency.ravel()[real] < 1e-3] = -1
+    special[study.overall_frequency.ravel()[real] < DEAD_BELOW] = -1
     ranks = [real[np.argsort(-key, kind="stable")] for key in (special, study.max_norm.ravel()[real])]
     both = np.stack(ranks, axis=1).ravel()
     return both[np.sort(np.unique(both, return_index=True)[1])]
@@ -100,16 +101,16 @@ def _records(group: Any, neurons: list[int]) -> Iterator[dict[str, Any]]:
 def _detail(record: dict[str, Any]) -> dict[str, Any]:
     near = zip(record["neighbours"], record["neighbour_correlations"], strict=True)
     return {
-        "up": [shown(word) for word in record["promoted"]],
-        "down": [shown(word) for word in record["demoted"]],
+        "up": [page_text(word) for word in record["promoted"]],
+        "down": [page_text(word) for word in record["demoted"]],
         "near": [[number, rounded(phi)] for number, phi in near if number >= 0],
         "contexts": [
             [
-                shown(entry["corpus"]),
+                page_text(entry["corpus"]),
                 float(f"{entry['value']:.3g}"),
-                shown(entry["before"][-BEFORE:], longest=BEFORE),
-                shown(entry["token"]),
-                shown(entry["after"][:AFTER]),
+                page_text(entry["before"][-BEFORE:], longest=BEFORE),
+                page_text(entry["token"]),
+                page_text(entry["after"][:AFTER]),
             ]
             for entry in record["contexts"][:CONTEXTS]
         ],

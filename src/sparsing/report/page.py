@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.base.results import write_text
+from sparsing.report.interactive import chart_data, depth_scale, theme_css
 from sparsing.report.labels import escape_unprintable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from sparsing.report.charts import Chart
-    from sparsing.report.parts import Document
+    from sparsing.report.chart import Chart
+    from sparsing.report.page_parts import Document
 
 SCRIPTS = ("page.js", "charts.js", "text.js", "neurons.js")
 """In this order; the first defines what the others share."""
@@ -57,7 +58,8 @@ def render(document: Document) -> str:
 
     body = _environment().get_template("body.html.j2").render(document=document, place=place)
     data = {
-        "charts": [chart.to_dict() for chart in charts],
+        "charts": [chart_data(chart) for chart in charts],
+        "depth_scale": depth_scale(),
         "panels": [{"text": panel.text} for panel in document.panels],
         "explorers": [explorer.data for explorer in document.explorers],
     }
@@ -68,6 +70,7 @@ def render(document: Document) -> str:
         .render(
             title=document.title,
             policy=content_policy(scripts),
+            colours=theme_css(),
             style=_asset("page.css"),
             body=body,
             data=script_json(data),

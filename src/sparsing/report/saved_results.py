@@ -1,4 +1,4 @@
-"""What a report is made from: the saved results in the folders and files that a user names. Nothing is computed."""
+"""Finds and loads the saved results in the folders and files that a user names for a report."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
 
-_CLASSES = {
-    "measurement": "sparsing.measuring.measurement:Measurement",
-    "rule_comparison": "sparsing.measuring.frontier:Comparison",
-    "law_fit": "sparsing.laws.lawfit:LawFit",
-    "neuron_study": "sparsing.neurons.study:NeuronStudy",
-    "evaluation": "sparsing.evaluation.outcome:Evaluation",
+_MODULES = {
+    "measurement": "sparsing.measuring.measurement",
+    "rule_comparison": "sparsing.measuring.frontier",
+    "law_fit": "sparsing.laws.lawfit",
+    "neuron_study": "sparsing.neurons.study",
+    "evaluation": "sparsing.evaluation.outcome",
 }
-"""Kinds of results that a page shows, and where they are defined."""
-_SCHEMA_1 = {
+"""The kinds of results that a page shows, and the modules that define them."""
+_FORMER_KINDS = {
     "Measurement": "measurement",
     "Comparison": "rule_comparison",
     "LawFit": "law_fit",
     "NeuronStudy": "neuron_study",
     "Evaluation": "evaluation",
 }
-"""What files of schema 1 call these kinds."""
+"""The kinds in files of schema 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Everything that one report shows, in the order given."""
+    """The results that one report shows, in the order of the folders given."""
 
     measurements: Sequence[Measurement] = ()
     comparisons: Sequence[RuleComparison] = ()
-    """Of rules, one per model."""
+    """Comparisons of rules, one per model."""
     laws: Sequence[LawFit] = ()
-    studies: Sequence[Study] = ()
+    studies: Sequence[StudyFolder] = ()
     evaluations: Sequence[Evaluation] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
+class StudyFolder:
     """A study of neurons and the folder of its tables."""
 
     numbers: NeuronStudy
@@ -57,11 +57,11 @@ class Study:
 
     @property
     def neurons(self) -> Path:
-        """A row per neuron."""
+        """The table with one row per neuron."""
         return self.folder / "neurons.parquet"
 
     def words(self) -> dict[int, str]:
-        """Text of each token id that was seen."""
+        """Text of each token id that occurs in the corpora."""
         import pyarrow.parquet as pq
 
         table = pq.read_table(self.folder / "vocabulary.parquet", columns=["id", "text"])
@@ -69,72 +69,76 @@ class Study:
 
 
 def read_runs(paths: Iterable[str | Path]) -> Runs:
-    """All results in these run folders and files; results saved twice, as copies, are shown once.
+    """All results in these run folders and files. Equal results, such as copies of a file, are kept once.
 
     Raises:
-        InputError: no such file or folder, or nothing in it that a report could show.
+        InputError: if a path does not exist, or holds no result that a report shows.
     """
-    found: dict[str, list[Any]] = {kind: [] for kind in _CLASSES}
+    results: dict[str, list[Any]] = {kind: [] for kind in _MODULES}
     for path in map(Path, paths):
-        before = sum(map(len, found.values()))
-        for file in _files(path):
-            kind = _kind(file)
-            if kind in found:
-                result = _reader(kind).load(file)
-                found[kind].append(_study(result, file) if kind == "neuron_study" else result)
-        if before == sum(map(len, found.values())):
+        before = sum(map(len, results.values()))
+        for file in _json_files(path):
+            kind = _result_kind(file)
+            if kind in results:
+                result = _result_class(kind).load(file)
+                results[kind].append(_study_folder(result, file) if kind == "neuron_study" else result)
+        if before == sum(map(len, results.values())):
             raise InputError(
-                f"nothing to report in {str(path)!r}; give the folder that `sparsing measure`, `compare`,"
+                f"there is nothing to report in {str(path)!r}; give a folder that `sparsing measure`, `compare`,"
                 " `demo`, `fit`, `neurons` or `evaluate` has written"
             )
     return Runs(
-        measurements=_in_training_order(_once(found["measurement"])),
-        comparisons=_once(found["rule_comparison"]),
-        laws=_once(found["law_fit"]),
-        studies=found["neuron_study"],
-        evaluations=_once(found["evaluation"]),
+        measurements=_in_training_order(_without_copies(results["measurement"])),
+        comparisons=_without_copies(results["rule_comparison"]),
+        laws=_without_copies(results["law_fit"]),
+        studies=results["neuron_study"],
+        evaluations=_without_copies(results["evaluation"]),
     )
 
 
-def _files(path: Path) -> list[Path]:
+def _json_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise InputError(f"no run at {str(path)!r}; give the folder that a command has written with -o")
+        raise InputError(
+            f"there is no run at {str(path)!r}; give a folder that a command has written with -o"
+        )
     files = sorted(path.rglob("*.json"))
+    # hidden folders hold journals of unfinished runs
     return [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
 
 
-def _kind(file: Path) -> str | None:
-    """What a file holds; None for what is no result, or one that a report does not show."""
+def _result_kind(file: Path) -> str:
+    """The kind of the result in a file; empty if the file holds something else."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{str(file)!r} is not a saved result ({error})") from error
     if not isinstance(document, dict):
-        return None
-    kind = document.get("kind")
+        return ""
+    kind = document.get("kind", "")
+    # in schema 1 a comparison of laws has the same kind as one of rules, but no provenance
     if kind == "Comparison" and "provenance" not in document:
-        return None  # schema 1 gave comparisons of rules and of laws the same kind; laws have no provenance
-    return _SCHEMA_1.get(kind, kind)
+        return ""
+    return _FORMER_KINDS.get(kind, kind)
 
 
-def _reader(kind: str) -> Any:
-    """The class of a result; only what is needed is imported, since a study of neurons needs torch."""
-    module, _, name = _CLASSES[kind].partition(":")
-    return getattr(importlib.import_module(module), name)
+def _result_class(kind: str) -> Any:
+    """The class of a kind of result. Only its own module is imported, since a study of neurons needs torch."""
+    members = vars(importlib.import_module(_MODULES[kind])).values()
+    return next(member for member in members if getattr(member, "kind", None) == kind)
 
 
-def _study(numbers: NeuronStudy, file: Path) -> Study:
-    study = Study(numbers=numbers, folder=file.parent)
+def _study_folder(numbers: NeuronStudy, file: Path) -> StudyFolder:
+    study = StudyFolder(numbers=numbers, folder=file.parent)
     for name in ("neurons.parquet", "vocabulary.parquet"):
         if not (study.folder / name).is_file():
-            raise InputError(f"{name!r} is not beside {str(file)!r}; copy the folder of the study as a whole")
+            raise InputError(f"{name!r} is missing beside {str(file)!r}; copy the whole folder of the study")
     return study
 
 
 def _in_training_order(results: list[Measurement]) -> list[Measurement]:
-    """Checkpoints of a folder by the tokens they saw, since `10M` sorts before `2M` by name; the rest stays."""
+    """Checkpoints of one folder by training tokens, since `10M` sorts before `2M` by name."""
     folders = [str(PurePath(result.provenance.model).parent) for result in results]
     order = sorted(
         range(len(results)),
@@ -143,8 +147,8 @@ def _in_training_order(results: list[Measurement]) -> list[Measurement]:
     return [results[i] for i in order]
 
 
-def _once(results: list[Any]) -> list[Any]:
-    seen: dict[str, Any] = {}
+def _without_copies(results: list[Any]) -> list[Any]:
+    by_content: dict[str, Any] = {}
     for result in results:
-        seen.setdefault(json.dumps(result.to_dict(), sort_keys=True), result)
-    return list(seen.values())
+        by_content.setdefault(json.dumps(result.to_dict(), sort_keys=True), result)
+    return list(by_content.values())

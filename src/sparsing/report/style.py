@@ -1,26 +1,27 @@
-"""How every figure looks: sizes, colours, fonts, and the one way a figure is written.
+"""The look of every figure and of the page: colours, sizes, fonts, and the function that writes a figure to a file.
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart. A figure is made inside
-`styled()`, without pyplot, so that no setting of the caller's matplotlib shows in it and none is changed.
+Colours follow Okabe and Ito (2008), which colour-blind readers can tell apart. A figure is made inside `styled()`
+and without pyplot, so that the caller's matplotlib settings neither affect it nor change.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sparsing.base.results import write_atomic
 from sparsing.errors import InputError
+from sparsing.report.chart import is_interval
 from sparsing.report.labels import font_families
 
 if TYPE_CHECKING:
@@ -30,19 +31,42 @@ if TYPE_CHECKING:
 WIDTH = 6.6
 """Inches; the width of a text column."""
 DPI = 150
-INK, MUTED, FAINT = "#222222", "#666666", "#d9d9d9"
-"""Text, secondary text and lines, grid."""
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-MARKERS = ("o", "s", "^", "D", "v", "P")
-"""Lines differ by marker too, for a print in grey."""
 FORMATS = ("png", "svg")
+
+THEMES = {
+    "page": ("#ffffff", "#12161b"),
+    "ink": ("#1f2328", "#e4e8ec"),
+    "muted": ("#59636e", "#9aa5b1"),
+    "line": ("#d8dee4", "#343c45"),
+    "panel": ("#f6f8fa", "#1b2128"),
+    "link": ("#0060a0", "#6cb8f0"),
+    "warn": ("#8a4600", "#f0b56a"),
+    "warn-panel": ("#fff6e8", "#2b2418"),
+    "accent": ("#0072b2", "#56b4e9"),
+    # the palette: Okabe and Ito's colours, the pale ones darker on white and all lighter on a dark page
+    "c0": ("#0072b2", "#56b4e9"),
+    "c1": ("#d55e00", "#ff8c42"),
+    "c2": ("#009e73", "#2fc79b"),
+    "c3": ("#b8578f", "#e39ac4"),
+    "c4": ("#b07800", "#e6b43c"),
+    "c5": ("#3b8fc2", "#8ecae6"),
+    "c6": ("#6a51a3", "#b3a2e0"),
+    "c7": ("#555555", "#b0b0b0"),
+}
+"""Colours by their name in `assets/page.css`: on a light page and in image files, and on a dark page."""
+PALETTE = tuple(THEMES[f"c{index}"][0] for index in range(8))
+INK, MUTED, FAINT = THEMES["ink"][0], THEMES["muted"][0], THEMES["line"][0]
+"""Text, secondary text and lines, grid."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""Lines also differ by marker, for prints without colour."""
+LIGHT_DEPTHS, DARK_DEPTHS = (0.0, 0.87), (0.22, 1.0)
+"""Part of the viridis colour map used for layers; the rest stands out too little from a white or a dark page."""
 
 _RC: dict[str, Any] = {
     "figure.facecolor": "white",
     "font.size": 9,
     "text.color": INK,
-    "text.parse_math": False,  # a token or a model name may hold dollar signs
+    "text.parse_math": False,  # a token or a model name may contain dollar signs
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.axisbelow": True,
@@ -64,93 +88,74 @@ _RC: dict[str, Any] = {
     "legend.fontsize": 8,
     "lines.linewidth": 1.5,
     "lines.markersize": 4.5,
-    "svg.hashsalt": "sparsing",  # the same result gives the same file
+    "svg.hashsalt": "sparsing",  # the same result gives the same bytes
     "savefig.dpi": DPI,
 }
 
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """The project's settings for the time of a block, or of a function when used as `@styled()`."""
+    """Applies the project's matplotlib settings inside a `with` block, or to a function as `@styled()`."""
     with matplotlib.style.context(["default", {**_RC, "font.family": font_families()}]):
         yield
 
 
-def new_figure(height: float, title: str, subtitle: str = "") -> Figure:
-    """An empty figure of the standard width with its title, `height` in inches; call it inside `styled()`."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def new_figure(height: float, title: str, subtitle: str = "", *, width: float = WIDTH) -> Figure:
+    """An empty figure with a title above and a subtitle below, sizes in inches. Call it inside `styled()`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     if subtitle:
         figure.text(0.01, 0.01, subtitle, fontsize=7.5, color=MUTED, ha="left", va="bottom")
-        figure.get_layout_engine().set(rect=(0, 0.2 / height, 1, 1 - 0.2 / height))  # pyright: ignore
+        # the constrained layout does not know of the subtitle, so its 0.2 inches are reserved here
+        figure.set_layout_engine("constrained", rect=(0, 0.2 / height, 1, 1 - 0.2 / height))
     return figure
 
 
-def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write `name.png` and `name.svg` into `folder`, each whole or not at all.
-
-    Raises:
-        InputError: the folder cannot be written or the disk is full.
-    """
-    return [save_image(figure, Path(folder) / f"{name}.{suffix}") for suffix in FORMATS]
-
-
 def save_image(figure: Figure, path: str | Path) -> Path:
-    """Write one picture, as .png, .svg, .pdf or .jpg by its suffix, whole or not at all.
+    """Writes one image as .png, .svg, .pdf or .jpg by the suffix of `path`; a failed write leaves no partial file.
 
     Raises:
-        InputError: another suffix, an unwritable folder, a full disk.
+        InputError: if the suffix is another one, the folder is not writable or the disk is full.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
-    known = {
+    options = {
         "png": {},
         "jpg": {"pil_kwargs": {"quality": 92}},
-        "svg": {"metadata": {"Date": None}},
+        "svg": {"metadata": {"Date": None}},  # a date would make the bytes differ
         "pdf": {},
     }
-    known["jpeg"] = known["jpg"]
-    if kind not in known:
+    options["jpeg"] = options["jpg"]
+    if kind not in options:
         raise InputError(
-            f"cannot write a picture as {path.name!r}; end it in one of {', '.join(sorted(known))}"
+            f"cannot write an image as {path.name!r}; use one of the suffixes {', '.join(sorted(options))}"
         )
-    with styled():  # ticks are made when drawn, and take their style then
-        write_atomic(path, lambda temporary: figure.savefig(temporary, format=kind, **known[kind]))
+    with styled():  # matplotlib makes ticks when it draws, and they take the style of that moment
+        write_atomic(path, lambda temporary: figure.savefig(temporary, format=kind, **options[kind]))
     return path
 
 
-def depth_colours(n_layers: int) -> Colormap:
-    """One colour per layer, from the first (dark) to the last; too light ones are left out."""
-    import matplotlib
-
-    return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.87, n_layers)))
+def depth_colours(count: int) -> Colormap:
+    """One colour for each of `count` layers, from the first (dark) to the last (light)."""
+    return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(*LIGHT_DEPTHS, count)))
 
 
-def whole_ticks(axes: Axes, count: int, which: str = "x") -> None:
-    """Ticks at 0 to `count - 1`, or at round numbers among them when they are many."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    few = FixedLocator(range(count))
-    axis.set_major_locator(few if count <= 12 else MaxNLocator(nbins=12, integer=True, steps=[1, 2, 5, 10]))
-    (axes.set_xlim if which == "x" else axes.set_ylim)(-0.5, count - 0.5)
-
-
-def line_width(n_layers: int) -> float:
-    """Thinner where many lines lie over each other."""
-    return 1.4 if n_layers <= 12 else 0.7
+def depth_stops(count: int = 8) -> list[str]:
+    """`count` colours of the whole viridis map as `#rrggbb`, for the page to interpolate between."""
+    return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 1, count))]
 
 
 def depth_bar(figure: Figure, axes: Axes, n_layers: int) -> None:
-    """The colours of the layers; nothing for a single layer."""
-    if n_layers > 1:
-        norm = BoundaryNorm(np.arange(n_layers + 1) - 0.5, n_layers)
-        colours = ScalarMappable(norm, depth_colours(n_layers))
-        bar = figure.colorbar(colours, ax=axes, label="layer", pad=0.015, aspect=25)
-        bar.set_ticks(sorted({round(at) for at in np.linspace(0, n_layers - 1, min(n_layers, 8))}))
-        bar.minorticks_off()
+    """Adds a colour bar that names the layers."""
+    norm = BoundaryNorm(np.arange(n_layers + 1) - 0.5, n_layers)
+    colours = ScalarMappable(norm, depth_colours(n_layers))
+    bar = figure.colorbar(colours, ax=axes, label="layer", pad=0.015, aspect=25)
+    bar.set_ticks(sorted({round(at) for at in np.linspace(0, n_layers - 1, min(n_layers, 8))}))
+    bar.minorticks_off()
 
 
 def plain_numbers(axis: Axis, *, unit: float = 1) -> None:
-    """Write ticks as numbers of this unit, also on a log axis, whose own labels need mathtext."""
+    """Labels ticks with plain numbers in multiples of `unit`, also on a log axis, whose own labels need mathtext."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:g}"))
     axis.set_minor_formatter(NullFormatter())
 
@@ -164,14 +169,9 @@ def whiskers(
     horizontal: bool = False,
     width: float = 1.2,
 ) -> None:
-    """A bar from low to high at each place; what has no interval, or not a finite one, gets none."""
+    """Draws a bar from low to high at each place; places without a finite interval get none."""
     pairs = zip(at, intervals or (), strict=False)
     known = [(place, *bounds) for place, bounds in pairs if bounds is not None and is_interval(bounds)]
     if known:
         draw = axes.hlines if horizontal else axes.vlines
         draw(*zip(*known, strict=True), colors=colour, linewidth=width, zorder=2)
-
-
-def is_interval(bounds: Sequence[float | None] | None) -> bool:
-    """True for two finite numbers; a single window has no interval (None, or NaN once loaded)."""
-    return bounds is not None and all(value is not None and math.isfinite(value) for value in bounds)

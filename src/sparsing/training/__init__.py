@@ -5,7 +5,7 @@ Public names are loaded on first use.
 
 from __future__ import annotations
 
-from sparsing.base.lazy import lazily
+from sparsing.base.lazy import lazy_exports
 
 _HOME = {
     "FATReLU": "fatrelu",
@@ -23,4 +23,4 @@ _HOME = {
 """Public name to module. No module is called like a function it exports: the module would hide it here."""
 
 __all__ = [*sorted(_HOME)]
-__getattr__, __dir__ = lazily(__name__, _HOME)
+__getattr__, __dir__ = lazy_exports(__name__, _HOME)

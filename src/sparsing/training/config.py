@@ -1,67 +1,86 @@
-"""What a training run is told: the tables of its TOML file as dataclasses, checked when they are made.
+"""The configuration of a training run: one dataclass per TOML table, validated on construction.
 
-The defaults are the paper's (Sparsing Law, which follows MiniCPM); a preset of `shapes.py` fills the shape. Reading
-a file is in `reading.py`.
+`TrainConfig` is the whole configuration and holds one instance of each table. The default values are those of the
+paper (Sparsing Law, arXiv 2411.02335, which follows MiniCPM). `config_file.py` makes a `TrainConfig` from a TOML file,
+a preset of `sparsing.models.paper_shapes` and the `--set` options.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 from sparsing.errors import InputError
-from sparsing.training.value_checks import above, at_least, divides, one_of, part, share, within
+from sparsing.training.value_checks import (
+    Bounds,
+    DecayRate,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_divides,
+    check_fields,
+)
 
 BUILTIN = "builtin"
+"""Name of the text source that is the standard library of the running interpreter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelTable:
-    """[model]: a Granite decoder, which is MiniCPM by another name."""
+class ConfigTable:
+    """Base of the tables. The values that a field allows stand in its type; other values raise `InputError`."""
 
-    d_model: int
-    """Width of the residual stream."""
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int = 0
-    """Key-value heads; 0 means as many as `n_heads`."""
-    d_ff: int = 0
-    """Neurons of a feed-forward block; 0 means `2.5 * d_model`, as in the paper."""
-    vocab_size: int = 1024
-    context: int = 512
-    """Tokens of a window, in training and as `max_position_embeddings`."""
-    hidden_act: str = "relu"
-    """Any activation that transformers knows."""
-    parametrization: str = "mup"
-    """`mup`, or `standard`: all multipliers 1, one learning rate, one initial deviation."""
-    dim_model_base: int = 256
-    """Width at which muP scales nothing; the width ratio is `d_model / dim_model_base`."""
-    init_std: float = 0.1
-    """Initial deviation at the base width; the usual value for `standard` is 0.02."""
-    scale_emb: float = 12.0
-    """muP: factor on the embeddings."""
-    scale_depth: float = 1.4
-    """muP: factor on each residual branch, over the root of `n_layers`."""
+    table: ClassVar[str]
+    """Name of the table in the TOML file."""
 
     def __post_init__(self) -> None:
-        fill = {"n_kv_heads": self.n_kv_heads or self.n_heads, "d_ff": self.d_ff or self.d_model * 5 // 2}
-        for name, value in fill.items():
-            object.__setattr__(self, name, value)
-        for name in ("d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "dim_model_base"):
-            at_least(f"model.{name}", getattr(self, name), 1)
-        at_least(
-            "model.vocab_size", self.vocab_size, 258, "a byte-level vocabulary has 256 bytes and two marks"
-        )
-        at_least("model.context", self.context, 2)
-        one_of("model.parametrization", self.parametrization, ("mup", "standard"))
-        for name in ("init_std", "scale_emb", "scale_depth"):
-            above("model." + name, getattr(self, name), 0)
-        divides("model.n_heads", self.n_heads, "model.d_model", self.d_model)
-        divides("model.n_kv_heads", self.n_kv_heads, "model.n_heads", self.n_heads)
+        check_fields(self, self.table)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelTable(ConfigTable):
+    """[model]: the shape of a Granite decoder, which has the architecture of MiniCPM."""
+
+    table = "model"
+
+    d_model: PositiveInt
+    """Width of the residual stream."""
+    n_layers: PositiveInt
+    n_heads: PositiveInt
+    n_kv_heads: PositiveInt = 0
+    """Key-value heads; 0 means as many as `n_heads`."""
+    d_ff: PositiveInt = 0
+    """Neurons of a feed-forward block; 0 means `2.5 * d_model`, as in the paper."""
+    vocab_size: Annotated[
+        int, Bounds(258, hint="a byte-level vocabulary has 256 bytes and two special tokens")
+    ] = 1024
+    context: Annotated[int, Bounds(2)] = 512
+    """Tokens per window, in training and as `max_position_embeddings`."""
+    hidden_act: str = "relu"
+    """Any activation function that transformers knows by name."""
+    parametrization: Literal["mup", "standard"] = "mup"
+    """`standard` sets all multipliers to 1 and uses one learning rate and one initial standard deviation."""
+    dim_model_base: PositiveInt = 256
+    """Width at which muP changes nothing; the width ratio is `d_model / dim_model_base`."""
+    init_std: PositiveFloat = 0.1
+    """Initial standard deviation at the base width; the usual value for `standard` is 0.02."""
+    scale_emb: PositiveFloat = 12.0
+    """muP: factor on the embeddings."""
+    scale_depth: PositiveFloat = 1.4
+    """muP: factor on each residual branch, divided by the square root of `n_layers`."""
+
+    def __post_init__(self) -> None:
+        # a frozen dataclass has no other way to fill in a default that depends on another field
+        object.__setattr__(self, "n_kv_heads", self.n_kv_heads or self.n_heads)
+        object.__setattr__(self, "d_ff", self.d_ff or self.d_model * 5 // 2)
+        super().__post_init__()
+        check_divides("model.n_heads", self.n_heads, "model.d_model", self.d_model)
+        check_divides("model.n_kv_heads", self.n_kv_heads, "model.n_heads", self.n_heads)
         if self.d_model // self.n_heads % 2:
             raise InputError(
-                f"model.n_heads {self.n_heads} gives heads of {self.d_model // self.n_heads}, rotary embedding"
-                " needs an even size; choose another n_heads or d_model"
+                f"model.n_heads = {self.n_heads} gives heads of size {self.d_model // self.n_heads}, but rotary"
+                " embedding needs an even size; choose another n_heads or d_model"
             )
 
     @property
@@ -71,171 +90,152 @@ class ModelTable:
 
     @property
     def num_parameters(self) -> int:
-        """Weights of the blocks, the norms and the tied embedding."""
+        """Parameters of the blocks, the norms and the embedding, which is also the head."""
         kv = self.d_model * self.n_kv_heads // self.n_heads
         block = 2 * self.d_model * (self.d_model + kv) + 3 * self.d_model * self.d_ff + 2 * self.d_model
         return self.n_layers * block + (self.vocab_size + 1) * self.d_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataTable:
-    """[data]: what is read; documents are packed into one stream and cut into windows."""
+class DataTable(ConfigTable):
+    """[data]: the sources of training and held-out text."""
 
-    text: str = "builtin"
+    table = "data"
+
+    text: str = BUILTIN
     """Text file, folder, .jsonl, .parquet, dataset on the hub (`name` or `name:config`), or `builtin`: the
     standard library of the running interpreter."""
     split: str = "train"
     """Split of a dataset on the hub."""
     column: str = "text"
-    """Column of jsonl, parquet and datasets."""
+    """Text column of .jsonl and .parquet files and of datasets."""
     heldout: str = ""
-    """Source of the held-out loss; empty: none, or for `builtin` its documents that are not trained on."""
+    """Source of the held-out text. Empty means no held-out loss, or, if `text` is `builtin`, those of its documents
+    that are not trained on."""
     heldout_split: str = "test"
-    heldout_tokens: int = 65_536
-    """Held-out tokens read at each checkpoint; 0 turns the held-out loss off."""
-
-    def __post_init__(self) -> None:
-        at_least("data.heldout_tokens", self.heldout_tokens, 0)
+    heldout_tokens: NonNegativeInt = 65_536
+    """Held-out tokens evaluated at each kept checkpoint; 0 turns the held-out loss off."""
 
     @property
     def heldout_source(self) -> str:
-        """Where held-out text is read; empty where there is none."""
+        """Source of the held-out text; empty if there is none."""
         return self.heldout or (BUILTIN if self.text == BUILTIN else "")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TokenizerTable:
-    """[tokenizer]: one that is there, or a byte-level BPE trained on the text."""
+class TokenizerTable(ConfigTable):
+    """[tokenizer]: an existing tokenizer, or a byte-level BPE that is trained on the training text."""
+
+    table = "tokenizer"
 
     path: str = ""
-    """Folder or hub name of a tokenizer; empty: one of `model.vocab_size` entries is trained."""
-    sample_chars: int = 20_000_000
-    """Characters of the text it is trained on at most."""
-
-    def __post_init__(self) -> None:
-        at_least("tokenizer.sample_chars", self.sample_chars, 1)
+    """Folder or hub name of a tokenizer; empty: a tokenizer of `model.vocab_size` entries is trained."""
+    sample_chars: PositiveInt = 20_000_000
+    """Largest number of characters to train the tokenizer on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingTable:
-    """[training]: AdamW and the warm-up-stable-decay schedule."""
+class TrainingTable(ConfigTable):
+    """[training]: AdamW and the warm-up-stable-decay schedule of the learning rate."""
 
-    tokens: int
-    """Training tokens in all."""
-    batch_tokens: int = 2048
-    """Tokens of a step over all devices; a multiple of `model.context`."""
-    micro_batch: int = 0
-    """Windows that a device takes at once; 0: its whole share of a step."""
-    lr: float = 0.01
-    """Peak learning rate; a hidden matrix gets it over the width ratio."""
-    warmup: float = 0.02
-    """Share of the steps in which the rate rises from 0."""
-    decay: float = 0.1
-    """Share of the steps, at the end, in which it falls to 0."""
-    decay_shape: str = "linear"
-    """`linear`, `cosine` or `1-sqrt`."""
-    weight_decay: float = 0.1
-    """On matrices; norms have none."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip: float = 1.0
-    """Largest norm of the gradient."""
-    precision: str = "auto"
-    """Of matrix products: `bfloat16`, `float32`, or `auto` (bfloat16 on a GPU). Weights stay float32."""
-    log_every: int = 10
-    """Steps whose mean loss makes a point of the curve."""
-    seed: int = 1
-    """Of the weights and of the order of the windows."""
+    table = "training"
+
+    tokens: PositiveInt
+    """Training tokens in total."""
+    batch_tokens: PositiveInt = 2048
+    """Tokens per optimizer step over all devices; a multiple of `model.context`."""
+    micro_batch: NonNegativeInt = 0
+    """Windows per forward pass on one device; 0: all windows that the device has in a step."""
+    lr: PositiveFloat = 0.01
+    """Peak learning rate; hidden matrices get it divided by the width ratio."""
+    warmup: Fraction = 0.02
+    """Fraction of the steps in which the learning rate rises from 0."""
+    decay: Fraction = 0.1
+    """Fraction of the steps, at the end, in which the learning rate falls to 0."""
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = "linear"
+    weight_decay: NonNegativeFloat = 0.1
+    """Applied to matrices, not to norms."""
+    beta1: DecayRate = 0.9
+    beta2: DecayRate = 0.95
+    clip: PositiveFloat = 1.0
+    """Largest norm of the gradient; larger gradients are scaled down to it."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Dtype of matrix products; `auto` is bfloat16 on a GPU and float32 on a CPU. Weights stay float32."""
+    log_every: PositiveInt = 10
+    """Steps whose mean loss makes a point of the loss curve."""
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 1
+    """Decides the initial weights and the order of the windows."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "batch_tokens", "log_every"):
-            at_least(f"training.{name}", getattr(self, name), 1)
-        at_least("training.micro_batch", self.micro_batch, 0)
-        within("training.seed", self.seed, 0, 2**32 - 1)
-        for name in ("lr", "clip"):
-            above(f"training.{name}", getattr(self, name), 0)
-        at_least("training.weight_decay", self.weight_decay, 0)
-        for name in ("warmup", "decay"):
-            share(f"training.{name}", getattr(self, name))
-        for name in ("beta1", "beta2"):
-            part(f"training.{name}", getattr(self, name))
+        super().__post_init__()
         if self.warmup + self.decay > 1:
             raise InputError(
-                f"training.warmup {self.warmup:g} and training.decay {self.decay:g} are shares of one run and"
-                " sum to more than 1; lower one of them"
+                f"training.warmup {self.warmup:g} and training.decay {self.decay:g} are fractions of the same run"
+                " and sum to more than 1; lower one of them"
             )
-        one_of("training.decay_shape", self.decay_shape, ("linear", "cosine", "1-sqrt"))
-        one_of("training.precision", self.precision, ("auto", "bfloat16", "float32"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointsTable:
-    """[checkpoints]: what is kept along training; the end is always kept."""
+class CheckpointsTable(ConfigTable):
+    """[checkpoints]: which states of the model are kept. The last state always is."""
 
-    at: tuple[int, ...] = ()
-    """Token counts; empty: `count` of them, evenly spaced in the logarithm."""
-    count: int = 20
-    """Kept checkpoints when `at` is empty."""
-    first: int = 0
-    """Tokens of the first of them; 0: a hundredth of the run."""
-    resume_every: int = 0
-    """Tokens between states that serve only to resume; 0: a fiftieth of the run."""
+    table = "checkpoints"
 
-    def __post_init__(self) -> None:
-        for value in self.at:
-            at_least("checkpoints.at", value, 1)
-        at_least("checkpoints.count", self.count, 1)
-        at_least("checkpoints.first", self.first, 0)
-        at_least("checkpoints.resume_every", self.resume_every, 0)
+    at: Annotated[tuple[int, ...], Bounds(1)] = ()
+    """Token counts; empty: `count` token counts that are evenly spaced in the logarithm."""
+    count: PositiveInt = 20
+    """Number of kept checkpoints if `at` is empty."""
+    first: NonNegativeInt = 0
+    """Token count of the first checkpoint if `at` is empty; 0: a hundredth of the run."""
+    resume_every: NonNegativeInt = 0
+    """Tokens between temporary checkpoints that serve only to resume; 0: a fiftieth of the run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrackingTable:
-    """[tracking]: sparsity watched while training, see `SparsityCallback`; without this table it is not."""
+class TrackingTable(ConfigTable):
+    """[tracking]: measure sparsity during training with `SparsityCallback`. Without this table nothing is measured."""
 
-    tokens: int = 2048
-    """Held-out tokens of each measurement, at most 32,768."""
-    every: int = 0
-    """Steps between two measurements; 0: as many as keep the cost within 2% of the time."""
-    eps: float = 0.01
-    """Of FAT, a cut of `|gate|`."""
-    target_cett: float = 0.2
-    ppl_percent: float = 1.0
-    """The p of PPL-p%; 0 leaves it out."""
+    table = "tracking"
 
-    def __post_init__(self) -> None:
-        within("tracking.tokens", self.tokens, 2, 32_768)
-        at_least("tracking.every", self.every, 0)
-        at_least("tracking.eps", self.eps, 0)
-        share("tracking.target_cett", self.target_cett)
-        at_least("tracking.ppl_percent", self.ppl_percent, 0)
+    tokens: Annotated[int, Bounds(2, 32_768)] = 2048
+    """Largest number of held-out tokens per measurement."""
+    every: NonNegativeInt = 0
+    """Steps between measurements; 0: the smallest interval that costs at most 2% of the training time."""
+    eps: NonNegativeFloat = 0.01
+    """Threshold of the FAT rule on `|gate|`."""
+    target_cett: Fraction = 0.2
+    ppl_percent: NonNegativeFloat = 1.0
+    """The p of PPL-p%; 0 leaves PPL-p% out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SparserTable:
-    """[sparser]: ways to a sparser model; docs/tracking.md has their papers."""
+class SparserTable(ConfigTable):
+    """[sparser]: methods that train a sparser model; docs/tracking.md names their papers."""
+
+    table = "sparser"
 
     start: str = ""
-    """Checkpoint of the same shape to start from; with another `model.hidden_act` that is ReLU-fication."""
+    """Checkpoint of the same shape whose weights training starts from. Together with another `model.hidden_act`
+    this is ReLU-fication."""
     l1_factors: tuple[float, ...] = ()
-    """Weight of the L1 term at the end of each stage; empty: no such term."""
+    """Factor of the L1 penalty at the end of each stage; empty: no penalty."""
     l1_steps: tuple[int, ...] = ()
-    """Step at which each stage ends."""
-    fat_eps: float = 0.0
-    """FATReLU: `h` is zeroed where `|gate|` does not exceed this; 0: not at all."""
+    """Step at which each stage of the L1 penalty ends."""
+    fat_eps: NonNegativeFloat = 0.0
+    """FATReLU: set `h` to zero where `|gate|` is not above this value; 0: off."""
 
     def __post_init__(self) -> None:
-        at_least("sparser.fat_eps", self.fat_eps, 0)
+        super().__post_init__()
         if len(self.l1_factors) != len(self.l1_steps):
             raise InputError(
-                f"sparser.l1_factors has {len(self.l1_factors)} numbers, sparser.l1_steps {len(self.l1_steps)};"
-                " give both one per stage"
+                f"sparser.l1_factors has {len(self.l1_factors)} numbers and sparser.l1_steps has"
+                f" {len(self.l1_steps)}; give one number per stage in both"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole run."""
+    """The configuration of a whole run."""
 
     model: ModelTable
     data: DataTable = DataTable()
@@ -246,15 +246,17 @@ class TrainConfig:
     sparser: SparserTable | None = None
 
     def __post_init__(self) -> None:
-        divides("model.context", self.model.context, "training.batch_tokens", self.training.batch_tokens)
-        tokens = self.training.tokens
-        for name, values in (("at", self.checkpoints.at), ("first", (self.checkpoints.first,))):
-            if values and max(values) > tokens:
+        check_divides(
+            "model.context", self.model.context, "training.batch_tokens", self.training.batch_tokens
+        )
+        tokens, checkpoints = self.training.tokens, self.checkpoints
+        for name, last in (("at", max(checkpoints.at, default=0)), ("first", checkpoints.first)):
+            if last > tokens:
                 raise InputError(
-                    f"checkpoints.{name} has {max(values):,} tokens, the run ends at training.tokens ="
-                    f" {tokens:,}; lower one or raise the other"
+                    f"checkpoints.{name} has {last:,} tokens, but the run ends at training.tokens = {tokens:,};"
+                    " lower the first or raise the second"
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain tables as they stand in a TOML file."""
+        """The tables as plain dictionaries, as in a TOML file."""
         return dataclasses.asdict(self)

@@ -1,4 +1,7 @@
-"""A training configuration from a TOML file, a preset and `key=value` pairs, every key and type checked."""
+"""Reads a `TrainConfig` from a TOML file, a preset and `key=value` options.
+
+Start at `read_train_config`. Keys and types are checked here, the values of the keys in `config.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,37 @@ from typing import Any
 from sparsing.base.registry import Registry
 from sparsing.errors import InputError
 from sparsing.models.paper_shapes import PRESETS
-from sparsing.training.config import TrainConfig
+from sparsing.training.config import ConfigTable, TrainConfig
 
+_SHAPE_HINT = "give a preset, or the shape under [model]"
 _REQUIRED = {
-    "model.d_model": "give a preset, or the shape under [model]",
-    "model.n_layers": "give a preset, or the shape under [model]",
-    "model.n_heads": "give a preset, or the shape under [model]",
-    "training.tokens": "say under [training] how many tokens to train on, e.g. tokens = 10_000_000",
+    "model.d_model": _SHAPE_HINT,
+    "model.n_layers": _SHAPE_HINT,
+    "model.n_heads": _SHAPE_HINT,
+    "training.tokens": "set under [training] how many tokens to train on, e.g. tokens = 10_000_000",
 }
+"""Keys without a default, each with what to do when it is missing."""
 
 
 def read_train_config(
     path: str | Path | None = None, *, preset: str = "", overrides: Mapping[str, Any] | None = None
 ) -> TrainConfig:
-    """The configuration of a run.
+    """The configuration of a run. `overrides` win over the file, and the file wins over the preset.
 
     Args:
-        path: A TOML file with the tables of `TrainConfig` and, above them, perhaps `preset = "name"`; None
-            for defaults alone.
-        preset: Name of a shape of `PRESETS`; goes before the file's.
-        overrides: Dotted keys to values, e.g. `{"training.lr": 0.02}`; go before everything else.
+        path: A TOML file with the tables of `TrainConfig` and, above them, an optional line `preset = "name"`.
+        preset: Name of a shape in `PRESETS`; used instead of the preset that the file names.
+        overrides: Dotted keys to values, e.g. `{"training.lr": 0.02}`.
 
     Raises:
-        InputError: no such file, not TOML, an unknown key or preset, a value of another type or out of bounds.
+        InputError: if the file does not exist or is not TOML, if a key or the preset is unknown, or if a value has
+            the wrong type or is out of bounds.
     """
-    tables = _read(Path(path)) if path is not None else {}
+    tables = _read_toml(Path(path)) if path is not None else {}
     overrides = dict(overrides or {})
-    named = overrides.pop("preset", "") or preset or tables.pop("preset", "")
-    tables.pop("preset", None)
-    merged = PRESETS[str(named)].tables() if named else {}
+    file_preset = tables.pop("preset", "")
+    name = overrides.pop("preset", "") or preset or file_preset
+    merged = PRESETS[str(name)].tables() if name else {}
     _merge(merged, tables)
     for key, value in overrides.items():
         _set(merged, key, value)
@@ -49,7 +54,7 @@ def read_train_config(
 
 
 def build_train_config(tables: dict[str, Any]) -> TrainConfig:
-    """A configuration from plain tables, as `TrainConfig.to_dict` gives them.
+    """The configuration that has these tables, which may come from `TrainConfig.to_dict`.
 
     Raises:
         InputError: as `read_train_config`.
@@ -58,14 +63,14 @@ def build_train_config(tables: dict[str, Any]) -> TrainConfig:
 
 
 def parse_pair(text: str) -> tuple[str, Any]:
-    """`key=value` as key and value; the value is read as TOML, and as a plain word where it is none.
+    """Key and value of `key=value`. The value is read as TOML, or as a plain string if it is not TOML.
 
     Raises:
-        InputError: no equals sign.
+        InputError: if there is no equals sign or no key.
     """
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
-        raise InputError(f"--set wants key=value, got {text!r}; e.g. --set training.lr=0.02")
+        raise InputError(f"--set needs key=value, got {text!r}; e.g. --set training.lr=0.02")
     try:
         return key.strip(), tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
@@ -73,17 +78,17 @@ def parse_pair(text: str) -> tuple[str, Any]:
 
 
 def parse_pairs(texts: Sequence[str]) -> dict[str, Any]:
-    """Several `key=value`; the last of the same key counts."""
+    """Keys to values of several `key=value`; the last one wins if a key is repeated."""
     return dict(parse_pair(text) for text in texts)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"no file {str(path)!r}; give a TOML file, or a preset alone") from None
+        raise InputError(f"no file {str(path)!r}; give a TOML file, or a preset without a file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{str(path)!r} is not a TOML file ({error}); correct it there") from None
+        raise InputError(f"{str(path)!r} is not a TOML file ({error}); correct the file") from None
 
 
 def _merge(into: dict[str, Any], tables: dict[str, Any]) -> None:
@@ -95,48 +100,54 @@ def _merge(into: dict[str, Any], tables: dict[str, Any]) -> None:
 
 
 def _set(tables: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted `key` in `tables`."""
     section, dot, name = key.partition(".")
     if not dot:
         raise InputError(
-            f"unknown key {key!r}; a key has its table in front, e.g. training.lr or model.hidden_act"
+            f"unknown key {key!r}; write the table before the key, e.g. training.lr or model.hidden_act"
         )
     table = tables.setdefault(section, {})
     if not isinstance(table, dict):
-        raise InputError(f"{section} must be a table, got {table!r}; write [{section}] and its keys below")
+        raise _not_a_table(section, table)
     table[name] = value
 
 
-def _build(cls: type, table: dict[str, Any], at: str) -> Any:
-    """An object of `cls` from this table; `at` is the dotted key so far."""
+def _build(cls: type, table: dict[str, Any], prefix: str) -> Any:
+    """An instance of the dataclass `cls` with the values of `table`; `prefix` is the name of the table, if any."""
     hints = typing.get_type_hints(cls)
-    known: Registry[Any] = Registry(f"key of [{at}]" if at else "table or key")
-    for field in dataclasses.fields(cls):
+    fields = dataclasses.fields(cls)
+    known: Registry[Any] = Registry(f"key of [{prefix}]" if prefix else "table or key")
+    for field in fields:
         known.register(field.name, hints[field.name])
     values = {
-        name: _convert(known[name], value, f"{at}.{name}" if at else name) for name, value in table.items()
+        name: _convert(known[name], value, f"{prefix}.{name}" if prefix else name)
+        for name, value in table.items()
     }
-    for field in dataclasses.fields(cls):
+    for field in fields:
         if field.name in values or field.default is not dataclasses.MISSING:
             continue
-        if not at:
-            values[field.name] = _build(hints[field.name], {}, field.name)
-        else:
-            key = f"{at}.{field.name}"
+        if prefix:
+            key = f"{prefix}.{field.name}"
             raise InputError(f"{key} is missing; {_REQUIRED[key]}")
+        # a required table that the file leaves out: the error names its missing keys
+        values[field.name] = _build(hints[field.name], {}, field.name)
     return cls(**values)
 
 
 def _convert(annotation: Any, value: Any, key: str) -> Any:
-    """`value` as the annotation says."""
+    """`value` as an instance of `annotation`: TOML has lists for tuples, and 1e6 for a whole number is a float."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
+    if origin in (typing.Union, types.UnionType):  # only `Table | None` occurs
         return None if value is None else _convert(args[0], value, key)
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, ConfigTable):
         if not isinstance(value, dict):
-            raise InputError(f"{key} must be a table, got {value!r}; write [{key}] and its keys below")
-        return _build(annotation, value, key)  # pyright: ignore[reportArgumentType]
+            raise _not_a_table(key, value)
+        return _build(annotation, value, key)
     if origin is tuple and isinstance(value, (list, tuple)):
         return tuple(_convert(args[0], item, key) for item in value)
+    if origin is typing.Literal:
+        annotation = str
+    # bool is a subclass of int, so True would otherwise count as 1
     if annotation in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
         if annotation is float or float(value).is_integer():
             return annotation(value)
@@ -144,3 +155,7 @@ def _convert(annotation: Any, value: Any, key: str) -> Any:
         return value
     wanted = {int: "a whole number", float: "a number", str: "a text in quotes"}.get(annotation, "a list")
     raise InputError(f"{key} must be {wanted}, got {value!r}; correct it in the configuration")
+
+
+def _not_a_table(name: str, value: Any) -> InputError:
+    return InputError(f"{name} must be a table, got {value!r}; write [{name}] and its keys below")

@@ -1,13 +1,14 @@
-"""Training text as one array of token ids on disk, and the windows of a run in their fixed order.
+"""Training text as one file of token ids, and the windows of a run in a fixed order.
 
-Text is read as a stream (`sparsing.text.reading`: files, jsonl, parquet, `datasets` of the hub) and only as far as the run
-needs; each document becomes `<bos> ... <eos>`, one after the other. From then on a window is a place in a
-memory-mapped file, so any process can start at any step without reading what is behind it.
+`write_tokens` reads text as a stream (`sparsing.text.reading`), only as far as the run needs, and writes each document
+as `<bos> ... <eos>` into one array of token ids. `Windows` cuts a memory-mapped array of ids into the windows of a run.
+A window depends only on its index and the seed, so a process can start at any step without reading earlier ones.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,20 +22,22 @@ from sparsing.base.results import write_atomic, write_text
 from sparsing.errors import InputError
 from sparsing.text.corpus import bos_id
 from sparsing.text.reading import pieces
+from sparsing.text.standard_library import library_documents
 from sparsing.training.config import BUILTIN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BATCH = 256
-"""Pieces that are tokenised at once, in parallel."""
+_PIECES_PER_CALL = 256
+"""Pieces of text per call of the tokenizer, which tokenizes them in parallel."""
 
 
 def read_texts(source: str, *, split: str, column: str) -> Iterator[tuple[str, bool]]:
-    """Pieces of every document in order, each with True when its document ends there; see `text.pieces`."""
-    if source == BUILTIN:
-        from sparsing.text.standard_library import library_documents
+    """Pieces of every document in order, each with True if its document ends there; see `sparsing.text.reading`.
 
+    For the source `builtin`, `split` is "train", or any other name for the held-out documents.
+    """
+    if source == BUILTIN:
         return pieces(library_documents("train" if split == "train" else "heldout"))
     return pieces(source, split=split, column=column)
 
@@ -47,17 +50,21 @@ def write_tokens(
     most: int,
     key: dict[str, Any],
 ) -> np.ndarray:
-    """Token ids of the texts, at most `most`, in `path`; read back when they are there under the same `key`.
+    """Token ids of the texts, at most `most` of them, memory-mapped from the file `path`.
 
-    Returns: a memory-mapped array, shape `(tokens,)`, uint16 or uint32.
+    A JSON file beside `path` describes its content. If it has the same `key`, `most` and tokenizer, the ids are read
+    back and `texts` is not read.
+
+    Returns: shape `(tokens,)`, uint16 if the vocabulary allows it, else uint32.
 
     Raises:
-        InputError: no text, or a folder that is not writable.
+        InputError: if there is no text, or the folder is not writable.
     """
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     wanted = {**key, "most": most, "tokenizer": digest_tokenizer(tokenizer), "dtype": np.dtype(dtype).name}
     label = path.with_suffix(".json")
     if not (label.exists() and path.exists() and json.loads(label.read_text("utf-8")) == wanted):
+        # without its label a file is never used, so a kill between the two writes does no harm
         label.unlink(missing_ok=True)
         write_atomic(path, lambda temporary: _write(temporary, texts, tokenizer, most, dtype))
         write_text(label, json.dumps(wanted, indent=1) + "\n")
@@ -65,9 +72,9 @@ def write_tokens(
 
 
 def digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest of what a tokenizer does: its whole definition where it has one, else its vocabulary."""
-    whole = getattr(tokenizer, "backend_tokenizer", None)
-    text = whole.to_str() if whole is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    """SHA-256 of the definition of a fast tokenizer, or of the vocabulary of a slow one."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -76,7 +83,7 @@ def _write(
 ) -> None:
     written = 0
     with path.open("wb") as handle:
-        for ids in _encoded(texts, tokenizer):
+        for ids in _encode(texts, tokenizer):
             part = ids[: most - written]
             part.astype(dtype).tofile(handle)
             written += len(part)
@@ -84,70 +91,75 @@ def _write(
                 return
     if written < 2:
         raise InputError(
-            f"data.text gives {written} tokens; training needs at least a window: give more text"
+            f"data.text gives {written} tokens, but training needs at least one window; give more text"
         )
 
 
-def _encoded(texts: Iterable[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
-    """Ids of the pieces in order, with the marks around documents."""
-    lead = bos_id(tokenizer)
-    starts = [] if lead is None else [lead]
-    fresh = True
+def _encode(texts: Iterable[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
+    """Token ids of the pieces in order, with `<bos>` and `<eos>` around each document."""
+    bos = bos_id(tokenizer)
+    start = [] if bos is None else [bos]
+    begins = True
     for batch in _batches(texts):
-        # a document of several pieces is cut after a line (`text.pieces`), where no token of a text crosses
-        plain = tokenizer([text for text, _ in batch], add_special_tokens=False, verbose=False)["input_ids"]
+        # pieces end at a line break (`sparsing.text.reading`), so no token is cut between two pieces
+        encoded = tokenizer([text for text, _ in batch], add_special_tokens=False, verbose=False)["input_ids"]
         flat: list[int] = []
-        for ids, (_, ends) in zip(plain, batch, strict=True):
-            flat += [*(starts if fresh else []), *ids, *([tokenizer.eos_token_id] if ends else [])]
-            fresh = ends
+        for ids, (_, ends) in zip(encoded, batch, strict=True):
+            flat += [*(start if begins else []), *ids, *([tokenizer.eos_token_id] if ends else [])]
+            begins = ends
         yield np.array(flat, dtype=np.int64)
 
 
 def _batches(texts: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:
-    batch: list[tuple[str, bool]] = []
-    for piece in texts:
-        batch.append(piece)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
+    iterator = iter(texts)
+    while batch := list(itertools.islice(iterator, _PIECES_PER_CALL)):
         yield batch
 
 
 class Windows(Dataset):
-    """The windows of a run in the order they are trained on; every pass cuts the text at another offset.
+    """The windows of a run in the order of training. Every pass over the text starts at another random offset.
 
-    Item `i` is decided by `seed` and `i` alone, whatever was read before, so a resumed run and every process of a
-    run on several devices see the same windows.
+    Item `i` depends only on `seed` and `i`, so a resumed run and every process of a distributed run get the same
+    windows.
     """
 
     def __init__(self, ids: np.ndarray, context: int, count: int, *, seed: int = 0, shuffle: bool = True):
+        """
+        Args:
+            ids: Token ids, shape `(tokens,)`.
+            context: Tokens per window.
+            count: Number of windows in the run, over all passes.
+            shuffle: False gives the windows in the order of the text, starting at its first token.
+
+        Raises:
+            InputError: if there are too few tokens for a window.
+        """
         self.ids, self.context, self.count = ids, context, count
         self.seed, self.shuffle = seed, shuffle
+        # shuffled passes start at an offset of up to context - 1 tokens and must still fit
         self.per_pass = (len(ids) - (context - 1 if shuffle else 0)) // context
         if self.per_pass < 1:
             raise InputError(
                 f"{len(ids)} tokens of text do not fill windows of {context}; give more text or lower"
                 " model.context"
             )
-        self._order: tuple[int, int, np.ndarray] = (-1, 0, np.zeros(0, np.int64))
+        self._pass, self._offset, self._order = -1, 0, np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        turn, place = divmod(index, self.per_pass)
+        number, place = divmod(index, self.per_pass)
         start = place * self.context
         if self.shuffle:
-            offset, order = self._turn(turn)
-            start = offset + int(order[place]) * self.context
+            self._draw_order(number)
+            start = self._offset + int(self._order[place]) * self.context
         window = torch.from_numpy(self.ids[start : start + self.context].astype(np.int64))
         return {"input_ids": window, "labels": window}
 
-    def _turn(self, turn: int) -> tuple[int, np.ndarray]:
-        """Offset and order of one pass over the text."""
-        if self._order[0] != turn:
-            generator = np.random.default_rng((self.seed, turn))
-            offset = int(generator.integers(self.context))
-            self._order = (turn, offset, generator.permutation(self.per_pass))
-        return self._order[1:]
+    def _draw_order(self, number: int) -> None:
+        """Set the offset and the order of pass `number` over the text, which are kept until the next pass."""
+        if self._pass != number:
+            generator = np.random.default_rng((self.seed, number))
+            self._pass, self._offset = number, int(generator.integers(self.context))
+            self._order = generator.permutation(self.per_pass)

@@ -1,7 +1,7 @@
-"""What a configuration may add to plain training: a start from a checkpoint, L1, FATReLU, sparsity watched on the way.
+"""The optional parts of a training run: start weights, L1 penalty, FATReLU and sparsity measurements.
 
-The parts themselves are in `l1.py`, `fatrelu.py` and `callback.py`; this file makes them before any work, so that
-a bad number is told at once, and joins them to the Trainer.
+The parts themselves are in `l1.py`, `fatrelu.py` and `sparsity_callback.py`. `RunExtras` builds the parts that a
+configuration asks for, so that invalid values are rejected before training starts, and attaches them to the Trainer.
 """
 
 from __future__ import annotations
@@ -9,25 +9,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from sparsing.errors import InputError
+from sparsing.models.loading import load_model
+from sparsing.text.corpus import load_corpus
 from sparsing.training.config import TrainConfig
+from sparsing.training.data import read_texts
+from sparsing.training.fatrelu import FATReLU
+from sparsing.training.l1 import L1Penalty, L1Schedule
+from sparsing.training.sparsity_callback import SparsityCallback
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-Model = TypeVar("Model", bound="PreTrainedModel")
+AnyModel = TypeVar("AnyModel", bound="PreTrainedModel")
 
 
 class RunExtras:
-    """The extras of one run.
-
-    Raises:
-        InputError: a number that a part refuses, or a table that lacks what it needs.
-    """
+    """The optional parts of one run."""
 
     def __init__(self, config: TrainConfig):
-        from sparsing.training.fatrelu import FATReLU
-        from sparsing.training.l1 import L1Penalty, L1Schedule
-
+        """
+        Raises:
+            InputError: if a part refuses its values, or [tracking] has no held-out text to measure on.
+        """
         self.config, sparser = config, config.sparser
         self.l1 = self.fat = None
         if sparser is not None and sparser.l1_factors:
@@ -35,57 +38,53 @@ class RunExtras:
         if sparser is not None and sparser.fat_eps:
             self.fat = FATReLU(sparser.fat_eps)
         if config.tracking is not None and not config.data.heldout_source:
-            raise InputError("[tracking] needs a text to measure on; name one as data.heldout")
+            raise InputError("[tracking] needs a held-out text to measure on; set data.heldout")
 
-    def start(self, model: Model) -> Model:
-        """`model` with the weights of the checkpoint to start from, where there is one.
+    def load_start(self, model: AnyModel) -> AnyModel:
+        """Load the weights of the checkpoint `sparser.start` into `model`, if it is set.
+
+        Returns: `model`.
 
         Raises:
-            InputError: no such checkpoint, or one of another shape.
+            InputError: if there is no such checkpoint, or it has another shape.
         """
-        from sparsing.models.loading import load_model
-
         if self.config.sparser is None or not self.config.sparser.start:
             return model
-        there = self.config.sparser.start
-        weights = load_model(there, dtype="float32", device="cpu").model.state_dict()
+        start = self.config.sparser.start
+        weights = load_model(start, dtype="float32", device="cpu").model.state_dict()
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
-                f"the weights in sparser.start {there!r} do not fit [model] ({str(error).splitlines()[-1].strip()});"
-                " give the shape that the checkpoint has"
+                f"the weights in sparser.start = {start!r} do not fit [model] ({str(error).splitlines()[-1].strip()});"
+                " give [model] the shape of the checkpoint"
             ) from None
         return model
 
     def attach(self, trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Join what the configuration asks for to `trainer`."""
+        """Attach the parts to `trainer`."""
         if self.l1 is not None:
             self.l1.attach_to(trainer)
         if self.fat is not None:
             trainer.add_callback(self.fat)
         if self.config.tracking is not None:
-            self._watch(trainer, tokenizer)
+            self._make_sparsity_callback(tokenizer).attach(trainer)
 
-    def _watch(self, trainer: Trainer, tokenizer: PreTrainedTokenizerBase) -> None:
-        from sparsing.text.corpus import load_corpus
-        from sparsing.training.data import read_texts
-        from sparsing.training.sparsity_callback import SparsityCallback
-
-        asked, data = self.config.tracking, self.config.data
-        assert asked is not None
+    def _make_sparsity_callback(self, tokenizer: PreTrainedTokenizerBase) -> SparsityCallback:
+        tracking, data = self.config.tracking, self.config.data
+        assert tracking is not None, "attach() checks that there is a table [tracking]"
         texts = read_texts(data.heldout_source, split=data.heldout_split, column=data.column)
         corpus = load_corpus(
             (text for text, _ in texts),
             tokenizer,
             window=self.config.model.context,
-            max_tokens=asked.tokens,
+            max_tokens=tracking.tokens,
             name=data.heldout_source,
         )
-        SparsityCallback(
+        return SparsityCallback(
             corpus,
-            every=asked.every or None,
-            eps=asked.eps,
-            target_cett=asked.target_cett,
-            ppl_percent=asked.ppl_percent or None,
-        ).attach(trainer)
+            every=tracking.every or None,
+            eps=tracking.eps,
+            target_cett=tracking.target_cett,
+            ppl_percent=tracking.ppl_percent or None,
+        )

@@ -1,8 +1,9 @@
-"""muP as MiniCPM has it (Hu et al. 2024, arXiv 2404.06395, table 2): a Granite model, and its parameter groups.
+"""Maximal update parametrization (muP) of MiniCPM: a new Granite model and its optimizer groups.
 
-With the width ratio `m = d_model / dim_model_base`, a hidden matrix starts with deviation `init_std / sqrt(m)` and
-learns at `lr / m`; embeddings are multiplied by `scale_emb`, residual branches by `scale_depth / sqrt(n_layers)`,
-logits divided by `m`. The standard parametrization sets every one of these to 1 and keeps one rate.
+Source: Hu et al. 2024, arXiv 2404.06395, table 2. With the width ratio `m = d_model / dim_model_base`, a hidden matrix
+starts with standard deviation `init_std / sqrt(m)` and learns at `lr / m`; embeddings are multiplied by `scale_emb`,
+residual branches by `scale_depth / sqrt(n_layers)`, and logits are divided by `m`. The standard parametrization sets
+all multipliers to 1 and has one learning rate.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 
 def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | None = None) -> GraniteConfig:
-    """The Granite configuration of this shape; with a tokenizer, its size and special tokens.
+    """The Granite configuration of this shape. A tokenizer adds its special tokens.
 
     Raises:
-        InputError: an activation that transformers does not know, a tokenizer larger than the vocabulary.
+        InputError: if transformers does not know the activation function, or if the tokenizer has more entries than
+            the vocabulary of the model.
     """
     from transformers import GraniteConfig
     from transformers.activations import ACT2FN
@@ -37,9 +39,10 @@ def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | 
         )
     if tokenizer is not None and len(tokenizer) > model.vocab_size:
         raise InputError(
-            f"model.vocab_size {model.vocab_size} is below the {len(tokenizer)} entries of the tokenizer; raise it"
+            f"model.vocab_size = {model.vocab_size} is less than the {len(tokenizer)} entries of the tokenizer;"
+            f" set it to {len(tokenizer)} or more"
         )
-    scaled = model.parametrization == "mup"
+    mup = model.parametrization == "mup"
     config = GraniteConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.d_model,
@@ -52,8 +55,8 @@ def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | 
         initializer_range=model.init_std,
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
-        embedding_multiplier=model.scale_emb if scaled else 1.0,
-        residual_multiplier=model.scale_depth / math.sqrt(model.n_layers) if scaled else 1.0,
+        embedding_multiplier=model.scale_emb if mup else 1.0,
+        residual_multiplier=model.scale_depth / math.sqrt(model.n_layers) if mup else 1.0,
         logits_scaling=model.width_ratio,
         attention_multiplier=(model.d_model // model.n_heads) ** -0.5,
     )
@@ -65,7 +68,7 @@ def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | 
 def build_granite(
     model: ModelTable, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> GraniteForCausalLM:
-    """A new model, float32; the caller's random state is left as it was."""
+    """A new float32 model with random weights. The random state of the caller is not changed."""
     from transformers import GraniteForCausalLM
 
     with torch.random.fork_rng():
@@ -73,7 +76,7 @@ def build_granite(
         built = GraniteForCausalLM(make_granite_config(model, tokenizer)).float()
         for name, weight in built.named_parameters():
             if weight.ndim == 2:
-                scale = model.width_ratio**-0.5 if _hidden(name) else 1.0
+                scale = model.width_ratio**-0.5 if _is_hidden(name) else 1.0
                 nn.init.normal_(weight, std=model.init_std * scale)
     if not torch.cuda.is_available():
         built.set_attn_implementation("eager")  # in bfloat16 on a CPU faster than the fused kernel
@@ -83,21 +86,21 @@ def build_granite(
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], width_ratio: float, training: TrainingTable
 ) -> list[dict[str, Any]]:
-    """AdamW's groups: embeddings and norms at `lr`, hidden matrices at `lr / m`; norms have no weight decay."""
+    """Groups for AdamW: embeddings and norms learn at `lr`, hidden matrices at `lr / m`; norms have no weight decay."""
     learning = [(name, weight) for name, weight in named if weight.requires_grad]
-    matrices = [(name, weight) for name, weight in learning if not _norm(name)]
+    matrices = [(name, weight) for name, weight in learning if not _is_norm(name)]
     groups = [
-        {"params": [w for name, w in matrices if not _hidden(name)], "lr": training.lr},
-        {"params": [w for name, w in matrices if _hidden(name)], "lr": training.lr / width_ratio},
-        {"params": [w for name, w in learning if _norm(name)], "lr": training.lr, "weight_decay": 0.0},
+        {"params": [w for name, w in matrices if not _is_hidden(name)], "lr": training.lr},
+        {"params": [w for name, w in matrices if _is_hidden(name)], "lr": training.lr / width_ratio},
+        {"params": [w for name, w in learning if _is_norm(name)], "lr": training.lr, "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
+    return [group for group in groups if group["params"]]  # torch refuses an empty group
 
 
-def _hidden(name: str) -> bool:
-    """Matrices between two layers of the model's width: all but the embedding and the tied head."""
-    return "embed" not in name and "lm_head" not in name and not _norm(name)
+def _is_hidden(name: str) -> bool:
+    """Whether both sides of the matrix grow with the width: all but the embedding and the head, which is tied to it."""
+    return "embed" not in name and "lm_head" not in name and not _is_norm(name)
 
 
-def _norm(name: str) -> bool:
+def _is_norm(name: str) -> bool:
     return "norm" in name or name.endswith(".bias")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -65,12 +66,11 @@ def probe(loaded: LoadedModel, corpus: Corpus, *, eps: float, target_cett: float
     }
 
 
-def reading(counts: np.ndarray, loaded: LoadedModel, num_tokens: int, level: float) -> Reading:
-    """From the number of tokens on which each neuron is active, shape `(n_layers, widest d_ff)`."""
+def reading(counts: Sequence[torch.Tensor], loaded: LoadedModel, num_tokens: int, level: float) -> Reading:
+    """A reading from the number of tokens on which each neuron is active: one tensor of shape `(d_ff,)` per site."""
     widths = np.array([site.d_ff for site in loaded.sites])
-    layers = counts.sum(1) / num_tokens / widths
-    real = np.arange(counts.shape[1]) < widths[:, None]
-    dead = (real & (counts < DEAD_BELOW * num_tokens)).sum(1) / widths
+    layers = np.array([int(site.sum()) for site in counts]) / num_tokens / widths
+    dead = np.array([int((site < DEAD_BELOW * num_tokens).sum()) for site in counts]) / widths
     return Reading(
         level=level,
         activation_ratio=float(layers.mean()),
@@ -86,11 +86,6 @@ class _ProbeTotals(Totals):
     zero: list[torch.Tensor]
     fat: list[torch.Tensor]
     cett: list[torch.Tensor]
-
-    def counts(self, rule: str) -> np.ndarray:
-        """Counts under one rule, shape `(n_sites, widest d_ff)`; zero beyond a narrower site."""
-        sites: list[torch.Tensor] = getattr(self, rule)
-        return torch.nn.utils.rnn.pad_sequence(sites, batch_first=True).numpy()
 
 
 class _ProbeObserver(Observer[_ProbeTotals]):

@@ -1,9 +1,10 @@
-"""ReLU-fication: another activation in a trained model, to be trained on (ReLU Strikes Back, arXiv 2310.04564).
+"""ReLU-fication: replaces the activation function of a trained model before further training.
 
     relufy(model)               # or relufy(model, "relu2")
-    model.save_pretrained(...)  # the configuration says so too: from_pretrained gives the same model
+    model.save_pretrained(...)  # the configuration is changed too, so from_pretrained gives the same model
 
-This is stage 1 of the paper, the activation of the feed-forward blocks. Quality returns with further training.
+This is stage 1 of ReLU Strikes Back (arXiv 2310.04564): the activation functions of the feed-forward blocks. The
+quality of the model returns with further training.
 """
 
 from __future__ import annotations
@@ -23,28 +24,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FIELDS = ("hidden_act", "hidden_activation", "activation_function", "activation")
-"""What configurations call the activation."""
+"""Names that configurations of transformers have for the activation function."""
 
 
 def relufy(model: PreTrainedModel, hidden_act: str = "relu") -> PreTrainedModel:
-    """Give every feed-forward block of `model` this activation, in place; the configuration changes with it.
+    """Set the activation function of every feed-forward block, in place in the model and in its configuration.
 
-    Sites and a `LoadedModel` that were made before hold the old activations: make them again.
+    Sites and a `LoadedModel` that were made before hold the old activation modules and must be made again.
 
     Args:
-        hidden_act: A name that transformers knows, without parameters of its own: `relu`, `relu2`, `silu`, ...
+        hidden_act: A name that transformers knows, of a function without parameters: `relu`, `relu2`, `silu`, ...
 
     Returns: `model`.
 
     Raises:
-        UnsupportedModelError: no family knows the model.
-        InputError: an unknown activation, or a model type whose activation is not set by its configuration, or
-            sets that of other parts too; the model is as it was.
+        UnsupportedModelError: if no family supports the model.
+        InputError: if the activation function is unknown, or if the configuration of this model type does not set
+            the activation function, or sets that of other parts too. The model is then not changed.
     """
     blocks = [site.block for site in find_sites(model)]
     _check_name(hidden_act)
     config = copy.deepcopy(model.config)
-    _set(config, hidden_act)
+    _set_activation(config, hidden_act)
+    # A model of the changed configuration, without weights, shows which modules the configuration decides.
     with torch.device("meta"):
         wanted = type(model)(config)
     replaced = {name: module for name, module in wanted.named_modules() if _differs(model, name, module)}
@@ -52,36 +54,39 @@ def relufy(model: PreTrainedModel, hidden_act: str = "relu") -> PreTrainedModel:
     for name, module in replaced.items():
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, module)
-    _set(model.config, hidden_act)
+    _set_activation(model.config, hidden_act)
     return model
 
 
 def _check_name(hidden_act: str) -> None:
     if hidden_act not in ACT2FN or any(True for _ in ACT2FN[hidden_act].parameters()):
         known = ", ".join(sorted(name for name in ACT2FN if "xielu" not in name))
-        raise InputError(f"unknown activation {hidden_act!r}, or one with parameters; known: {known}")
+        raise InputError(
+            f"hidden_act must be an activation function without parameters, got {hidden_act!r}; known: {known}"
+        )
 
 
 def _check_blocks(
     model: PreTrainedModel, wanted: nn.Module, blocks: list[str], hidden_act: str, replaced: Iterable[str]
 ) -> None:
-    """Raise InputError where the configuration sets the activation of more than the blocks, or not of all of them."""
+    """Raise InputError unless the configuration sets the activation of all `blocks` and of nothing else."""
     other = [name for name in replaced if not any(name.startswith(f"{block}.") for block in blocks)]
     if other:
         raise InputError(
-            f"{model_type(model)}: its configuration sets the activation of {other[0]} too, which is no feed-forward"
-            " block; change that model's modules by hand"
+            f"the configuration of {model_type(model)} also sets the activation of {other[0]}, which is not a"
+            " feed-forward block; replace the activation modules of this model by hand"
         )
     kind = type(ACT2FN[hidden_act])
     for block in blocks:
         if not any(type(module) is kind for module in wanted.get_submodule(block).modules()):
             raise InputError(
-                f"{model_type(model)} does not take its activation from the configuration; relufy cannot change it in"
-                " a way that save_pretrained keeps"
+                f"{model_type(model)} does not take its activation from the configuration, so save_pretrained would"
+                " lose the change; replace the activation modules of this model by hand"
             )
 
 
-def _set(config: Any, hidden_act: str) -> None:
+def _set_activation(config: Any, hidden_act: str) -> None:
+    # the text configuration only: the vision part of a multimodal model keeps its activation
     text = config.get_text_config()
     for name in _FIELDS:
         if isinstance(getattr(text, name, None), str):

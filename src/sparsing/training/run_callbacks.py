@@ -1,7 +1,7 @@
-"""What a run shows and keeps while it goes: the loss curve as JSONL, a bar with the time left, when to save.
+"""Callbacks of the Hugging Face `Trainer` for a training run: when to log and save, the loss curve, the progress bar.
 
-Callbacks of the Hugging Face `Trainer`. `loss.jsonl` holds nothing that depends on the clock, so two runs of the
-same configuration, also one that was killed and resumed, write the same bytes.
+The loss curve `loss.jsonl` holds nothing that depends on the clock. Two runs of the same configuration write the same
+bytes, also if one of them was killed and resumed.
 """
 
 from __future__ import annotations
@@ -18,41 +18,43 @@ from sparsing.base.results import read_lines, write_text
 from sparsing.training.schedule import StepSchedule
 
 LOSS_FILE = "loss.jsonl"
-_SAID = {
+_CURVE_KEYS = {
     "loss": "loss",
     "learning_rate": "lr",
     "grad_norm": "grad_norm",
     "eval_loss": "heldout_loss",
 }
-"""The Trainer's names to those of a line of the curve."""
+"""Keys in the logs of the Trainer, and the keys that they have in the loss curve."""
 
 
 class ScheduleCallback(TrainerCallback):
-    """Logs, judges and saves at the steps of the schedule."""
+    """Makes the Trainer log, evaluate and save at the steps of the schedule."""
 
-    def __init__(self, schedule: StepSchedule, log_every: int, judges: bool):
-        self.schedule, self.log_every, self.judges = schedule, log_every, judges
+    def __init__(self, schedule: StepSchedule, log_every: int, evaluates: bool):
+        self.schedule, self.log_every, self.evaluates = schedule, log_every, evaluates
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         step = state.global_step
         saves = self.schedule.saves(step)
-        # a mean over steps must not reach over a save: after a resume its first half would be lost
+        # The logged loss is a mean over the steps since the last log. A checkpoint does not store the sum of an
+        # unfinished mean, so every save ends the mean; otherwise a resumed run would log other values.
         control.should_log = saves or step % self.log_every == 0
-        control.should_evaluate = self.judges and step in self.schedule.kept
+        control.should_evaluate = self.evaluates and step in self.schedule.kept
         control.should_save = saves
         return control
 
 
 class LossCurveCallback(TrainerCallback):
-    """Writes `loss.jsonl`, a line per logged mean and per held-out loss."""
+    """Writes `loss.jsonl`: one line per logged mean loss and one per held-out loss."""
 
     def __init__(self, run: Path, schedule: StepSchedule):
         self.path, self.schedule = run / LOSS_FILE, schedule
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:  # what a killed run wrote after its last checkpoint comes again
+        if state.is_world_process_zero:
+            # drop the lines that a killed run wrote after its last checkpoint; the resumed run writes them again
             lines = [self._line(entry, entry["step"]) for entry in state.log_history]
-            write_text(self.path, "".join(line for line in lines if line))
+            write_text(self.path, "".join(lines))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and (line := self._line(logs, state.global_step)):
@@ -60,14 +62,15 @@ class LossCurveCallback(TrainerCallback):
                 handle.write(line)
 
     def _line(self, logs: dict[str, Any], step: int) -> str:
-        said = {name: logs[key] for key, name in _SAID.items() if key in logs}
-        if not said:
+        """The line of these logs; empty if they hold nothing for the curve."""
+        values = {name: logs[key] for key, name in _CURVE_KEYS.items() if key in logs}
+        if not values:
             return ""
-        return json.dumps({"step": step, "tokens": self.schedule.tokens(step), **said}) + "\n"
+        return json.dumps({"step": step, "tokens": self.schedule.tokens(step), **values}) + "\n"
 
 
 class TokenBarCallback(TrainerCallback):
-    """A bar over the run's tokens with the time left, on stderr."""
+    """Shows a progress bar over the training tokens, with the time left, on stderr."""
 
     def __init__(self, label: str, schedule: StepSchedule, progress: Progress):
         self.label, self.schedule, self.progress = label, schedule, progress
@@ -83,10 +86,10 @@ class TokenBarCallback(TrainerCallback):
             self._advance(self.schedule.batch_tokens)
 
     def close(self) -> None:
-        """Take the bar down, also when training ended in an exception."""
+        """Remove the bar. The Trainer calls no callback after an exception, so the caller has to close the bar."""
         self._stack.close()
 
 
 def read_loss_curve(run: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's loss curve, in the order of the steps; empty where nothing was logged."""
+    """The lines of a run's loss curve in the order of the steps; empty if nothing was logged."""
     return read_lines(Path(run) / LOSS_FILE)

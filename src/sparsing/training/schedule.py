@@ -1,4 +1,7 @@
-"""Token counts as steps: how long a run is, what is kept along it, when a state to resume from is saved."""
+"""The steps of a run: its length, and after which steps a checkpoint is kept or saved to resume from.
+
+A configuration counts tokens and the Trainer counts steps; `make_step_schedule` converts one to the other.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,29 @@ class StepSchedule:
     """The steps of a run, counted from 1."""
 
     batch_tokens: int
+    """Tokens per step."""
     steps: int
+    """Number of steps in the run."""
     warmup: int
     """Steps in which the learning rate rises."""
     decay: int
-    """Steps, at the end, in which it falls."""
+    """Steps, at the end, in which the learning rate falls."""
     kept: tuple[int, ...]
-    """Steps after which the model is kept; the last one always is."""
+    """Steps after which the model is kept; the last step is one of them."""
     resume_every: int
+    """Steps between checkpoints that serve only to resume."""
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is written after this step."""
         return step in self.kept or step % self.resume_every == 0
 
     def tokens(self, step: int) -> int:
+        """Training tokens seen after this step."""
         return step * self.batch_tokens
 
 
 def make_step_schedule(config: TrainConfig) -> StepSchedule:
-    """Steps from the token counts of a configuration; each count becomes the first step that reaches it."""
+    """The steps of a configuration. A token count becomes the first step that reaches it."""
     training, checkpoints = config.training, config.checkpoints
     batch = training.batch_tokens
     steps = math.ceil(training.tokens / batch)
@@ -43,18 +50,20 @@ def make_step_schedule(config: TrainConfig) -> StepSchedule:
         checkpoints.first or training.tokens / 100, training.tokens, checkpoints.count
     )
     kept = {min(steps, max(1, math.ceil(count / batch))) for count in counts}
+    if checkpoints.resume_every:
+        resume_every = max(1, round(checkpoints.resume_every / batch))
+    else:  # not below log_every, or a short run would spend its time on saving
+        resume_every = max(training.log_every, steps // 50)
     return StepSchedule(
         batch_tokens=batch,
         steps=steps,
         warmup=round(training.warmup * steps),
         decay=round(training.decay * steps),
         kept=tuple(sorted(kept | {steps})),
-        resume_every=max(1, round(checkpoints.resume_every / batch))
-        if checkpoints.resume_every
-        else max(training.log_every, steps // 50),
+        resume_every=resume_every,
     )
 
 
 def log_spaced(first: float, last: float, count: int) -> tuple[float, ...]:
-    """`count` numbers from `first` to `last`, each the same factor above the one before."""
+    """`count` numbers from `first` to `last`, each greater than the previous one by the same factor."""
     return tuple(float(value) for value in np.geomspace(first, last, count))

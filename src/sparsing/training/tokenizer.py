@@ -1,4 +1,4 @@
-"""The tokenizer of a run: one that is there, or a byte-level BPE trained on the run's own text."""
+"""The tokenizer of a run: an existing tokenizer, or a byte-level BPE that is trained on the text of the run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def open_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or from the hub, which must mark the end of a text.
+    """A tokenizer from a folder or from the hub.
 
     Raises:
-        InputError: there is none, or it has no end-of-text token.
+        InputError: if there is no tokenizer, or it has no end-of-text token.
     """
     from transformers import AutoTokenizer
 
@@ -25,11 +25,12 @@ def open_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         raise InputError(
             f"tokenizer.path {str(path)!r} gives no tokenizer ({str(error).strip().splitlines()[0]});"
-            " give a folder or a hub name, or leave it out to train one"
+            " give a folder or a hub name, or leave the key out to train a tokenizer"
         ) from error
     if tokenizer.eos_token_id is None:
         raise InputError(
-            f"the tokenizer {str(path)!r} has no end-of-text token, which packing puts after documents"
+            f"the tokenizer {str(path)!r} has no end-of-text token, which is needed to separate documents;"
+            " choose another tokenizer"
         )
     return tokenizer
 
@@ -37,11 +38,12 @@ def open_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, context: int, *, sample_chars: int | None = None
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of `vocab_size` entries that puts `<bos>` before every text.
+    """A new byte-level BPE tokenizer of `vocab_size` entries that puts `<bos>` before every text.
 
     Args:
-        texts: Documents or pieces of them, read up to `sample_chars` characters.
-        context: The model's length, which the tokenizer notes.
+        texts: Documents or pieces of documents.
+        context: Context length of the model, which the tokenizer stores as `model_max_length`.
+        sample_chars: Stop reading `texts` after this many characters; None reads all of them.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -52,6 +54,7 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=["<bos>", "<eos>"],
+        # all 256 bytes, so that no text has unknown characters
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -64,11 +67,12 @@ def train_tokenizer(
         bos_token="<bos>",
         eos_token="<eos>",
         model_max_length=context,
-        clean_up_tokenization_spaces=False,
+        clean_up_tokenization_spaces=False,  # decoding gives the exact text back
     )
 
 
 def _first(texts: Iterable[str], characters: int | None) -> Iterator[str]:
+    """The texts up to the one in which the number of characters is reached, which is given whole."""
     total = 0
     for text in texts:
         if characters is not None and total >= characters:

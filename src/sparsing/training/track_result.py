@@ -1,4 +1,4 @@
-"""What tracking a run gives: a point per checkpoint, all at one CETT, and the CSV that `sparsing fit` reads."""
+"""The result of tracking a training run: one point per checkpoint, and the CSV file that `sparsing fit` reads."""
 
 from __future__ import annotations
 
@@ -16,89 +16,79 @@ from sparsing.measuring.search import SearchResult
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrackPoint(Result):
-    """One checkpoint of a track."""
+    """The figures of one checkpoint."""
 
     kind = "track_point"
 
     name: str
-    """Of its folder; the whole measurement lies in the track's folder under this name."""
+    """Name of the checkpoint folder; the folder of the track has the whole measurement under this name."""
     step: int | None
-    """Optimizer steps."""
+    """Optimizer steps; None if the checkpoint does not store them."""
     tokens: int
     """Training tokens seen."""
     activation_ratio: float
-    """Mean over tokens and layers at the joint CETT, in [0, 1]."""
+    """Mean over tokens and layers at the CETT of the track, in [0, 1]."""
     activation_ratio_interval: Interval | None
-    """95%, over windows, the level taken as given; None for one window."""
+    """95% interval over windows at a fixed CETT; None if there is only one window."""
     layer_activation_ratio: tuple[float, ...]
-    """Mean over tokens, `n_layers` numbers."""
+    """Mean over tokens, one number per layer."""
     dead_neuron_ratio: float
-    """Share of neurons active on less than 0.1% of tokens, mean over layers."""
+    """Fraction of neurons active on less than 0.1% of the tokens, mean over layers."""
     loss: float
-    """Of the dense model, nats per token."""
+    """Loss of the dense model, nats per token."""
     ppl_dense: float
     """`exp(loss)`."""
     ppl_ratio: float
-    """Sparse over dense perplexity on the same tokens; on the last checkpoints its mean is the target."""
+    """Sparse over dense perplexity on the same tokens. Its mean over the last checkpoints is the target."""
+
+    @classmethod
+    def of(cls, result: Measurement) -> TrackPoint:
+        """The point of a measured checkpoint."""
+        return cls(
+            name=Path(result.provenance.model).name,
+            step=result.provenance.train_step,
+            tokens=result.provenance.train_tokens or 0,
+            activation_ratio=result.activation_ratio,
+            activation_ratio_interval=result.activation_ratio_interval,
+            layer_activation_ratio=result.layer_activation_ratio,
+            dead_neuron_ratio=sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio),
+            loss=math.log(result.ppl_dense),
+            ppl_dense=result.ppl_dense,
+            ppl_ratio=result.ppl_ratio,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Track(Result):
-    """A run's activation ratio along training, at one CETT."""
+    """The activation ratio of a run along training, at one CETT."""
 
     kind = "track"
 
     name: str
-    """Of the run; `sparsing fit` calls the series so."""
+    """Name of the run, and of its series in `sparsing fit`."""
     level: float
-    """The CETT that all points share."""
+    """The CETT of all points."""
     target_ppl_ratio: float
-    """Mean perplexity ratio asked of the joint checkpoints."""
+    """Target of the mean perplexity ratio of the checkpoints in `joint`."""
     search: SearchResult
-    """How the level was found."""
+    """The search for the CETT."""
     joint: tuple[str, ...]
-    """Checkpoints on which it was found."""
+    """Names of the checkpoints on which the CETT was found."""
     points: tuple[TrackPoint, ...]
-    """In the order of training."""
+    """One per checkpoint, in the order of training."""
     provenance: Provenance
-    """Of the last checkpoint."""
+    """Provenance of the last checkpoint."""
 
     def points_csv(self) -> str:
-        """The points as `sparsing fit` reads them, a row per trained checkpoint."""
+        """The points as CSV for `sparsing fit`, one row per checkpoint with training tokens."""
         file = io.StringIO()
-        columns = (
-            "series",
-            "step",
-            "tokens",
-            "activation_ratio",
-            "low",
-            "high",
-            "loss",
-            "ppl_dense",
-            "ppl_ratio",
-        )
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
+        columns = ("step", "tokens", "activation_ratio", "low", "high", "loss", "ppl_dense", "ppl_ratio")
+        writer.writerow(("series", *columns))
         for point in self.points:
-            if point.tokens == 0:  # the untrained model lies on no law
+            if point.tokens == 0:  # the laws describe trained models
                 continue
             low, high = point.activation_ratio_interval or ("", "")
-            row = {"series": self.name, "low": low, "high": high}
-            writer.writerow([row[name] if name in row else getattr(point, name) for name in columns])
+            row = vars(point) | {"low": low, "high": high}
+            writer.writerow([self.name, *(row[column] for column in columns)])
         return file.getvalue()
-
-
-def point_of(result: Measurement) -> TrackPoint:
-    """The point of a measured checkpoint."""
-    return TrackPoint(
-        name=Path(result.provenance.model).name,
-        step=result.provenance.train_step,
-        tokens=result.provenance.train_tokens or 0,
-        activation_ratio=result.activation_ratio,
-        activation_ratio_interval=result.activation_ratio_interval,
-        layer_activation_ratio=result.layer_activation_ratio,
-        dead_neuron_ratio=sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio),
-        loss=math.log(result.ppl_dense),
-        ppl_dense=result.ppl_dense,
-        ppl_ratio=result.ppl_ratio,
-    )

@@ -1,12 +1,14 @@
-"""`train`: one configuration trained into one folder, on the Hugging Face `Trainer`.
+"""Trains one configuration into one run folder with the Hugging Face `Trainer`; start at `train`.
 
-Devices, processes, FSDP and mixed precision are the Trainer's and accelerate's (`torchrun -m sparsing train ...`).
-What is ours: muP's parameter groups, the order of the windows, when to save, and going on after a kill.
+Devices, processes, FSDP and mixed precision are handled by the Trainer and accelerate (`torchrun -m sparsing train
+...`). This module adds the parameter groups of muP, the order of the windows, the schedule of checkpoints, and exact
+resuming after a kill.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -15,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from transformers.trainer_callback import PrinterCallback
@@ -22,7 +25,6 @@ from transformers.trainer_callback import PrinterCallback
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_text
 from sparsing.errors import InputError
-from sparsing.training import run_checkpoints as saving
 from sparsing.training.config import TrainConfig
 from sparsing.training.config_file import build_train_config
 from sparsing.training.data import Windows, read_texts, write_tokens
@@ -34,6 +36,14 @@ from sparsing.training.run_callbacks import (
     TokenBarCallback,
     read_loss_curve,
 )
+from sparsing.training.run_checkpoints import (
+    complete_checkpoints,
+    find_resumable,
+    mark_complete,
+    prune_checkpoints,
+    remove_incomplete,
+    step_of,
+)
 from sparsing.training.schedule import StepSchedule, make_step_schedule
 from sparsing.training.tokenizer import open_tokenizer, train_tokenizer
 
@@ -41,8 +51,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONFIG_FILE = "train.json"
-LEAST_READ = 10_000_000
-"""Tokens of text that a shorter run reads too, so that it does not learn on one corner of the text."""
+MIN_TEXT_TOKENS = 10_000_000
+"""Tokens of text to read at least, so that a short run does not train on the first few documents only."""
 
 
 def train(
@@ -52,36 +62,38 @@ def train(
     progress: Progress | None = None,
     callbacks: tuple[TrainerCallback, ...] = (),
 ) -> list[dict[str, Any]]:
-    """Train, or go on training, into the folder `run`; returns its loss curve, one dictionary per line.
+    """Train a model into the folder `run`, or resume the run in that folder.
 
-    The folder gets `train.json` (the configuration), `tokenizer/`, `tokens.bin`, `loss.jsonl` and one
-    `checkpoint-<step>` per kept step. The same call on the same folder goes on after the last checkpoint, and
-    ends with the same bytes of `loss.jsonl` on a CPU with the same number of threads; a finished run is left as it is.
+    The folder gets `train.json` (the configuration), `tokenizer/`, `tokens.bin`, `loss.jsonl` and one folder
+    `checkpoint-<step>` per kept step. The same call on the same folder resumes after the last checkpoint and ends with
+    the same bytes of `loss.jsonl`, on a CPU with the same number of threads. A finished run is not changed.
+
+    Returns: the lines of the loss curve, as `read_loss_curve` gives them.
 
     Raises:
-        InputError: accelerate is not installed, a folder of another configuration, a text or tokenizer that
-            cannot be read, a batch that does not divide among the processes.
+        InputError: if accelerate is not installed, the folder holds a run of another configuration, a text or
+            tokenizer cannot be read, or a batch does not divide among the processes.
     """
     if importlib.util.find_spec("accelerate") is None:
         raise InputError("training needs accelerate: pip install 'sparsing[train]'")
     run = Path(run)
-    schedule = make_step_schedule(config)
-    micro, accumulation = split_batch(config)
+    # everything that can be wrong with the configuration is found before the folder is touched
+    schedule, split = make_step_schedule(config), split_batch(config)
     make_granite_config(config.model)
     extras = RunExtras(config)
-    with _first_process():
-        _claim(run, config)
-        tokenizer = _tokenizer(config, run)
-        windows, heldout = _windows(config, schedule, tokenizer, run)
-    if schedule.steps in [saving.step_of(folder) for folder in saving.complete_checkpoints(run)]:
+    with _main_process_first():
+        _claim_folder(run, config)
+        tokenizer = _prepare_tokenizer(config, run)
+        windows, heldout = _prepare_windows(config, schedule, tokenizer, run)
+    if schedule.steps in [step_of(folder) for folder in complete_checkpoints(run)]:
         return read_loss_curve(run)
     bar = TokenBarCallback(f"training {run.name}", schedule, progress or Progress())
-    model, resumed = build_granite(config.model, config.training.seed, tokenizer), saving.find_resumable(run)
+    model, resumed = build_granite(config.model, config.training.seed, tokenizer), find_resumable(run)
     trainer = MupTrainer(
         config=config,
         schedule=schedule,
-        model=model if resumed else extras.start(model),
-        args=_arguments(config, schedule, run, micro, accumulation),
+        model=model if resumed else extras.load_start(model),
+        args=_make_arguments(config, schedule, split, run),
         train_dataset=windows,
         eval_dataset=heldout,
         processing_class=tokenizer,
@@ -95,33 +107,29 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     extras.attach(trainer, tokenizer)
-    with contextlib.closing(bar), _quiet():
+    with contextlib.closing(bar), _no_saving_bars():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     return read_loss_curve(run)
 
 
 class MupTrainer(Trainer):
-    """The Hugging Face Trainer with muP's groups, windows in their own order, and checkpoints that are marked."""
+    """The Hugging Face Trainer with the parameter groups of muP and with marked, pruned checkpoints."""
 
     def __init__(self, *, config: TrainConfig, schedule: StepSchedule, **options: Any):
         self.config, self.schedule = config, schedule
         super().__init__(**options)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
-        """The model's loss, without a cache of keys and values, which training does not use."""
+        """The loss of the model, without a cache of keys and values, which training does not need."""
         return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **options)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW over the groups of `parameter_groups`."""
         if self.optimizer is None:
+            model = self.model if model is None else model
             training = self.config.training
-            groups = parameter_groups(
-                (self.model if model is None else model).named_parameters(),  # pyright: ignore[reportOptionalMemberAccess]
-                self.config.model.width_ratio,
-                training,
-            )
             self.optimizer = torch.optim.AdamW(
-                groups,
+                parameter_groups(model.named_parameters(), self.config.model.width_ratio, training),
                 lr=training.lr,
                 betas=(training.beta1, training.beta2),
                 weight_decay=training.weight_decay,
@@ -132,19 +140,30 @@ class MupTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         step, run = self.state.global_step, Path(str(self.args.output_dir))
+        # the mark says that the files of all processes are there
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = run / f"checkpoint-{step}"
-            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing here reads
-            saving.mark_complete(folder, step, self.schedule.tokens(step))
-            saving.prune_checkpoints(run, self.schedule.kept)
+            (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which this package never reads
+            mark_complete(folder, step, self.schedule.tokens(step))
+            prune_checkpoints(run, self.schedule.kept)
 
 
-def split_batch(config: TrainConfig) -> tuple[int, int]:
-    """Windows that a device takes at once, and how often it does so in a step.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchSplit:
+    """How one process divides its windows of an optimizer step."""
+
+    micro_batch: int
+    """Windows per forward pass."""
+    accumulation: int
+    """Forward passes per step."""
+
+
+def split_batch(config: TrainConfig) -> BatchSplit:
+    """The division of a step among the processes of `torchrun` and into micro-batches.
 
     Raises:
-        InputError: the windows of a step do not divide among the processes, or not into micro-batches.
+        InputError: if the windows of a step do not divide among the processes, or not into micro-batches.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     windows = config.training.batch_tokens // config.model.context
@@ -154,25 +173,30 @@ def split_batch(config: TrainConfig) -> tuple[int, int]:
             f"a step of training.batch_tokens = {config.training.batch_tokens} has {windows} windows, which do not"
             f" divide among {processes} processes; make it a multiple of {processes * config.model.context}"
         )
-    micro = config.training.micro_batch or share
-    if share % micro:
+    micro_batch = config.training.micro_batch or share
+    if share % micro_batch:
         raise InputError(
-            f"training.micro_batch {micro} does not divide the {share} windows that a device has in a step;"
-            f" take a divisor of {share}"
+            f"training.micro_batch = {micro_batch} does not divide the {share} windows that a device has in a step;"
+            f" choose a divisor of {share}"
         )
-    return micro, share // micro
+    return BatchSplit(micro_batch=micro_batch, accumulation=share // micro_batch)
 
 
-def _arguments(
-    config: TrainConfig, schedule: StepSchedule, run: Path, micro: int, accumulation: int
+def is_main_process() -> bool:
+    """Whether this process is the one that writes the files of the run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _make_arguments(
+    config: TrainConfig, schedule: StepSchedule, split: BatchSplit, run: Path
 ) -> TrainingArguments:
     training, gpu = config.training, torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(run),
         max_steps=schedule.steps,
-        per_device_train_batch_size=micro,
-        per_device_eval_batch_size=micro,
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=split.micro_batch,
+        per_device_eval_batch_size=split.micro_batch,
+        gradient_accumulation_steps=split.accumulation,
         learning_rate=training.lr,
         max_grad_norm=training.clip,
         lr_scheduler_type="warmup_stable_decay",
@@ -180,28 +204,24 @@ def _arguments(
         lr_scheduler_kwargs={"num_decay_steps": schedule.decay, "decay_type": training.decay_shape},
         bf16=training.precision == "bfloat16" or (training.precision == "auto" and gpu),
         use_cpu=not gpu,
-        use_cache=True,  # in the saved configuration; `compute_loss` turns it off for training
+        use_cache=True,  # for the saved configuration; `MupTrainer.compute_loss` turns it off in training
         seed=training.seed,
-        train_sampling_strategy="sequential",
+        train_sampling_strategy="sequential",  # `Windows` shuffles by itself
         dataloader_pin_memory=gpu,
+        # `ScheduleCallback` decides when to evaluate, save and log
         eval_strategy="no",
         save_strategy="no",
         logging_strategy="no",
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # a diverged run must show in the loss curve
         prediction_loss_only=True,
         disable_tqdm=True,
         report_to="none",
     )
 
 
-def is_main_process() -> bool:
-    """Whether this is the process of a run that writes its files."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextlib.contextmanager
-def _first_process() -> Iterator[None]:
-    """The first process of a run writes the files that the others then read."""
+def _main_process_first() -> Iterator[None]:
+    """The other processes wait until the main process has written the files that they then read."""
     from accelerate import PartialState
 
     with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
@@ -209,53 +229,66 @@ def _first_process() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars that transformers shows for every file it saves; the caller's setting comes back."""
+def _no_saving_bars() -> Iterator[None]:
+    """Without the progress bar that transformers shows for every file it saves; the setting is restored."""
     from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
+    enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if bars:
+        if enabled:
             transformers_logging.enable_progress_bar()
 
 
-def _claim(run: Path, config: TrainConfig) -> None:
-    """Write the configuration, or see that the folder has the same one; without a checkpoint it may still change."""
+def _claim_folder(run: Path, config: TrainConfig) -> None:
+    """Write the configuration into `run`, or check that the run in this folder has the same configuration.
+
+    Before its first checkpoint the configuration of a run may change.
+
+    Raises:
+        InputError: if the folder holds a run of another configuration, or checkpoints of another program.
+    """
     path = run / CONFIG_FILE
-    there = build_train_config(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-    if there is None and any(run.glob("checkpoint-*")):
+    existing = build_train_config(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if existing is None and any(run.glob("checkpoint-*")):
+        # these checkpoints have no mark, so `remove_incomplete` would delete them
         raise InputError(
-            f"{str(run)!r} holds checkpoints that no `sparsing train` run has made; choose another folder with -o"
+            f"{str(run)!r} holds checkpoints that were not written by `sparsing train`; choose another folder with -o"
         )
-    saving.remove_incomplete(run)
-    if there == config:
+    remove_incomplete(run)
+    if existing == config:
         return
-    if there is None or saving.find_resumable(run) is None:
+    if existing is None or find_resumable(run) is None:
         shutil.rmtree(run / "tokenizer", ignore_errors=True)
         write_text(path, json.dumps(config.to_dict(), indent=1) + "\n")
         return
-    mine, theirs = _flat(config.to_dict()), _flat(there.to_dict())
-    key = next(key for key in (*mine, *theirs) if mine.get(key) != theirs.get(key))
+    ours, theirs = _flatten(config.to_dict()), _flatten(existing.to_dict())
+    key = next(key for key in (*ours, *theirs) if ours.get(key) != theirs.get(key))
     raise InputError(
-        f"the run in {str(run)!r} has {key} = {theirs.get(key)!r}, this configuration has {mine.get(key)!r};"
+        f"the run in {str(run)!r} has {key} = {theirs.get(key)!r}, this configuration has {ours.get(key)!r};"
         " choose another folder with -o, or remove that run"
     )
 
 
-def _flat(tables: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys to values."""
-    pairs = ((n, t.items()) if isinstance(t, dict) else ("", [(n, t)]) for n, t in tables.items())
-    return {f"{table}.{key}".lstrip("."): value for table, items in pairs for key, value in items}
+def _flatten(tables: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys to values; a table that is None stays a key."""
+    flat: dict[str, Any] = {}
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            flat |= {f"{name}.{key}": value for key, value in table.items()}
+        else:
+            flat[name] = table
+    return flat
 
 
-def _tokenizer(config: TrainConfig, run: Path) -> PreTrainedTokenizerBase:
+def _prepare_tokenizer(config: TrainConfig, run: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in the run folder, which is copied there or trained if it is missing."""
     folder = run / "tokenizer"
     if not (folder / "tokenizer_config.json").exists():
-        if there := config.tokenizer.path or (config.sparser.start if config.sparser else ""):
-            tokenizer = open_tokenizer(there)
+        if source := config.tokenizer.path or (config.sparser.start if config.sparser else ""):
+            tokenizer = open_tokenizer(source)
         else:
             data = config.data
             texts = (text for text, _ in read_texts(data.text, split=data.split, column=data.column))
@@ -265,26 +298,27 @@ def _tokenizer(config: TrainConfig, run: Path) -> PreTrainedTokenizerBase:
                 config.model.context,
                 sample_chars=config.tokenizer.sample_chars,
             )
-        make_granite_config(config.model, tokenizer)
+        make_granite_config(config.model, tokenizer)  # checks that the vocabulary is large enough
         tokenizer.save_pretrained(folder)
     return open_tokenizer(folder)
 
 
-def _windows(
+def _prepare_windows(
     config: TrainConfig, schedule: StepSchedule, tokenizer: PreTrainedTokenizerBase, run: Path
 ) -> tuple[Windows, Windows | None]:
-    """The training windows of all steps, and the held-out ones where there is a held-out text."""
+    """The training windows of all steps, and the held-out windows, which are None without held-out text."""
     data, context = config.data, config.model.context
-    most = max(schedule.tokens(schedule.steps) + context, LEAST_READ)
-    key = {"text": data.text, "split": data.split, "column": data.column}
-    texts = read_texts(data.text, split=data.split, column=data.column)
-    ids = write_tokens(run / "tokens.bin", texts, tokenizer, most=most, key=key)
-    count = schedule.tokens(schedule.steps) // context
-    windows = Windows(ids, context, count, seed=config.training.seed)
+
+    def token_ids(name: str, source: str, split: str, most: int) -> np.ndarray:
+        texts = read_texts(source, split=split, column=data.column)
+        key = {"text": source, "split": split, "column": data.column}
+        return write_tokens(run / name, texts, tokenizer, most=most, key=key)
+
+    tokens = schedule.tokens(schedule.steps)
+    ids = token_ids("tokens.bin", data.text, data.split, max(tokens + context, MIN_TEXT_TOKENS))
+    windows = Windows(ids, context, tokens // context, seed=config.training.seed)
     if not (data.heldout_source and data.heldout_tokens):
         return windows, None
-    key = {"text": data.heldout_source, "split": data.heldout_split, "column": data.column}
-    texts = read_texts(data.heldout_source, split=data.heldout_split, column=data.column)
-    ids = write_tokens(run / "heldout.bin", texts, tokenizer, most=max(data.heldout_tokens, context), key=key)
-    heldout = Windows(ids, context, max(1, len(ids) // context), shuffle=False)
-    return windows, heldout
+    most = max(data.heldout_tokens, context)
+    ids = token_ids("heldout.bin", data.heldout_source, data.heldout_split, most)
+    return windows, Windows(ids, context, max(1, len(ids) // context), shuffle=False)

@@ -1,4 +1,4 @@
-"""Bytes and bandwidth to tokens per second, against values worked out by hand."""
+"""Tokens per second from bytes and bandwidth, against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def roofline(dense_tok_per_sec: float) -> Roofline:
     return Roofline(bandwidth=bandwidth, dense_bytes=1e8, dense_tok_per_sec=dense_tok_per_sec)
 
 
-def test_reading_and_the_rest():
+def test_reading_and_overhead():
     line = roofline(5.0)  # 0.2 s a token, of which reading takes 0.1 s
     assert line.rest_sec == pytest.approx(0.1)
     assert line.most_tok_per_sec(1e8) == pytest.approx(10)
@@ -22,7 +22,7 @@ def test_reading_and_the_rest():
     assert line.tok_per_sec(0) == pytest.approx(10)
 
 
-def test_weights_in_the_cache_leave_no_rest():
+def test_weights_in_the_cache_leave_no_overhead():
     line = roofline(20.0)  # faster than memory
     assert line.rest_sec == 0
     assert line.tok_per_sec(1e8) == pytest.approx(20)

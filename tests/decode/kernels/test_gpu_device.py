@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsing.bench.planted import plant
+from sparsing.bench.planted import plant_block
 from sparsing.decode.predict.quantised import build_predictor
 
 pytest.importorskip("triton", reason="needs the extra gpu: pip install 'sparsing[gpu]'")
@@ -24,7 +24,7 @@ D_MODEL, D_FF = 1024, 2816
 
 @pytest.fixture(scope="module")
 def planted():
-    return plant(D_MODEL, D_FF)
+    return plant_block(D_MODEL, D_FF)
 
 
 def packed_on_gpu(planted, dtype: torch.dtype) -> PackedFFN:

@@ -73,8 +73,8 @@ def test_the_fast_path_predicts_what_the_pass_says():
     loaded, corpus, thresholds = demo("silu")
     predictor = calibrate_predictor(loaded, corpus, thresholds, recall=0.9)
     ids = next(corpus.batches(1)).ids[:, :32]
-    watcher = PredictedMask(loaded, predictor)
-    hooks = inputs_tapped(loaded.sites, watcher.on_input), tapped(loaded.sites, watcher.on_ffn, gate=False)
+    mask = PredictedMask(loaded, predictor)
+    hooks = inputs_tapped(loaded.sites, mask.on_input), tapped(loaded.sites, mask.masked, gate=False)
     with torch.inference_mode(), hooks[0], hooks[1]:
         expected = loaded.model(input_ids=ids).logits[:, :-1]
     with accelerate(loaded.model, thresholds, predictor=predictor, measure=False, check_recall=True) as fast:
@@ -149,7 +149,7 @@ def test_what_is_refused():
         with pytest.raises(InputError, match=message):
             calibrate_predictor(loaded, corpus, thresholds, **options)
     made = calibrate_predictor(loaded, corpus, thresholds, tokens=200)
-    other = dataclasses.replace(thresholds, values=tuple(2 * value for value in thresholds.values))
+    other = dataclasses.replace(thresholds, values=tuple(2 * value for value in thresholds.numbers))
     with pytest.raises(InputError, match="other thresholds"):
         accelerate(loaded.model, other, predictor=made)
     huge = dataclasses.replace(thresholds, values=(1e9,) * len(thresholds.values))

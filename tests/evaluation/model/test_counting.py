@@ -36,15 +36,15 @@ def test_logits_and_counts_are_those_of_the_mask(tiny_model, tiny_input, model_t
     seen = {}
     mask = Mask(sites, cuts)
 
-    def look(layer, gate, h):
-        active = mask.active(layer, gate, h)
-        seen[layer] = active.flatten(0, -2).sum(-1).view(2, 9)
-        return h * active
+    def look(index, rows):
+        change = mask.change(index, rows)
+        seen[index] = change.active.sum(-1).view(2, 9)
+        return change.h
 
     with torch.no_grad(), tapped(sites, look, gate=mask.needs_gate):
         wanted = model(ids).logits
     counting = CountingMask(sites, cuts)
-    with torch.no_grad(), tapped(sites, counting.on_ffn, gate=counting.needs_gate):
+    with torch.no_grad(), tapped(sites, counting.see, gate=counting.needs_gate):
         logits = model(ids).logits
     assert torch.equal(logits, wanted)
     with torch.no_grad(), sparsify(model, cuts):
@@ -61,7 +61,7 @@ def test_pieces_give_what_one_piece_gives(monkeypatch, tiny_model, tiny_input):
     for values in (1, 2**30):
         monkeypatch.setattr("sparsing.evaluation.model.counting._CACHE_VALUES", values)
         counting = CountingMask(sites, thresholds(len(sites)))
-        with torch.no_grad(), tapped(sites, counting.on_ffn, gate=counting.needs_gate):
+        with torch.no_grad(), tapped(sites, counting.see, gate=counting.needs_gate):
             outputs.append((model(ids).logits, counting.take((3, 11))))
     assert torch.equal(outputs[0][0], outputs[1][0])
     assert torch.equal(outputs[0][1], outputs[1][1])

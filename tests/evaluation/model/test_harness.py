@@ -98,7 +98,7 @@ def test_prefill_counts_every_scored_token_once(lm, stories, sparse_level):
         else:
             first, rest = [lm.prefix_token_id], lm.tok_encode(continuation, add_special_tokens=False)
         ids = torch.tensor([[*first, *rest][:-1]])
-        with torch.no_grad(), tapped(stories.sites, mask.on_ffn, gate=mask.needs_gate):
+        with torch.no_grad(), tapped(stories.sites, mask.see, gate=mask.needs_gate):
             stories.model(ids)
         active += mask.take(tuple(ids.shape)).sum((1, 2))
         tokens += ids.numel()

@@ -1,1 +1,4 @@
-"""Answers whether skipping neurons pays on this machine: byte ceiling, measured speed-up, and a sentence."""
+"""Advice whether skipping neurons pays on this machine: the byte ceiling, the measured speed-up, and a sentence.
+
+Start with `_advise.advise`, which `sparsing advise` calls.
+"""

@@ -1,7 +1,8 @@
-"""Whether skipping pays on this machine: for each rule and cost in perplexity the bytes, the ceiling, the speed.
+"""Finds out whether skipping neurons pays on this machine, for each rule and perplexity target.
 
-Speeds are medians of short greedy runs in alternating pairs, dense against sparse, by the same kernels in the same
-process. A rule without kernels (top-k) gets the speed that its bytes promise.
+`advise` compares bytes read per token, the speed-up that these bytes allow, and the measured speed-up. Speeds are
+medians of short greedy runs in alternating pairs, dense against sparse, by the same kernels in the same process. A
+rule without kernels (top-k) gets the speed that its bytes predict.
 """
 
 from __future__ import annotations
@@ -10,30 +11,41 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from sparsing.decode._accelerate import Accelerated, accelerate
 from sparsing.decode.advice.result import Advice, AdviceRow
 from sparsing.decode.advice.roofline import Roofline
-from sparsing.decode.advice.wording import advised, summed_up
+from sparsing.decode.advice.wording import recommendation, with_sentence
 from sparsing.decode.predict.effect import with_effect
 from sparsing.decode.predict.predictor import Predictor, calibrate_predictor
 from sparsing.decode.timed_generation import generate_timed
 from sparsing.hardware.bandwidth import measure_bandwidth
-from sparsing.measuring.weight_bytes import weight_bytes
+from sparsing.measuring.weight_bytes import WeightBytes, weight_bytes
 from sparsing.rules import make_rule
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from sparsing.measuring.subject import Subject
-    from sparsing.models.loading import LoadedModel
     from sparsing.rules.thresholds import Thresholds
 
-FEWEST, MOST, ENOUGH_SEC = 3, 25, 5.0
-"""Pairs of dense and sparse runs of a row; the medians count."""
+MIN_PAIRS, MAX_PAIRS = 3, 25
+"""Pairs of dense and sparse runs of one row."""
+TIMING_SEC = 5.0
+"""After this time no further pair is started, unless fewer than `MIN_PAIRS` are complete."""
 TOLERANCE = 1e-3
-"""Distance of the perplexity ratio from its target that is near enough for advice."""
+"""Allowed distance of the perplexity ratio from its target; a speed does not depend on the fourth digit."""
+_PROMPT_TOKENS = 16
+
+
+class _PairSpeeds(NamedTuple):
+    """Tokens per second of a dense run and of a sparse run that followed each other."""
+
+    dense: float
+    sparse: float
 
 
 def advise(
@@ -44,57 +56,59 @@ def advise(
     bits: int | None = 4,
     new_tokens: int = 48,
 ) -> Advice:
-    """Measure every rule at every cost, exact and with a predictor.
+    """Measure every rule at every perplexity target, with exact kernels and with a predictor.
 
     Args:
-        bits: Of the predictor's copy, 4 or 8; None leaves the predictor out.
-        new_tokens: Length of a timed run.
+        subject: Model and corpus; its device is the one that is timed.
+        rules: Names of rules.
+        ppl_ratios: Perplexity targets, each above 1.
+        bits: Width of the predictor's copy of the weights, 4 or 8; None times no predictor.
+        new_tokens: Tokens of a timed run.
 
     Raises:
-        InputError: an unknown rule, a target of 1 or below, no kernels for the device.
-        TargetError: a rule that reaches a target at no level.
-        UnsupportedModelError: no block of the model has a kernel.
+        InputError: if a rule is unknown, a target is 1 or below, or the device has no kernels.
+        TargetError: if a rule reaches a target at no level.
+        UnsupportedModelError: if no block of the model has a kernel.
     """
     loaded = subject.loaded
-    torch_speed = _model_speed(loaded, subject, new_tokens)
-    measured = [
+    weights = weight_bytes(loaded)
+    torch_speed = _dense_speed(loaded.model, _prompt(subject), new_tokens)
+    rows = [
         row
         for name in rules
         for ppl_ratio in ppl_ratios
-        for row in _measured(subject, name, ppl_ratio, bits, new_tokens)
+        for row in _rows_of_rule(subject, name, ppl_ratio, weights, bits, new_tokens)
     ]
-    known = [row.dense_tok_per_sec for row in measured if row.measured]
-    weights = weight_bytes(loaded)
+    dense_speeds = [row.dense_tok_per_sec for row in rows if row.measured]
     roofline = Roofline(
-        bandwidth=measure_bandwidth(device="cpu" if loaded.device == "cpu" else loaded.device),
+        bandwidth=measure_bandwidth(device=loaded.device),
         dense_bytes=weights.total_bytes,
-        dense_tok_per_sec=statistics.median(known) if known else torch_speed,
+        dense_tok_per_sec=statistics.median(dense_speeds) if dense_speeds else torch_speed,
     )
-    rows = tuple(advised(_promised(row, roofline), weights) for row in measured)
+    worded = tuple(with_sentence(_with_predicted_speed(row, roofline), weights) for row in rows)
     return Advice(
-        rows=rows,
+        rows=worded,
         weights=weights,
         roofline=roofline,
         torch_tok_per_sec=torch_speed,
         threads=torch.get_num_threads(),
         new_tokens=new_tokens,
-        sentence=summed_up(rows, weights),
+        sentence=recommendation(worded, weights),
         provenance=subject.provenance,
     )
 
 
-def _measured(
-    subject: Subject, name: str, ppl_ratio: float, bits: int | None, new_tokens: int
+def _rows_of_rule(
+    subject: Subject, name: str, ppl_ratio: float, weights: WeightBytes, bits: int | None, new_tokens: int
 ) -> Iterator[AdviceRow]:
-    """Rows of a rule at a cost: one for each way its active set is found."""
+    """The rows of one rule at one perplexity target: one per way to find the active neurons."""
     rule = make_rule(name)
-    found = subject.search(rule, ppl_ratio, tolerance=TOLERANCE)
-    thresholds = subject.thresholds(rule, found.level, ppl_ratio)
+    level = subject.search(rule, ppl_ratio, tolerance=TOLERANCE).level
+    thresholds = subject.thresholds(rule, level, ppl_ratio)
     outcome = subject.outcome(thresholds)
-    weights = weight_bytes(subject.loaded)
-    base = AdviceRow(
+    row = AdviceRow(
         rule=name,
-        level=found.level,
+        level=level,
         target_ppl_ratio=ppl_ratio,
         ppl_ratio=outcome["ppl_ratio"],
         activation_ratio=outcome["activation_ratio"],
@@ -102,80 +116,84 @@ def _measured(
         step_bytes=weights.sparse_bytes(outcome["activation_ratio"]),
         ceiling=weights.speedup_ceiling(outcome["activation_ratio"]),
     )
-    if not thresholds.selection.is_threshold:
-        yield base
+    if not thresholds.selection.is_threshold:  # kernels need thresholds; top-k has to see all scores first
+        yield row
         return
-    yield _timed(subject, base, thresholds, None, new_tokens)
+    yield _timed_row(subject, row, thresholds, None, new_tokens)
     if bits is not None:
-        predictor = _predictor(subject, thresholds, bits)
-        yield _timed(subject, base, thresholds, predictor, new_tokens)
+        predictor = calibrate_predictor(subject.loaded, subject.corpus, thresholds, bits=bits)
+        # the effect is measured on the whole corpus, since the held-out part is too short for it
+        predictor = with_effect(subject.loaded, subject.corpus, predictor)
+        yield _timed_row(subject, row, thresholds, predictor, new_tokens)
 
 
-def _predictor(subject: Subject, thresholds: Thresholds, bits: int) -> Predictor:
-    made = calibrate_predictor(subject.loaded, subject.corpus, thresholds, bits=bits)
-    return with_effect(subject.loaded, subject.corpus, made)  # the held-out part is too short to tell
-
-
-def _timed(
-    subject: Subject, base: AdviceRow, thresholds: Thresholds, predictor: Predictor | None, new_tokens: int
+def _timed_row(
+    subject: Subject, row: AdviceRow, thresholds: Thresholds, predictor: Predictor | None, new_tokens: int
 ) -> AdviceRow:
+    """The row with the speeds and the bytes that were measured under `thresholds`."""
     prompt = _prompt(subject)
     with accelerate(subject.loaded.model, thresholds, predictor=predictor, sample=prompt) as fast:
-        pairs = alternating(fast, prompt, new_tokens)
+        pairs = _time_pairs(fast, subject.loaded.model, prompt, new_tokens)
         stats = fast.stats()
+    low, median, high = statistics.quantiles(
+        [pair.sparse / pair.dense for pair in pairs], n=4, method="inclusive"
+    )
     effect = predictor.effect if predictor is not None else None
     return dataclasses.replace(
-        base,
+        row,
         way="exact" if predictor is None else f"{predictor.bits}-bit",
         measured=True,
         step_bytes=stats.bytes_per_step,
         dense_bytes=stats.dense_bytes_per_step,
-        tok_per_sec=statistics.median(sparse for _, sparse in pairs),
-        dense_tok_per_sec=statistics.median(dense for dense, _ in pairs),
-        speedup_quartiles=_quartiles([sparse / dense for dense, sparse in pairs]),
+        tok_per_sec=statistics.median(pair.sparse for pair in pairs),
+        dense_tok_per_sec=statistics.median(pair.dense for pair in pairs),
+        speedup_quartiles=(low, median, high),
         predictor_ppl_change=None if effect is None else effect.ppl_change,
         predictor_recall=None if predictor is None else predictor.mean_recall,
-        torch_layers=sum(
-            way == "torch" for layer in stats.layers for n, way in layer.ways.items() if n == "1"
-        ),
+        torch_layers=sum(layer.ways.get("1") == "torch" for layer in stats.layers),
     )
 
 
-def alternating(fast: Accelerated, prompt: torch.Tensor, new_tokens: int) -> list[tuple[float, float]]:
-    """`(dense, sparse)` tokens per second of greedy runs in turn; statistics are then those of the last sparse one.
+def _time_pairs(
+    fast: Accelerated, model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int
+) -> list[_PairSpeeds]:
+    """Time dense and sparse greedy runs in turn; the statistics of `fast` are then those of the last sparse run.
 
-    As many pairs as fit into a few seconds, within bounds.
+    Args:
+        fast: Accelerated form of `model`; its mode is changed.
+        prompt: Token ids, shape `(1, tokens)`.
+        new_tokens: Tokens that a run decodes.
+
+    Returns:
+        `MIN_PAIRS` to `MAX_PAIRS` pairs, as many as fit into `TIMING_SEC`.
     """
-    found, began = [], time.monotonic()
-    while len(found) <= FEWEST or (len(found) <= MOST and time.monotonic() - began < ENOUGH_SEC):
+    pairs: list[_PairSpeeds] = []
+    began = time.monotonic()
+    # `<=`, since the first pair only warms up
+    while len(pairs) <= MIN_PAIRS or (len(pairs) <= MAX_PAIRS and time.monotonic() - began < TIMING_SEC):
         speeds = {}
-        for mode in ("dense", "sparse") if len(found) % 2 else ("sparse", "dense"):
+        # the order alternates, so that a steady drift of the machine's speed cancels out
+        for mode in ("dense", "sparse") if len(pairs) % 2 else ("sparse", "dense"):
             fast.mode = mode
             if mode == "sparse":
                 fast.reset_stats()
-            run = generate_timed(fast.model, prompt, max_new_tokens=new_tokens, to_the_end=True)  # pyright: ignore
-            speeds[mode] = run.tok_per_sec
-        found.append((speeds["dense"], speeds["sparse"]))
-    return found[1:]  # the first pair warms up
+            speeds[mode] = _speed(model, prompt, new_tokens)
+        pairs.append(_PairSpeeds(**speeds))
+    return pairs[1:]
 
 
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, median, high
+def _speed(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> float:
+    """Tokens per second of one greedy run."""
+    return generate_timed(model, prompt, max_new_tokens=new_tokens, ignore_eos=True).tok_per_sec
 
 
-def _model_speed(loaded: LoadedModel, subject: Subject, new_tokens: int) -> float:
-    """Median tokens per second of the model's own code."""
-    prompt = _prompt(subject)
-    runs = [
-        generate_timed(loaded.model, prompt, max_new_tokens=new_tokens, to_the_end=True)
-        for _ in range(FEWEST + 1)
-    ]
-    return statistics.median(run.tok_per_sec for run in runs[1:])
+def _dense_speed(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> float:
+    """Median tokens per second of the model's own code; the first run warms up."""
+    return statistics.median([_speed(model, prompt, new_tokens) for _ in range(MIN_PAIRS + 1)][1:])
 
 
-def _promised(row: AdviceRow, roofline: Roofline) -> AdviceRow:
-    """Speeds from bytes for what was not timed."""
+def _with_predicted_speed(row: AdviceRow, roofline: Roofline) -> AdviceRow:
+    """The row, with speeds predicted from bytes if it was not timed."""
     if row.measured:
         return row
     return dataclasses.replace(
@@ -185,4 +203,4 @@ def _promised(row: AdviceRow, roofline: Roofline) -> AdviceRow:
 
 def _prompt(subject: Subject) -> torch.Tensor:
     """The first tokens of the corpus, shape `(1, tokens)`."""
-    return next(subject.corpus.batches(1)).ids[:, :16]
+    return next(subject.corpus.batches(1)).ids[:, :_PROMPT_TOKENS]

@@ -1,4 +1,4 @@
-"""What `advise` says: one row for each rule, cost and way, and a sentence."""
+"""Result of `advise`: one row per rule, perplexity target and way to find the active neurons, and a sentence."""
 
 from __future__ import annotations
 
@@ -13,76 +13,82 @@ from sparsing.measuring.weight_bytes import WeightBytes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdviceRow(Result):
-    """A rule at a cost in perplexity, with one way to find the active set."""
+    """One rule at one perplexity target, with one way to find the active neurons."""
 
     kind = "advice_row"
 
     rule: str
+    """Name of the rule."""
     level: float
+    """Level of the rule that meets the target."""
     target_ppl_ratio: float
-    """The cost asked for."""
+    """Requested perplexity ratio, e.g. 1.01."""
     ppl_ratio: float
-    """Measured on the corpus, all active neurons computed."""
+    """Perplexity ratio measured on the corpus with all active neurons computed."""
     activation_ratio: float
-    """Measured on the corpus."""
+    """Measured on the corpus, in [0, 1]."""
     way: str = "none"
-    """`exact`, `4-bit` or `8-bit` (predicted), `none` where no kernel serves the rule."""
+    """How the active neurons are found: `exact`, `4-bit` or `8-bit` (predicted). `none` if the rule has no kernel."""
     measured: bool = False
-    """False where speeds are what the bytes promise."""
+    """False if the speeds are predicted from bytes."""
     dense_bytes: float
-    """Weights that a dense step reads at batch 1."""
+    """Bytes of weights that a dense step reads at batch 1."""
     step_bytes: float
-    """Weights, and the predictor's copy, that a sparse step reads; counted where measured."""
+    """Bytes of weights, and of the predictor's copy, that a sparse step reads. Counted if `measured`."""
     ceiling: float
-    """Dense bytes over bytes, were the active set known at no cost: no way can be faster by reading less."""
+    """Dense bytes over sparse bytes if finding the active neurons were free. Reading less cannot give more."""
     tok_per_sec: float = math.nan
-    """Sparse, batch 1."""
+    """Tokens per second of sparse decoding, batch 1."""
     dense_tok_per_sec: float = math.nan
-    """Dense by the same kernels, in turn with the sparse runs."""
+    """Tokens per second of dense decoding by the same kernels, timed in turn with the sparse runs."""
     speedup_quartiles: tuple[float, float, float] | None = None
-    """Lower quartile, median and upper quartile of sparse over dense, pair by pair; None where not measured."""
+    """Lower quartile, median and upper quartile of the speed-up over pairs of runs; None if not measured."""
     predictor_ppl_change: float | None = None
-    """Perplexity with the predictor over without, minus 1, on the corpus; None without one."""
+    """Perplexity with the predictor over perplexity without, minus 1, on the corpus; None without a predictor."""
     predictor_recall: float | None = None
-    """Share of the active neurons' `neuron_norm` that is predicted, on held-out tokens."""
+    """Share of the active neurons' `neuron_norm` that is predicted, on held-out tokens; None without a predictor."""
     torch_layers: int = 0
-    """Layers where torch was faster than the kernel and took over."""
+    """Layers that torch computes because it was faster than the kernel."""
     advice: str = ""
-    """One sentence."""
+    """One sentence: use this row, or skip it and why."""
 
     @property
     def speedup(self) -> float:
-        """Sparse over dense tokens per second, the median over pairs where measured."""
+        """Sparse over dense tokens per second: the median over pairs if measured, otherwise the prediction."""
         if self.speedup_quartiles is not None:
             return self.speedup_quartiles[1]
         return self.tok_per_sec / self.dense_tok_per_sec
 
     @property
     def byte_speedup(self) -> float:
-        """Dense bytes over bytes that were read: what this way's reading allows."""
+        """Dense bytes over the bytes that a step reads: the speed-up that the bytes of this row allow."""
         return self.dense_bytes / self.step_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Advice(Result):
-    """Rows in the order they were asked for, and what they were measured on."""
+    """All rows in the order they were requested, and the machine and model they were measured on."""
 
     kind = "advice"
 
     rows: tuple[AdviceRow, ...]
+    """One per rule, perplexity target and way."""
     weights: WeightBytes
+    """Bytes of the model's weights."""
     roofline: Roofline
+    """Memory bandwidth and dense speed."""
     torch_tok_per_sec: float
-    """The model's own code, dense, batch 1."""
+    """Tokens per second of the model's own code, dense, batch 1."""
     threads: int
-    """Of torch and the kernels, on a CPU."""
+    """CPU threads of torch and of the kernels."""
     new_tokens: int
-    """Length of a timed run."""
+    """Tokens of a timed run."""
     sentence: str
-    """What to do."""
+    """The recommendation."""
     provenance: Provenance
+    """Model, corpus, versions and command line."""
 
     @property
     def ffn_share(self) -> float:
-        """Feed-forward neurons' part of the bytes of a dense step."""
+        """Share of a dense step's bytes that belongs to feed-forward neurons."""
         return self.weights.ffn_bytes / self.weights.total_bytes

@@ -1,7 +1,7 @@
-"""How fast a model can decode at batch 1 on this machine: bytes of weights per token against memory bandwidth.
+"""Predicts decoding speed at batch 1 from the bytes of weights per token and the memory bandwidth.
 
-A step takes the time to read its weights and a rest that does not depend on them (launching, attention over the cache,
-choosing the token). The rest is what a timed dense run took beyond reading.
+A decoding step takes the time to read its weights plus a constant overhead (launching kernels, attention over the
+cache, choosing the token). The overhead is the part of a timed dense step that reading does not explain.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ from sparsing.hardware.bandwidth import Bandwidth
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Roofline(Result):
-    """Tokens per second from bytes per token."""
+    """Converts bytes per decoding step to tokens per second."""
 
     kind = "roofline"
 
     bandwidth: Bandwidth
     """Measured on this machine."""
     dense_bytes: float
-    """Weights that a dense step reads."""
+    """Bytes of weights that a dense step reads."""
     dense_tok_per_sec: float
-    """Of a dense run that was timed on this machine, batch 1."""
+    """Speed of a dense run that was timed on this machine, batch 1."""
 
     @property
     def rest_sec(self) -> float:
-        """Seconds of a dense step beyond reading its weights, at least 0: weights in the cache come faster."""
+        """Seconds of a dense step that reading its weights does not explain.
+
+        At least 0: weights in the cache are read faster than from memory, which would give a negative value.
+        """
         return max(0.0, 1 / self.dense_tok_per_sec - self.dense_bytes / self.bandwidth.peak_bytes_per_sec)
 
     def most_tok_per_sec(self, step_bytes: float) -> float:
-        """The ceiling: nothing but reading."""
+        """The ceiling: tokens per second if a step did nothing but read `step_bytes`."""
         return self.bandwidth.peak_bytes_per_sec / step_bytes
 
     def tok_per_sec(self, step_bytes: float) -> float:
-        """What a step that reads so many bytes can be expected to reach: reading, and the rest of the dense run."""
+        """Expected tokens per second of a step that reads `step_bytes` and has the overhead of the dense run."""
         scale = min(1.0, step_bytes / self.dense_bytes)
-        reading = 1 / self.dense_tok_per_sec - self.rest_sec  # in the dense run, from memory or the cache
+        reading = 1 / self.dense_tok_per_sec - self.rest_sec  # seconds, whether from memory or from the cache
         return 1 / (self.rest_sec + reading * scale)

@@ -1,73 +1,108 @@
-"""Gives every block and projection of an accelerated model the way that is fastest, by number of rows at once.
+"""Sets the fastest candidate for every block and projection of an accelerated model, by number of rows at once.
 
-Blocks of one shape whose activation ratio is alike (to one digit) share their timings, and so do equal projections.
+Timings are shared: blocks of one shape whose activation ratios are equal to one digit are timed together, and so are
+projections of one shape. `accelerate` calls the two public functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from sparsing.decode.autotune.timings import TOKEN_COUNTS, Chooser, Ways, enough, fastest, next_count
+from sparsing.decode.autotune.timing_cache import (
+    TOKEN_COUNTS,
+    Candidates,
+    TimingCache,
+    fastest,
+    num_uncached_layers,
+    timed_count,
+)
 from sparsing.decode.kernels.dispatch import MAX_TOKENS
 
 if TYPE_CHECKING:
-    from sparsing.decode.accelerated_block import FastBlock
-    from sparsing.decode.accelerated_linear import FastLinear
+    from sparsing.decode.accelerated_block import AcceleratedBlock
+    from sparsing.decode.accelerated_linear import AcceleratedLinear
+
+Timings = dict[int, dict[str, float]]
+"""Number of rows to candidate to median seconds."""
 
 
-def choose_block_ways(blocks: Mapping[str, FastBlock], inputs: Mapping[str, torch.Tensor]) -> None:
-    """Time `predicted`, `exact` and `torch` on real inputs `(tokens, d_model)`, which give the ratio too."""
-    groups: dict[str, list[tuple[FastBlock, torch.Tensor]]] = {}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """One block or projection to time."""
+
+    what: str
+    """Everything besides the machine and the number of rows that decides its times."""
+    weight_bytes: int
+    candidates: Callable[[int], Candidates]
+    """Number of rows to the candidates, ready to run on an input of so many rows."""
+
+
+def choose_block_ways(blocks: Mapping[str, AcceleratedBlock], inputs: Mapping[str, torch.Tensor]) -> None:
+    """Time the candidates `predicted`, `exact` and `torch` of every block and set its `choice` and `seconds`.
+
+    Args:
+        blocks: Blocks by name.
+        inputs: Inputs of the model by name of the block, shape `(tokens, d_model)`. Random inputs would not do,
+            since the time depends on the activation ratio.
+    """
+    layers = {name: _block_layer(block, inputs[name]) for name, block in blocks.items()}
+    timings = _time_layers(layers.values(), next(iter(blocks.values())).packed.gate.device)
     for name, block in blocks.items():
-        x = inputs[name]
-        groups.setdefault(f"{block.signature}, ratio {block.ratio_on(x):.0e}", []).append((block, x))
-    chooser = _chooser(next(iter(blocks.values())).packed.gate.device)
+        block.seconds = timings[layers[name].what]
+        block.choice = _choices(block.seconds)
+        block.reset()  # what the timed calls have read is not decoding
+
+
+def choose_linear_ways(linears: Mapping[str, AcceleratedLinear]) -> None:
+    """Time our kernel against torch on random inputs and set the `choice` of every projection."""
+    layers = {
+        name: _Layer(
+            what=linear.signature,
+            weight_bytes=linear.weight_bytes,
+            candidates=lambda rows, linear=linear: linear.ways(linear.sample(rows)),
+        )
+        for name, linear in linears.items()
+    }
+    timings = _time_layers(layers.values(), torch.device("cpu"))
+    for name, linear in linears.items():
+        linear.choice = _choices(timings[layers[name].what])
+
+
+def _block_layer(block: AcceleratedBlock, x: torch.Tensor) -> _Layer:
+    """The block, timed on tokens that are spread evenly over `x (tokens, d_model)`."""
+    return _Layer(
+        what=f"{block.signature}, ratio {block.ratio_on(x):.0e}",
+        weight_bytes=block.weight_bytes,
+        candidates=lambda rows: block.ways(x[torch.linspace(0, len(x) - 1, rows).long().to(x.device)]),
+    )
+
+
+def _time_layers(layers: Iterable[_Layer], device: torch.device) -> dict[str, Timings]:
+    """The timings of each group of layers, by their common `what`."""
+    groups: dict[str, list[_Layer]] = {}
+    for layer in layers:
+        groups.setdefault(layer.what, []).append(layer)
+    cache = TimingCache(device, torch.get_num_threads())
+    timings: dict[str, Timings] = {}
     for what, members in groups.items():
-        timed = members[: enough([block.weight_bytes for block, _ in members])]
-        seconds = {
-            count: chooser.seconds(
-                f"{what}, {count} rows", lambda n=count, m=timed: [_ways(block, x, n) for block, x in m]
+        timed = members[: num_uncached_layers([layer.weight_bytes for layer in members])]
+        timings[what] = {
+            count: cache.seconds(
+                f"{what}, {count} rows", lambda n=count, m=timed: [layer.candidates(n) for layer in m]
             )
             for count in TOKEN_COUNTS
         }
-        for block, _ in members:
-            block.seconds = seconds
-            block.choice = {
-                rows: fastest({way: sec for way, sec in seconds[next_count(rows)].items() if way != "dense"})
-                for rows in range(1, MAX_TOKENS + 1)
-            }
-    for block in blocks.values():
-        block.reset()
-    chooser.save()
+    cache.save()
+    return timings
 
 
-def choose_linear_ways(linears: Mapping[str, FastLinear]) -> None:
-    """Time the kernel against torch on random inputs."""
-    groups: dict[str, list[FastLinear]] = {}
-    for linear in linears.values():
-        groups.setdefault(linear.signature, []).append(linear)
-    chooser = _chooser(torch.device("cpu"))
-    for what, members in groups.items():
-        timed = members[: enough([linear.weight_bytes for linear in members])]
-        chosen = {}
-        for count in TOKEN_COUNTS:
-            seconds = chooser.seconds(
-                f"{what}, {count} rows",
-                lambda n=count, m=timed: [linear.ways(linear.sample(n)) for linear in m],
-            )
-            chosen[count] = fastest(seconds)
-        for linear in members:
-            linear.choice = {rows: chosen[next_count(rows)] for rows in range(1, MAX_TOKENS + 1)}
-    chooser.save()
-
-
-def _ways(block: FastBlock, x: torch.Tensor, rows: int) -> Ways:
-    """Ways on `rows` tokens of the sample, spread over it."""
-    return block.ways(x[torch.linspace(0, len(x) - 1, rows).long().to(x.device)])
-
-
-def _chooser(device: torch.device) -> Chooser:
-    return Chooser(device, torch.get_num_threads())
+def _choices(timings: Timings) -> dict[int, str]:
+    """Number of rows to the fastest candidate. `dense` is only a baseline and is never chosen."""
+    return {
+        rows: fastest({name: sec for name, sec in timings[timed_count(rows)].items() if name != "dense"})
+        for rows in range(1, MAX_TOKENS + 1)
+    }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparsing.decode.kernels.cuts import Cuts
     from sparsing.decode.kernels.packing import PackedFFN
     from sparsing.models.loading import LoadedModel
+    from sparsing.sites.site import Site
     from sparsing.text.corpus import Corpus
 
 Kind = Literal["quantised", "low_rank"]
@@ -145,7 +146,7 @@ def calibrate_predictor(
             fewer than 8 tokens, no active neuron in a layer.
         UnsupportedModelError: a block for which there is no kernel.
     """
-    _check(kind, thresholds, len(loaded.sites))
+    _check(kind, thresholds, loaded.sites)
     sample = sample_corpus(loaded, corpus, thresholds, tokens=tokens, progress=progress)
     layers, reports = [], []
     bar = (progress or Progress(False)).bar(f"{kind} predictor, layers", len(loaded.sites))
@@ -228,12 +229,12 @@ def _on_cpu(packed: PackedFFN) -> PackedFFN:
     return dataclasses.replace(packed, gate=gate, up=up, down=down)
 
 
-def _check(kind: str, thresholds: Thresholds, n_layers: int) -> None:
+def _check(kind: str, thresholds: Thresholds, sites: Sequence[Site]) -> None:
     if kind not in KINDS:
         raise InputError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if not thresholds.selection.is_threshold:
         raise InputError(f"predictors are made for threshold rules, these select by {thresholds.select!r}")
-    thresholds.check_layers(n_layers)
+    thresholds.for_sites(sites)
 
 
 def _to_arrays(made: Any) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""One file per law; each registers itself, and this folder finds it."""
+"""One file per law. Importing this package imports every file in it, and each file registers its law in `FORMS`."""
 
 from __future__ import annotations
 

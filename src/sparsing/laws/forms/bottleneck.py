@@ -1,6 +1,6 @@
-"""Width-depth: the limit rises linearly with `d_model / n_layers` up to a bottleneck, then stays flat.
+"""The width-depth law: the ratio rises linearly with `d_model / n_layers` up to a bottleneck, then stays flat.
 
-Luo et al. 2024 (arXiv 2411.02335), width-depth section: the two parts meet at the bottleneck `r0`,
+Source: Luo et al. 2024 (arXiv 2411.02335), section on width and depth. The two parts meet at the bottleneck `r0`:
 `A(r) = a + b * min(r, r0)`.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws.form import Coefficient, Form, register_form
+from sparsing.laws.form import Coefficient, Form, StraightLine, register_form
 
 
 @register_form
 class Bottleneck(Form):
-    """`r` is `d_model / n_layers` at a fixed parameter count; `b >= 0`, `r0` is the bottleneck."""
+    """`r` is `d_model / n_layers` at a fixed parameter count, `b >= 0`, and `r0` is the bottleneck."""
 
     name = "bottleneck"
     title = "linear, then flat"
@@ -27,16 +27,17 @@ class Bottleneck(Form):
     def bounds(self, name: str, x: np.ndarray) -> tuple[float, float]:
         if name != "r0":
             return super().bounds(name, x)
-        # below the second point the slope is free, above the last there is no flat part
+        # Below the second point no data determine the slope; above the last point the law has no flat part.
         return float(np.sort(x)[1]), float(x.max())
 
     def grid(self, x: np.ndarray) -> np.ndarray:
         low, high = self.bounds("r0", x)
+        # The residual sum has a kink where r0 passes a point, so the points themselves are nodes too.
         return np.concatenate([np.linspace(low, high, 300), np.unique(x[x >= low])])[:, None]
 
     def basis(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         rising = np.minimum(x, z[..., 0, None])
         return np.stack([np.ones_like(rising), rising], axis=-1)
 
-    def linearised(self, x, y, values):
-        return np.minimum(x, values["r0"]), y, "min(d_model / n_layers, r0)", "activation ratio A"
+    def linearise(self, x: np.ndarray, y: np.ndarray, values: dict[str, float]) -> StraightLine:
+        return StraightLine(u=np.minimum(x, values["r0"]), v=y, u_label="min(d_model / n_layers, r0)")

@@ -1,4 +1,4 @@
-"""The SiLU law turned over: a convergent decreasing power law, the plainest rival of the ReLU law that has a limit."""
+"""A falling power law with a limit: the SiLU law with the opposite sign, and the simplest rival of the ReLU law."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sparsing.laws.forms.silu import SiluLaw
 
 @register_form
 class DecayLaw(SiluLaw):
-    """Falls to `A0`."""
+    """Falls to the limit `A0`."""
 
     name = "decay"
     title = "falling power law"

@@ -1,4 +1,7 @@
-"""A straight line in the logarithm of the tokens: the law that has no limit, and the one to beat."""
+"""A straight line in the logarithm of the tokens: the simplest law without a limit.
+
+A law with a limit is worth believing only if it fits better than this line.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from sparsing.laws.form import Coefficient, Form, register_form
 
 @register_form
 class LogLine(Form):
-    """Goes on falling (or rising) by the same amount with each doubling of the tokens."""
+    """Falls or rises by the same amount with each doubling of the tokens."""
 
     name = "log_line"
     title = "straight line in ln D"

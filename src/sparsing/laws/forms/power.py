@@ -1,15 +1,15 @@
-"""A plain power law: it goes to 0, or grows without end, and has no other limit."""
+"""A plain power law: it falls to 0 or grows without bound, so it has no limit to identify."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws.form import Coefficient, Form, log_or_nan, register_form
+from sparsing.laws.form import Coefficient, Form, StraightLine, log_or_nan, register_form
 
 
 @register_form
 class PowerLaw(Form):
-    """A straight line where both axes are logarithmic; `alpha` below 0 rises."""
+    """A straight line on two logarithmic axes; it rises for `alpha` below 0."""
 
     name = "power"
     title = "plain power law"
@@ -24,5 +24,7 @@ class PowerLaw(Form):
     def basis(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         return np.exp(-z[..., 0, None] * np.log(x))[..., None]
 
-    def linearised(self, x, y, values):
-        return np.log(x), log_or_nan(y), "ln D  (D in billion tokens)", "ln A"
+    def linearise(self, x: np.ndarray, y: np.ndarray, values: dict[str, float]) -> StraightLine:
+        return StraightLine(
+            u=np.log(x), v=log_or_nan(y), u_label="ln D  (D in billion tokens)", v_label="ln A"
+        )

@@ -1,18 +1,18 @@
-"""The law of SiLU models: a convergent increasing power law.
+"""The law of SiLU models: a rising power law with the limit `A0`.
 
-Luo et al. 2024 (arXiv 2411.02335), equation for SiLU: `A(D) = A0 - c * D**(-alpha)` with `c >= 0`.
+Source: Luo et al. 2024 (arXiv 2411.02335), equation for SiLU: `A(D) = A0 - c * D**(-alpha)` with `c >= 0`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws.form import Coefficient, Form, log_or_nan, register_form
+from sparsing.laws.form import Coefficient, Form, StraightLine, log_or_nan, register_form
 
 
 @register_form
 class SiluLaw(Form):
-    """Rises to `A0`."""
+    """Rises to the limit `A0`."""
 
     name = "silu"
     title = "SiLU law"
@@ -22,6 +22,7 @@ class SiluLaw(Form):
     limit = key = "A0"
     order = ("alpha", "c", "A0")
     sign = -1.0
+    """Sign of the power term; `decay` is the same law with the other sign."""
 
     def grid(self, x: np.ndarray) -> np.ndarray:
         return np.geomspace(0.01, 8.0, 160)[:, None]
@@ -30,6 +31,10 @@ class SiluLaw(Form):
         power = self.sign * np.exp(-z[..., 0, None] * np.log(x))
         return np.stack([power, np.ones_like(power)], axis=-1)
 
-    def linearised(self, x, y, values):
-        gap = f"ln({'A0 - A' if self.sign < 0 else 'A - A0'})"
-        return np.log(x), log_or_nan(self.sign * (y - values["A0"])), "ln D  (D in billion tokens)", gap
+    def linearise(self, x: np.ndarray, y: np.ndarray, values: dict[str, float]) -> StraightLine:
+        return StraightLine(
+            u=np.log(x),
+            v=log_or_nan(self.sign * (y - values["A0"])),
+            u_label="ln D  (D in billion tokens)",
+            v_label=f"ln({'A0 - A' if self.sign < 0 else 'A - A0'})",
+        )

@@ -1,20 +1,25 @@
 // Draws the charts: each is a figure with controls, drawn when it comes near the screen.
 "use strict";
 
-const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30"];
 const HOVER_DIGITS = ".4~g";
+const NAME_LENGTH = 22;
+// The markers of style.py, by Plotly's names.
+const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
 
 // The plotting library reads a few HTML tags in its labels; text is to stay text.
 function label(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
+// The colour of a layer, interpolated between the colours that style.py gives.
 function depthColour(depth) {
-  const at = (isDark() ? 0.22 + 0.78 * depth : 0.9 * depth) * (VIRIDIS.length - 1);
+  const { stops, light, dark } = DATA.depth_scale;
+  const [first, last] = isDark() ? dark : light;
+  const at = (first + (last - first) * depth) * (stops.length - 1);
   const mix = (a, b, t) => Math.round(a + (b - a) * t);
   const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-  const low = parts(VIRIDIS[Math.floor(at)]);
-  const high = parts(VIRIDIS[Math.ceil(at)]);
+  const low = parts(stops[Math.floor(at)]);
+  const high = parts(stops[Math.ceil(at)]);
   return `rgb(${low.map((value, i) => mix(value, high[i], at % 1)).join(",")})`;
 }
 
@@ -33,38 +38,112 @@ function bars(values, low, high, tint) {
   };
 }
 
-// Where series stand around a name on the x axis; the CSV keeps the whole numbers.
-function places(chart, series, index) {
+// The positions of a series around its category on the x axis; the CSV keeps the whole numbers.
+function positions(chart, series, index) {
   if (!chart.side_by_side) return series.x;
   const step = Math.min(0.15, 0.7 / chart.series.length);
   return series.x.map((x) => x + step * (index - (chart.series.length - 1) / 2));
 }
 
-function trace(chart, series, index, front) {
-  const tint = series.depth === undefined ? colour(`c${(series.colour ?? index) % 8}`) : depthColour(series.depth);
-  const mode = { both: "lines+markers", lines: "lines", points: "markers", open: "markers" }[series.mode ?? "both"];
+// On a log axis, values below the floor are drawn at it: a share of 0 would otherwise vanish.
+function floored(values, axis, scale) {
+  return scale === "log" && axis.floor ? values.map((value) => (value === null ? null : Math.max(value, axis.floor))) : values;
+}
+
+function seriesTrace(chart, series, index, state) {
+  const number = series.colour ?? index;
+  const tint = series.depth === undefined ? colour(`c${number % SYMBOLS.length}`) : depthColour(series.depth);
+  const shape = { both: "lines+markers", lines: "lines", points: "markers", open: "markers" }[series.mode ?? "both"];
   const many = series.x.length > 100;
-  const behind = front !== null && front !== index;
+  const behind = state.front !== null && state.front !== index;
+  const named = (axis, values) => values.map((value) => label(axis.names[value]));
+  const hover = (axis, key, place) => `${label(axis.label)}: ` + (axis.names ? `%{customdata[${place}]}` : `%{${key}:${HOVER_DIGITS}}`);
   return {
-    type: "scatter", name: label(series.name), x: places(chart, series, index), y: series.y, mode,
-    opacity: behind ? 0.12 : 1,
+    type: "scatter", name: label(series.name), x: positions(chart, series, index), y: floored(series.y, chart.y, state.y),
+    mode: series.values ? `${shape}+text` : shape,
+    opacity: behind ? 0.12 : series.faint ? 0.5 : 1,
     showlegend: series.listed !== false,
-    line: { color: tint, width: front === index ? 3 : series.depth === undefined ? 2 : 1.3, dash: series.dashed ? "dash" : "solid" },
-    marker: { color: tint, size: many ? 4 : 7, symbol: series.mode === "open" ? "circle-open" : index % 8, opacity: many ? 0.55 : 1 },
+    line: {
+      color: tint, width: state.front === index ? 3 : series.faint ? 0.7 : series.depth === undefined ? 2 : 1.3,
+      dash: series.dashed ? "dash" : "solid",
+    },
+    marker: {
+      color: tint, size: many ? 4 : 7, symbol: series.mode === "open" ? `${SYMBOLS[number % SYMBOLS.length]}-open` : SYMBOLS[number % SYMBOLS.length],
+      opacity: many ? 0.55 : 1,
+    },
     error_x: bars(series.x, series.x_low, series.x_high, tint),
     error_y: bars(series.y, series.y_low, series.y_high, tint),
     hoverinfo: behind ? "skip" : undefined,
-    text: series.text?.map(label),
-    customdata: chart.x_names && series.x.map((x) => label(chart.x_names[x])),
-    hovertemplate: `${label(series.name)}<br>${label(chart.y)}: %{y:${HOVER_DIGITS}}<br>${label(chart.x)}: ` +
-      (chart.x_names ? "%{customdata}" : `%{x:${HOVER_DIGITS}}`) +
-      (series.text ? "<br>%{text}" : "") + "<extra></extra>",
+    text: series.values?.map(label), textposition: "top center", textfont: { size: 11, color: colour("ink") },
+    customdata: series.x.map((x, i) => [
+      chart.x.names ? label(chart.x.names[x]) : "", chart.y.names ? label(chart.y.names[series.y[i]]) : "", label(series.text?.[i] ?? ""),
+    ]),
+    hovertemplate: `${label(series.name)}<br>${hover(chart.y, "y", 1)}<br>${hover(chart.x, "x", 0)}` +
+      (series.text ? "<br>%{customdata[2]}" : "") + "<extra></extra>",
   };
 }
 
-function axis(title, scale) {
-  const quiet = { gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("line"), tickcolor: colour("line") };
-  return { title: { text: label(title), standoff: 10 }, type: scale, automargin: true, exponentformat: "B", ...quiet };
+// A band is two traces, its ends; Plotly fills from the second to the first.
+function bandTraces(band) {
+  const tint = colour(`c${band.colour}`);
+  const end = (y, extra) => ({
+    type: "scatter", mode: "lines", x: band.x, y, line: { width: 0, color: tint }, hoverinfo: "skip", name: label(band.name), ...extra,
+  });
+  const fill = tint.replace("rgb(", "rgba(").replace(")", ", 0.25)");
+  return [end(band.low, { showlegend: false }), end(band.high, { fill: "tonexty", fillcolor: fill })];
+}
+
+// The cells as columns of equal length: x, y and value.
+function cells(heatMap) {
+  return heatMap.values.flatMap((row, y) => row.map((value, x) => [x, y, value]));
+}
+
+function heatTrace(chart) {
+  const all = cells(chart.heat_map);
+  const column = (i) => all.map((cell) => cell[i]);
+  const { stops } = DATA.depth_scale;
+  return {
+    type: "heatmap", x: column(0), y: column(1), z: column(2),
+    colorscale: stops.map((stop, i) => [i / (stops.length - 1), stop]),
+    colorbar: { title: { text: label(chart.heat_map.label), side: "right" }, thickness: 12, outlinewidth: 0 },
+    text: all.map(([x]) => label(chart.x.names?.[x] ?? x)),
+    hovertemplate: `%{text}<br>${label(chart.y.label)}: %{y}<br>${label(chart.heat_map.label)}: %{z:${HOVER_DIGITS}}<extra></extra>`,
+  };
+}
+
+function traces(chart, state) {
+  return [
+    ...(chart.heat_map ? [heatTrace(chart)] : []), ...(chart.bands ?? []).flatMap(bandTraces),
+    ...(chart.series ?? []).map((series, index) => seriesTrace(chart, series, index, state)),
+  ];
+}
+
+function axisLayout(chart, which, scale) {
+  const axis = chart[which];
+  const grey = colour("line");
+  const made = {
+    title: { text: label(axis.label), standoff: 10 }, type: scale, automargin: true, exponentformat: "B",
+    gridcolor: grey, linecolor: grey, zerolinecolor: grey, tickcolor: grey,
+  };
+  const values = (chart.series ?? []).flatMap((series) => [...series[which]]);
+  if (scale === "log") Object.assign(made, logTicks(floored(values, axis, scale)));
+  if (axis.names) {
+    const names = axis.names.map((name) => label(name.length > NAME_LENGTH ? `${name.slice(0, NAME_LENGTH - 1)}\u2026` : name));
+    const range = which === "x" ? [-0.5, names.length - 0.5] : [names.length - 0.5, -0.9]; // the first row on top
+    Object.assign(made, { tickvals: names.map((_, i) => i), ticktext: names, range });
+    if (chart.heat_map) Object.assign(made, { tickangle: -90, tickfont: { size: 10 } });
+    if (which === "y") made.showgrid = false;
+  } else if (axis.low !== undefined || axis.high !== undefined) {
+    const end = (value) => (value === undefined || (scale === "log" && value <= 0) ? null : scale === "log" ? Math.log10(value) : value);
+    const range = [end(axis.low), end(axis.high)];
+    if (range.some((value) => value !== null)) made.range = range;
+  }
+  if (axis.whole) Object.assign(made, { tickformat: "d", dtick: layerCount(chart, which) <= 12 ? 1 : undefined });
+  return made;
+}
+
+function layerCount(chart, which) {
+  return chart.heat_map ? chart.heat_map.values.length : chart.series[0][which].length;
 }
 
 // 1, 2 and 5 times the powers of ten, or the powers alone where there are many.
@@ -83,47 +162,42 @@ function quantity(value) {
   return `${Number((value / unit).toPrecision(3))}${name}`;
 }
 
+// The line of a mark and the shaded interval around it.
+function markShapes(mark) {
+  const across = (from, to) => ((mark.axis ?? "y") === "y"
+    ? { x0: 0, x1: 1, xref: "paper", y0: from, y1: to } : { y0: 0, y1: 1, yref: "paper", x0: from, x1: to });
+  const grey = colour("muted");
+  const line = mark.at === undefined ? [] : [{ type: "line", line: { color: grey, width: 1, dash: "dot" }, ...across(mark.at, mark.at) }];
+  const span = mark.low === undefined ? [] : [{ type: "rect", line: { width: 0 }, fillcolor: grey, opacity: 0.15, layer: "below", ...across(mark.low, mark.high) }];
+  return [...span, ...line];
+}
+
+function markLabel(mark, state) {
+  const which = mark.axis ?? "y";
+  const at = state[which] === "log" ? Math.log10(mark.at) : mark.at;
+  const place = which === "y"
+    ? { x: 1, xref: "paper", y: at, xanchor: "right", yanchor: "bottom" }
+    : { y: 1, yref: "paper", x: at, xanchor: "left", yanchor: "top", textangle: -90 };
+  return { ...place, showarrow: false, text: label(mark.label), font: { size: 11, color: colour("muted") } };
+}
+
 function layout(chart, state, width) {
   const ink = colour("ink");
-  const xaxis = axis(chart.x, state.x);
-  const yaxis = axis(chart.y, state.y);
-  if (state.x === "log") Object.assign(xaxis, logTicks(chart.series.flatMap((series) => [...series.x])));
-  if (state.y === "log") Object.assign(yaxis, logTicks(chart.series.flatMap((series) => [...series.y])));
-  if (chart.x_names?.length) {
-    const names = chart.x_names.map((name) => label(name.length > 22 ? `${name.slice(0, 21)}\u2026` : name));
-    Object.assign(xaxis, { tickvals: names.map((_, i) => i), ticktext: names, range: [-0.5, names.length - 0.5] });
-  } else if (chart.x === "layer") {
-    Object.assign(xaxis, { tickformat: "d", dtick: chart.series[0].x.length <= 12 ? 1 : undefined });
-  }
-  if (chart.y_room && state.y === "linear") yaxis.range = roomy(chart);
   const marks = chart.marks ?? [];
-  const shapes = marks.map((mark) => {
-    const across = (mark.axis ?? "y") === "y" ? { x0: 0, x1: 1, xref: "paper", y0: mark.at, y1: mark.at } : { y0: 0, y1: 1, yref: "paper", x0: mark.at, x1: mark.at };
-    return { type: "line", line: { color: colour("muted"), width: 1, dash: "dot" }, ...across };
-  });
-  const logged = (mark) => (state.y === "log" ? Math.log10(mark.at) : mark.at);
-  const annotations = marks.filter((mark) => (mark.axis ?? "y") === "y").map((mark) => ({
-    x: 1, xref: "paper", y: logged(mark), xanchor: "right", yanchor: "bottom", showarrow: false, text: label(mark.label),
-    font: { size: 11, color: colour("muted") },
-  }));
-  if (chart.square) shapes.push({ type: "line", line: { color: colour("muted"), width: 1, dash: "dot" }, ...diagonal(chart) });
+  const shapes = marks.flatMap(markShapes);
+  if (chart.diagonal) shapes.push({ type: "line", line: { color: colour("muted"), width: 1, dash: "dot" }, ...diagonal(chart) });
+  const listed = (chart.bands ?? []).length + (chart.series ?? []).filter((series) => series.listed !== false).length;
   return {
     autosize: true, margin: { l: 56, r: 12, t: 8, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, colorway: [ink],
-    xaxis, yaxis, shapes, annotations, hovermode: "closest", dragmode: width < 600 ? false : "zoom",
-    showlegend: chart.series.filter((series) => series.listed !== false).length > 1,
-    // below the plot, but above it where the names on the x axis may stand slanted
-    legend: { orientation: "h", x: 0, ...(chart.x_names ? { y: 1.02, yanchor: "bottom" } : { y: -0.22, yanchor: "top" }), font: { size: 12 }, itemsizing: "constant" },
+    xaxis: axisLayout(chart, "x", state.x), yaxis: axisLayout(chart, "y", state.y), shapes,
+    annotations: marks.filter((mark) => mark.at !== undefined && mark.label).map((mark) => markLabel(mark, state)),
+    hovermode: "closest", dragmode: width < 600 ? false : "zoom",
+    showlegend: listed > 1,
+    // below the plot, but above it where the names on the x axis may be slanted
+    legend: { orientation: "h", x: 0, ...(chart.x.names ? { y: 1.02, yanchor: "bottom" } : { y: -0.22, yanchor: "top" }), font: { size: 12 }, itemsizing: "constant" },
     hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: ink }, align: "left" },
   };
-}
-
-// Rounding errors would look like differences if the axis were fitted to them.
-function roomy(chart) {
-  const values = [...chart.series.flatMap((series) => [...series.y]), ...(chart.marks ?? []).map((mark) => mark.at)];
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  const room = Math.max(chart.y_room * high, 0.08 * (high - low));
-  return [Math.max(0, low - room), high + room];
 }
 
 function diagonal(chart) {
@@ -137,18 +211,26 @@ const PLOT_CONFIG = {
   modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
 };
 
+// The numbers of a chart as rows of a CSV file: cells of a heat map, ends of bands, points of series.
 function chartRows(chart) {
-  const extra = ["x_low", "x_high", "y_low", "y_high", "text"].filter((name) => chart.series.some((series) => series[name]));
-  const named = chart.x_names?.length ? ["name of x"] : [];
-  const rows = chart.series.flatMap((series) =>
-    series.x.map((x, i) => [
-      series.name, x, series.y[i], ...extra.map((name) => series[name]?.[i]), ...named.map(() => chart.x_names[x]),
-    ]));
-  return [["series", chart.x, chart.y, ...extra, ...named], ...rows];
+  const series = chart.series ?? [];
+  const extra = ["x_low", "x_high", "y_low", "y_high", "text"].filter((name) => series.some((one) => one[name]));
+  const named = ["x", "y"].filter((which) => chart[which].names);
+  const row = (name, x, y, more) => [name, x, y, ...more, ...named.map((which) => chart[which].names[which === "x" ? x : y])];
+  const empty = extra.map(() => null);
+  if (chart.heat_map) {
+    const { label: head } = chart.heat_map;
+    return [["series", chart.x.label, chart.y.label, head, ...named.map((which) => `name of ${which}`)],
+      ...cells(chart.heat_map).map(([x, y, value]) => row(head, x, y, [value]))];
+  }
+  const bands = (chart.bands ?? []).flatMap((band) => ["low", "high"].flatMap((end) =>
+    band.x.map((x, i) => row(`${band.name}, ${end}`, x, band[end][i], empty))));
+  const points = series.flatMap((one) => one.x.map((x, i) => row(one.name, x, one.y[i], extra.map((name) => one[name]?.[i]))));
+  return [["series", chart.x.label, chart.y.label, ...extra, ...named.map((which) => `name of ${which}`)], ...bands, ...points];
 }
 
 function scaleButton(chart, state, which, draw) {
-  const scales = chart[`${which}_scales`] ?? ["linear"];
+  const scales = chart[which].scales ?? ["linear"];
   if (scales.length < 2) return [];
   const pressed = () => String(state[which] === "log");
   const button = make("button", { type: "button", class: `log-${which}`, "aria-pressed": pressed() }, `log ${which}`);
@@ -175,12 +257,11 @@ function frontSlider(chart, state, draw) {
 function setUp(figure) {
   const chart = DATA.charts[figure.dataset.chart];
   const plot = figure.querySelector(".plot");
-  const state = { x: chart.x_scales?.[0] ?? "linear", y: chart.y_scales?.[0] ?? "linear", front: null };
+  const state = { x: chart.x.scales?.[0] ?? "linear", y: chart.y.scales?.[0] ?? "linear", front: null };
   let drawn = false;
   const draw = () => {
     drawn = true;
-    const traces = chart.series.map((series, index) => trace(chart, series, index, state.front));
-    return Plotly.react(plot, traces, layout(chart, state, plot.clientWidth), PLOT_CONFIG);
+    return Plotly.react(plot, traces(chart, state), layout(chart, state, plot.clientWidth), PLOT_CONFIG);
   };
   figure.querySelector(".controls").append(
     ...scaleButton(chart, state, "x", draw), ...scaleButton(chart, state, "y", draw), ...frontSlider(chart, state, draw),

@@ -1,0 +1,75 @@
+"""The commands `sparsing fit` and `sparsing forecast`, and the figures they write."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from sparsing.cli import main
+from sparsing.laws import FORMS, simulate
+
+X = np.linspace(6.0, 270.0, 24)
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory):
+    path = tmp_path_factory.mktemp("points") / "points.csv"
+    lines = ["series,tokens,activation_ratio"]
+    for name, limit in (("small", 0.072), ("large", 0.074)):
+        truth = {"alpha": 1.0, "b": -3.5, "c": 0.02, "A0": limit}
+        points = simulate(FORMS["relu"], truth, X, noise_sd=1.5e-4, seed=1)
+        lines += [f"{name},{x!r},{y!r}" for x, y in zip(points.x, points.ratio, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_fit_then_forecast(csv, tmp_path, capsys):
+    out = tmp_path / "law"
+    command = ["fit", str(csv), "--form", "relu", "--shared", "A0", "--resamples", "5", "-o", str(out)]
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [fit["name"] for fit in document["fits"]] == ["small", "large"]
+    assert document["joint"]["p_value"] < 1e-3
+    for stem in ("small", "large", "all-series"):
+        assert (out / f"{stem}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (out / f"{stem}.svg").read_bytes()
+    assert main(["forecast", str(out / "small.json"), "--tokens", "1e12", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["low"] < 0.072 < answer["high"]
+    assert main(["forecast", str(out / "small.json"), "--ratio", "0.08"]) == 0
+    assert "tokens" in capsys.readouterr().out
+
+
+def test_auto_prints_the_ranking_and_the_verdict(csv, capsys):
+    assert main(["fit", str(csv), "--resamples", "0", "--drop", "0"]) == 0
+    captured = capsys.readouterr()
+    assert "forms on the same points" in captured.out
+    assert captured.out.count("verdict:") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "none.csv"], "no file"),
+        (["fit", "{csv}", "--form", "rellu"], "Did you mean: relu"),
+        (["fit", "{csv}", "--shared", "A0"], "name it with --form"),
+        (["forecast", "none.json", "--tokens", "1e12"], "no file"),
+    ],
+)
+def test_refusals(csv, arguments, message, capsys):
+    assert main([argument.format(csv=csv) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_width_depth_has_its_figure(tmp_path, capsys):
+    path = tmp_path / "shapes.csv"
+    ratio = np.round(
+        0.055 + 0.0002 * np.minimum(shapes := np.array([14, 22, 35, 55, 86, 136, 214, 338.0]), 114), 4
+    )
+    rows = [f"{r},{a}" for r, a in zip(shapes, ratio, strict=True)]
+    path.write_text("\n".join(["width_depth,activation_ratio", *rows]) + "\n")
+    assert main(["fit", str(path), "--resamples", "5", "-o", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fits"][0]["form"] == "bottleneck"
+    assert (tmp_path / "shapes.svg").exists()

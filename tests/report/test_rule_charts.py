@@ -1,0 +1,88 @@
+"""Charts that compare rules: the frontiers, and the ratios at one cost."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sparsing.errors import InputError
+from sparsing.report.charts.rule_charts import KeptShare, frontier_picture, kept_share
+from sparsing.report.static import draw, save_picture
+
+from ..helpers.measurements import make_measurement
+
+
+@dataclasses.dataclass
+class P:
+    activation_ratio: float
+    ppl_ratio: float
+    rule: str = "cett"
+    level: float = 0.1
+    activation_ratio_interval: tuple[float, float] | None = None
+    ppl_ratio_interval: tuple[float, float] | None = None
+
+
+def test_kept_at_a_measured_level():
+    measurement = make_measurement(ppl_ratio=1.00993)
+    kept = kept_share([measurement, P(0.1, 1.2)], 1.01)
+    assert kept == KeptShare(
+        ratio=measurement.activation_ratio, interval=measurement.activation_ratio_interval, measured=True
+    )
+
+
+def test_kept_between_two_levels_by_hand():
+    points = [
+        P(0.2, 1.05, activation_ratio_interval=(0.15, 0.25)),
+        P(0.6, 1.0, activation_ratio_interval=(0.5, 0.7)),
+    ]
+    kept = kept_share(points, 1.01)
+    assert kept is not None
+    assert kept.ratio == pytest.approx(0.52)  # a fifth of the way from 0.6 to 0.2
+    assert kept.interval == pytest.approx((0.43, 0.61))
+    assert not kept.measured
+    points[0].activation_ratio_interval = None
+    assert kept_share(points, 1.01).interval is None
+
+
+def test_nothing_is_made_up_outside_the_levels():
+    assert kept_share([P(0.2, 1.05), P(0.5, 1.02)], 1.01) is None
+    assert kept_share([P(0.2, 1.005)], 1.01) is None
+
+
+def test_a_line_per_rule_and_what_each_keeps(tmp_path):
+    points = [
+        P(0.3, 1.1),
+        P(0.8, 1.0),
+        P(0.5, 1.01),
+        P(0.6, 1.08, "fat"),
+        P(0.9, 1.002, "fat"),
+        P(0.7, 1.2, "top_k"),
+    ]
+    picture = frontier_picture(points, subtitle="some_$model$")
+    upper, lower = draw(picture).axes
+    lines = {tuple(line.get_xdata()): list(line.get_ydata()) for line in upper.lines}
+    assert lines[(0.3, 0.5, 0.8)] == [1.1, 1.01, 1.0]
+    assert lines[(0.6, 0.9)] == [1.08, 1.002]
+    assert {1.01, 1.05, 1.1} <= {line.get_ydata()[0] for line in upper.lines}
+    assert {"dense", "PPL-1%"} <= {text.get_text() for text in upper.texts}
+    assert [text.get_text() for text in upper.get_legend().get_texts()] == ["cett", "fat", "top_k"]
+    assert [label.get_text() for label in lower.get_yticklabels()] == ["cett", "fat"]
+    assert [text.get_text() for text in lower.texts] == ["0.500", "0.869"]
+    assert picture.charts[1].title == "Activation ratio at PPL-1%"
+    assert picture.charts[1].note.endswith(
+        "Hollow points are interpolated between two levels. No two levels enclose this cost: top_k."
+    )
+    assert len(save_picture(picture, tmp_path, "compare")) == 2
+
+
+@pytest.mark.parametrize(
+    "points", [[P(0.5, 1.01)], [P(0.02, 900.0), P(0.5, 1.3)], [P(1.0, 1.0)], [P(0.9, 0.99)]]
+)
+def test_odd_comparisons_are_drawn(tmp_path, points):
+    assert len(save_picture(frontier_picture(points), tmp_path, "compare")) == 2
+
+
+def test_an_empty_comparison_is_refused():
+    with pytest.raises(InputError, match="no points to compare"):
+        frontier_picture([])

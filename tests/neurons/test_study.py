@@ -98,7 +98,7 @@ def test_thresholds_are_learned_where_none_are_given():
     model, corpus = trained(), text_corpus(900)
     found = calibrated(model, corpus, 0.3)
     study = study_neurons(model, {"a": corpus}, cett=0.3)
-    assert study.thresholds.numbers == found.values
+    assert study.thresholds.values == found.values
     assert 0 < study.overall_frequency.mean() < 1
 
 

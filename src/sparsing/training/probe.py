@@ -60,9 +60,9 @@ def probe(loaded: LoadedModel, corpus: Corpus, *, eps: float, target_cett: float
     observer = _ProbeObserver(loaded, eps, target_cett)
     settings = PassSettings(batch_size=corpus.n_windows)
     totals = run_pass(loaded, corpus, observer, key="probe", settings=settings, head=False).totals
-    levels = {"zero": 0.0, "fat": eps, "cett": target_cett}
+    under = {"zero": (totals.zero, 0.0), "fat": (totals.fat, eps), "cett": (totals.cett, target_cett)}
     return {
-        name: reading(totals.counts(name), loaded, corpus.num_tokens, level) for name, level in levels.items()
+        name: reading(counts, loaded, corpus.num_tokens, level) for name, (counts, level) in under.items()
     }
 
 

@@ -128,7 +128,7 @@ def _interval_note(measurement: Measurement) -> str:
 
 def layer_thresholds(measurement: Measurement) -> Chart | None:
     """The threshold of each layer; None for a rule that keeps a share of the neurons and has no threshold."""
-    if measurement.not thresholds.selection.is_threshold:
+    if not measurement.thresholds.selection.is_threshold:
         return None
     values = measurement.thresholds.numbers
     score = measurement.thresholds.on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -44,3 +45,31 @@ def _tiny_input():
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """A folder with a tiny Llama in safetensors and its tokenizer; shared, so copy it before changing it."""
     return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny-llama", tiny_model("llama"))
+
+
+@pytest.fixture(scope="session")
+def bench(shared) -> Path:
+    """The folder with items of the fourteen tasks."""
+    if not (shared / "bench").is_dir():
+        pytest.skip("needs the benchmark items in shared/bench")
+    return shared / "bench"
+
+
+@pytest.fixture(scope="session")
+def read_jsonl():
+    """`read_jsonl(path)`: the objects of a file, one a line."""
+    return lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+@pytest.fixture(scope="session")
+def stories_folder(shared) -> Path:
+    """A trained model of five layers, 260 thousand parameters and 512 positions."""
+    folder = shared / "models" / "stories260K"
+    if not folder.is_dir():
+        pytest.skip("needs the model shared/models/stories260K")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lm_eval():
+    return pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'sparsing[eval]'")

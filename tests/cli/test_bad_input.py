@@ -34,7 +34,7 @@ def copy(checkpoint, tmp_path):
 def test_empty_file(checkpoint, tmp_path, where, capsys):
     (tmp_path / "empty.txt").touch()
     error = run(capsys, str(checkpoint), "--text", str(tmp_path / "empty.txt"), *where)
-    assert "is empty; give a text to measure on" in error
+    assert "is empty; give a file with text" in error
 
 
 def test_one_token_file(checkpoint, tmp_path, where, capsys):

@@ -1,37 +1,12 @@
-"""What the tests of evaluation share: a real model, real items, and lm-eval or a skip."""
+"""What the tests of evaluation share: a trained model, a level at which it is sparse, and a suite on real items."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from sparsing.evaluation.outcome import DENSE, Level
+from sparsing.evaluation.level import Level
+from sparsing.evaluation.outcome import DENSE
 from sparsing.rules.thresholds import Thresholds
-
-
-@pytest.fixture(scope="session")
-def bench(shared) -> Path:
-    """The folder with items of the fourteen tasks."""
-    if not (shared / "bench").is_dir():
-        pytest.skip("needs the benchmark items in shared/bench")
-    return shared / "bench"
-
-
-@pytest.fixture(scope="session")
-def read_jsonl():
-    """`read_jsonl(path)`: the objects of a file, one a line."""
-    return lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-@pytest.fixture(scope="session")
-def stories_folder(shared) -> Path:
-    """A trained model of five layers, 260 thousand parameters and 512 positions."""
-    folder = shared / "models" / "stories260K"
-    if not folder.is_dir():
-        pytest.skip("needs the model shared/models/stories260K")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +28,6 @@ def sparse_level() -> Level:
 @pytest.fixture(scope="session")
 def levels(sparse_level) -> list[Level]:
     return [Level(name=DENSE), sparse_level]
-
-
-@pytest.fixture(scope="session")
-def lm_eval():
-    return pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'sparsing[eval]'")
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,14 @@
-"""Standard errors and paired intervals by hand; results come back from their files; tables hold them."""
+"""Standard errors and paired intervals by hand, rows beside their dense run, and results read back from their files."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 
 import numpy as np
 import pytest
 
-from sparsing.evaluation.outcome import DENSE, Evaluation, Level, TaskOutcome, level_of
-from sparsing.evaluation.tables import as_csv, overview, paper_tables
-from sparsing.rules.thresholds import Thresholds
+from sparsing.evaluation.outcome import DENSE, Evaluation, TaskOutcome, is_accuracy
 
 from ..helpers.outcomes import evaluation, outcome, score
 
@@ -56,17 +52,6 @@ def test_items_must_agree():
         score([1, 0]).difference(score([1, 0, 1]))
 
 
-def test_names_of_levels():
-    def named(**fields):
-        return level_of(Thresholds(on="neuron_norm", values=(0.1,), **fields), "file")
-
-    assert named(rule="cett", level=0.3, target_ppl_ratio=1.05).name == "PPL-5%"
-    assert named(rule="fat", level=0.3, target_ppl_ratio=1.01).name == "fat PPL-1%"
-    assert named(rule="cett", level=0.25).name == "cett 0.25"
-    assert named(rule="cett", level=math.nan).name == "file"
-    assert Level(name="fat PPL-1%").slug == "fat-ppl-1"
-
-
 def test_saved_and_loaded(tmp_path):
     before = outcome("PPL-1%", [1, 0, 1])
     after = TaskOutcome.load(before.save(tmp_path / "x" / "piqa.json"))
@@ -91,28 +76,8 @@ def test_chance_belongs_to_accuracies_alone():
     assert [row.chance for row in evaluation(both).rows] == [0.5, None]
 
 
-def test_tables_of_the_paper():
-    result = evaluation(
-        outcome(DENSE, [1, 0]),
-        outcome("PPL-1%", [0, 0]),
-        outcome(DENSE, [1, 1], "siqa", title="SIQA"),
-        outcome("PPL-1%", [1, 0], "siqa", title="SIQA"),
-        outcome(DENSE, [1, 1, 0, 0], "boolq", "reading", "BoolQ"),
-        outcome("PPL-1%", [1, 0, 0, 0], "boolq", "reading", "BoolQ"),
-    )
-    one, four, five = paper_tables(result)
-    assert one.header == ["setting", "Commonsense (2 of 5 columns)", "Reading comprehension (1 of 4 columns)"]
-    assert one.rows == [["dense", "75.0", "50.0"], ["PPL-1%", "25.0", "25.0"]]
-    assert four.header == ["setting", "PIQA", "SIQA", "Avg"]
-    assert four.rows == [["dense", "50.0", "100.0", "75.0"], ["PPL-1%", "0.0", "50.0", "25.0"]]
-    assert five.rows[1] == ["PPL-1%", "25.0", "25.0"]
-    assert "| PPL-1% | 0.0 | 50.0 | 25.0 |" in four.markdown()
-
-
-def test_text_and_csv():
-    result = evaluation(outcome(DENSE, [1, 0]), outcome("PPL-1%", [0, 0]))
-    assert overview(result).rows[1][:5] == ["PIQA", "PPL-1%", "0.00", "0.00", "-50.00"]
-    lines = list(csv.DictReader(io.StringIO(as_csv(result))))
-    assert [float(line["score"]) for line in lines] == [0.5, 0.0]
-    assert lines[0]["difference"] == ""
-    assert float(lines[1]["difference_low"]) <= -0.5 <= float(lines[1]["difference_high"])
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("acc,none", True), ("acc_norm,none", True), ("f1,none", False), ("acc", True)]
+)
+def test_which_metrics_have_chance_as_their_floor(metric, expected):
+    assert is_accuracy(metric) == expected

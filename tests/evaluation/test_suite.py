@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from sparsing.errors import InputError
-from sparsing.evaluation.outcome import DENSE, Level, TaskOutcome
-from sparsing.evaluation.suite import default_batch_size
+from sparsing.evaluation.level import Level
+from sparsing.evaluation.outcome import DENSE, TaskOutcome
+from sparsing.evaluation.suite import choose_batch_size
 from sparsing.rules.thresholds import Thresholds
 
 SIX = ["piqa", "copa", "boolq", "lambada", "gsm8k", "tydiqa"]
@@ -209,8 +210,8 @@ def test_what_is_refused(tmp_path, make_suite, levels):
 
 
 def test_batch_size_by_itself(tmp_path, make_suite, stories):
-    assert default_batch_size(stories, 512) == 16
-    assert default_batch_size(stories, 2**20) == 1
+    assert choose_batch_size(stories, 512) == 16
+    assert choose_batch_size(stories, 2**20) == 1
     suite, tasks = make_suite(tmp_path, ["copa"], limit=4, batch_size="auto")
     suite.lm.max_batch_size = 2
     (row,) = suite.run(tasks, [Level(name=DENSE)]).rows

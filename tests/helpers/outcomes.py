@@ -1,4 +1,4 @@
-"""Outcomes of tasks and their tables, made of the scores of items alone."""
+"""Makes outcomes of tasks, and evaluations of them, from nothing but the scores of items."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import numpy as np
 from sparsing.base.provenance import Provenance
 from sparsing.evaluation.changes import changes_of
 from sparsing.evaluation.model.activity import Activity
-from sparsing.evaluation.outcome import DENSE, Evaluation, PartOutcome, Score, TaskOutcome, rows_of
+from sparsing.evaluation.outcome import DENSE, Evaluation, PartOutcome, TaskOutcome, TaskScore, rows_of
 
 
-def score(items, title="PIQA", value=None) -> Score:
+def score(items, title="PIQA", value=None) -> TaskScore:
     items = np.array(items, dtype=float)
-    return Score(title=title, metric="acc,none", value=items.mean() if value is None else value, items=items)
+    return TaskScore(
+        title=title, metric="acc,none", value=items.mean() if value is None else value, items=items
+    )
 
 
 def outcome(level, items, task="piqa", group="commonsense", title="PIQA") -> TaskOutcome:
@@ -34,7 +36,7 @@ def outcome(level, items, task="piqa", group="commonsense", title="PIQA") -> Tas
 
 
 def evaluation(*outcomes) -> Evaluation:
-    chances = dict.fromkeys((one.task for one in outcomes), 0.5)
+    chances = dict.fromkeys((outcome.task for outcome in outcomes), 0.5)
     return Evaluation(
         rows=rows_of(list(outcomes), chances),
         changes=changes_of(outcomes),

@@ -143,7 +143,7 @@ def test_hover_zoom_and_legend(opened):
     point = frontier.locator(".scatterlayer .point").first.bounding_box()
     page.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
     frontier.locator(".hoverlayer .hovertext").first.wait_for()
-    assert "level 0" in frontier.locator(".hoverlayer").text_content()
+    assert "level 3" in frontier.locator(".hoverlayer").text_content()
     before = layout(frontier, "xaxis.range")
     page.mouse.move(box["x"] + 80, box["y"] + 40)
     page.mouse.down()

@@ -202,7 +202,7 @@ def test_max_tokens_stops_the_reading():
 
 @pytest.mark.parametrize("texts", [[], [""], ["", ""], ["a"]])
 def test_a_text_of_less_than_two_tokens_is_refused(texts):
-    with pytest.raises(InputError, match=r"gives [01] tokens; perplexity needs at least 2"):
+    with pytest.raises(InputError, match=r"gives [01] tokens; perplexity needs at least 2 tokens"):
         load_corpus(texts, TOKENIZER, window=8)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import sparsing.text.reading
 from sparsing.errors import InputError
-from sparsing.text.reading import pieces
+from sparsing.text.reading import read_pieces
 
 DOCUMENTS = ["first line\nsecond line\n", "another\n\n\n  document", "\u00fcber \u6c34 \U0001f600"]
 
@@ -17,7 +17,7 @@ DOCUMENTS = ["first line\nsecond line\n", "another\n\n\n  document", "\u00fcber 
 def documents(source, **options) -> list[str]:
     """The documents put together from their pieces."""
     found, held = [], ""
-    for text, ends in pieces(source, **options):
+    for text, ends in read_pieces(source, **options):
         held += text
         if ends:
             found.append(held)
@@ -51,11 +51,11 @@ def test_pieces_of_a_file_and_of_a_string_join_to_the_text(text, tmp_path, short
     path.write_text(text, encoding="utf-8")
     assert documents(path) == documents(str(path)) == documents([text]) == [text]
     for source in (path, [text]):
-        assert all(len(piece) <= 2 * short_pieces for piece, _ in pieces(source))
+        assert all(len(piece) <= 2 * short_pieces for piece, _ in read_pieces(source))
 
 
 def test_a_piece_ends_after_a_line_where_it_can(short_pieces):
-    assert [text for text, _ in pieces(["abc\ndefg\nhi"])] == ["abc\n", "defg\nhi"]
+    assert [text for text, _ in read_pieces(["abc\ndefg\nhi"])] == ["abc\n", "defg\nhi"]
 
 
 def test_jsonl_parquet_and_a_list_give_the_same_documents(tmp_path, short_pieces):
@@ -82,7 +82,7 @@ def test_a_folder_gives_its_files_in_order_of_name_one_document_each(tmp_path):
 
 def test_an_empty_file_and_a_folder_without_text(tmp_path):
     (tmp_path / "a.txt").touch()
-    with pytest.raises(InputError, match=r"a\.txt' is empty; give a text"):
+    with pytest.raises(InputError, match=r"a\.txt' is empty; give a file with text"):
         documents(tmp_path / "a.txt")
     (tmp_path / "sub").mkdir()
     with pytest.raises(InputError, match="has no text file"):
@@ -98,14 +98,14 @@ def test_a_file_that_is_not_utf8(name, tmp_path):
 
 def test_a_missing_column_names_those_that_are_there(tmp_path):
     jsonl = write_jsonl(tmp_path / "a.jsonl", [{"body": "x", "id": 1}])
-    with pytest.raises(InputError, match=r"no text in 'text', it has \['body', 'id'\]; use --column"):
+    with pytest.raises(
+        InputError, match=r"no text in column 'text', it has \['body', 'id'\]; name the column with --column"
+    ):
         documents(jsonl)
     parquet = write_parquet(tmp_path / "a.parquet", ["x"], name="body")
-    with pytest.raises(
-        InputError, match=r"no column 'text', it has \['body', 'id'\]; name one with --column"
-    ):
+    with pytest.raises(InputError, match=r"no column 'text'; give one of \['body', 'id'\] with --column"):
         documents(parquet)
-    with pytest.raises(InputError, match="no text in 'id'"):
+    with pytest.raises(InputError, match="no text in column 'id'"):
         documents(parquet, column="id")
 
 

@@ -1,4 +1,4 @@
-"""`sparsing evaluate`: scores of a model dense and at sparsity levels, on lm-eval's own tasks."""
+"""`sparsing evaluate`: benchmark scores of a model, dense and at sparsity levels, on lm-eval's own tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.evaluation.outcome import Evaluation, Level, TaskOutcome
+    from sparsing.evaluation.level import Level
+    from sparsing.evaluation.outcome import Evaluation, TaskOutcome
     from sparsing.models.loading import LoadedModel
 
 EPILOG = """examples:
@@ -28,8 +29,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="folder of a checkpoint or name on the hub")
-    _add_what(parser)
-    _add_how(parser)
+    _add_task_arguments(parser)
+    _add_setting_arguments(parser)
     common.add_corpus_arguments(parser, required=False)
     common.add_model_arguments(parser)
     group = parser.add_argument_group("run")
@@ -41,63 +42,81 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     return parser
 
 
-def _add_what(parser: argparse.ArgumentParser) -> None:
+def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run")
     group.add_argument(
-        "--tasks", nargs="+", metavar="TASK", help="the paper's or lm-eval's names, by spaces or commas"
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="names of the paper or of lm-eval, separated by spaces or commas",
     )
-    group.add_argument("--suite", choices=("paper",), help="the fourteen tasks of the paper, as its tables")
+    group.add_argument("--suite", choices=("paper",), help="the fourteen tasks of the paper, with its tables")
     group.add_argument(
-        "--thresholds", nargs="+", metavar="FILE", default=[], help="levels beside dense: files of a run"
+        "--thresholds",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="more levels than dense: files of a run",
     )
     group.add_argument(
         "--ppl",
         nargs="+",
         type=float,
         metavar="P",
-        help="measure PPL-P%% on --text first, and take these levels",
+        help="more levels than dense: PPL-P%%, measured on --text first",
     )
     group.add_argument(
-        "--task-data", type=Path, metavar="DIR", help="items from local files (default: lm-eval fetches them)"
+        "--task-data",
+        type=Path,
+        metavar="DIR",
+        help="local files with the items (default: lm-eval downloads them)",
     )
     group.add_argument(
-        "--include-path", type=Path, metavar="DIR", help="more task definitions, as for lm_eval"
+        "--include-path", type=Path, metavar="DIR", help="folder with more task definitions, as for lm-eval"
     )
     group.add_argument(
         "--allow-code-execution",
         action="store_true",
-        help="run the programs that the model writes for humaneval and mbpp, in a sandbox (default: refuse)",
+        help="run the programs that the model writes for humaneval and mbpp, in a sandbox (default: refuse them)",
     )
 
 
-def _add_how(parser: argparse.ArgumentParser) -> None:
+def _add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how")
     group.add_argument("--limit", type=int, metavar="N", help="first N items of each part (default: all)")
     group.add_argument(
         "--batch-size",
         metavar="N",
-        help="sequences at a time, or auto (default: auto on a GPU, by memory on a CPU)",
+        help="sequences per batch, or auto (default: auto on a GPU, by memory on a CPU)",
     )
     group.add_argument(
-        "--max-length", type=int, metavar="N", help="tokens of prompt and answer (default: the model's)"
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens of prompt and answer (default: the model's length)",
     )
     group.add_argument(
-        "--max-gen-toks", type=int, metavar="N", help="most tokens to generate (default: the task's own)"
+        "--max-gen-toks",
+        type=int,
+        metavar="N",
+        help="most tokens to generate per item (default: the task's own)",
     )
     group.add_argument(
-        "--log-items", action="store_true", help="also write prompts and answers of each item (default: off)"
+        "--log-items",
+        action="store_true",
+        help="also write the prompt and answer of each item (default: off)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.evaluation.model.launching import hush
+    from sparsing.evaluation.model.launching import set_progress_bars
     from sparsing.evaluation.suite import Suite
     from sparsing.evaluation.tasks.loading import TaskLoader
     from sparsing.measuring.run_folder import check_writable, default_folder
 
     names = _task_names(args)
     _check_levels(args)
-    shown = hush(show=not args.quiet)
+    shown = set_progress_bars(wanted=not args.quiet)
     levels = _given_levels(args)
     folder = check_writable(args.output or default_folder(args.model) / "evaluate")
     loader = TaskLoader(
@@ -118,10 +137,9 @@ def run(args: argparse.Namespace) -> int:
         log_items=args.log_items,
         show_progress=shown,
     )
-    evaluation = suite.run(tasks, [*levels, *_measured_levels(args, loaded, folder)], on_done=_say)
+    evaluation = suite.run(tasks, [*levels, *_measured_levels(args, loaded, folder)], on_done=_log_outcome)
     if suite.is_main:
-        _write(evaluation, folder)
-        _print(args, evaluation, folder)
+        _write(args, evaluation, folder)
     return 0
 
 
@@ -129,11 +147,11 @@ def _task_names(args: argparse.Namespace) -> list[str]:
     from sparsing.errors import InputError
     from sparsing.evaluation.tasks.paper_tasks import PAPER_TASKS
 
-    names = [name for one in args.tasks or [] for name in one.split(",") if name]
+    names = [name for argument in args.tasks or [] for name in argument.split(",") if name]
     if args.suite:
         names += [name for name in PAPER_TASKS if name not in names]
     if not names:
-        raise InputError(f"no tasks; give --tasks (the paper's: {', '.join(PAPER_TASKS)}) or --suite paper")
+        raise InputError(f"no tasks; give --tasks (of the paper: {', '.join(PAPER_TASKS)}) or --suite paper")
     return names
 
 
@@ -144,9 +162,12 @@ def _check_levels(args: argparse.Namespace) -> None:
     if args.ppl is None:
         return
     if args.text is None:
-        raise InputError("--ppl measures first and needs a text for it; give --text SOURCE")
+        raise InputError("--ppl measures thresholds on a text before it evaluates; give --text SOURCE")
     if bad := [p for p in args.ppl if not 0 < p < 1e6]:
-        raise InputError(f"--ppl is a rise in percent above 0, got {bad[0]:g}; --ppl 1 means ppl_ratio 1.01")
+        raise InputError(
+            f"--ppl is a rise of perplexity in percent, above 0 and below 1e6, got {bad[0]:g}; --ppl 1 means"
+            " ppl_ratio 1.01"
+        )
     if world_size() > 1:
         raise InputError(
             "--ppl measures in one process; run `sparsing measure` first and give its files with --thresholds"
@@ -154,7 +175,8 @@ def _check_levels(args: argparse.Namespace) -> None:
 
 
 def _given_levels(args: argparse.Namespace) -> list[Level]:
-    from sparsing.evaluation.outcome import DENSE, Level, level_of
+    from sparsing.evaluation.level import Level, level_of
+    from sparsing.evaluation.outcome import DENSE
     from sparsing.rules.thresholds import read_thresholds
 
     files = [(read_thresholds(path), Path(path).stem) for path in args.thresholds]
@@ -162,7 +184,7 @@ def _given_levels(args: argparse.Namespace) -> list[Level]:
 
 
 def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path) -> list[Level]:
-    from sparsing.evaluation.outcome import level_of
+    from sparsing.evaluation.level import level_of
     from sparsing.measuring.levels import measure_levels
 
     if args.ppl is None:
@@ -180,29 +202,24 @@ def _load(args: argparse.Namespace) -> LoadedModel:
     return common.load(args, args.model)
 
 
-def _say(outcome: TaskOutcome) -> None:
+def _log_outcome(outcome: TaskOutcome) -> None:
     import logging
 
     logging.getLogger("sparsing").info("%s %s: %.1f s", outcome.task, outcome.level, outcome.wall_sec)
 
 
-def _write(evaluation: Evaluation, folder: Path) -> None:
+def _write(args: argparse.Namespace, evaluation: Evaluation, folder: Path) -> None:
+    """Write the evaluation as JSON, Markdown and CSV, and print it."""
     from sparsing.base.results import write_text
-    from sparsing.evaluation.tables import as_csv, overview, paper_tables
+    from sparsing.evaluation.tables import overview, paper_tables, to_csv
 
+    whole, of_paper = overview(evaluation), paper_tables(evaluation)
     evaluation.save(folder / "evaluation.json")
-    tables = [overview(evaluation), *paper_tables(evaluation)]
-    write_text(folder / "evaluation.md", "\n".join(table.markdown() for table in tables))
-    write_text(folder / "evaluation.csv", as_csv(evaluation))
-
-
-def _print(args: argparse.Namespace, evaluation: Evaluation, folder: Path) -> None:
-    from sparsing.evaluation.tables import overview, paper_tables
-
+    write_text(folder / "evaluation.md", "\n".join(table.markdown() for table in [whole, *of_paper]))
+    write_text(folder / "evaluation.csv", to_csv(evaluation))
     if args.json:
         common.print_json(evaluation)
         return
-    tables = [overview(evaluation), *(paper_tables(evaluation) if args.suite else [])]
-    for table in tables:
+    for table in [whole, *(of_paper if args.suite else [])]:
         common.print_table(table.title, table.header, table.rows)
     print(f"results and tables (JSON, Markdown, CSV): {folder}")

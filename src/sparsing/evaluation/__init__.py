@@ -1,5 +1,6 @@
-"""Quality under sparsity: the unforked lm-eval harness run dense and at several levels, and the table of both.
+"""Quality under sparsity: benchmarks of lm-eval, run dense and at several sparsity levels, in one table.
 
-`harness.py` is the adapter, `tasks.py` the paper's fourteen tasks, `local_data.py` their items from files,
-`suite.py` the loop over tasks and levels. lm-eval is optional: nothing here imports it before it is needed.
+Start with `suite.py`, the loop over tasks and levels. `outcome.py` contains the results and `tables.py` their tables.
+`tasks/` loads the tasks, `model/` is the model object that lm-eval drives, `code/` runs generated programs. lm-eval is
+optional: no module imports it before it is needed.
 """

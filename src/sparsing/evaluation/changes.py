@@ -1,7 +1,7 @@
-"""How far the mean of several scores moves from dense, with an interval over the items of all of them.
+"""The change of the mean of several scores from dense to a sparse level, with an interval over all their items.
 
 The averages are those of Tables 1 and 4-6 of Sparsing Law: a mean over columns, whatever their numbers of items.
-Items are resampled within each task and independently of other tasks; columns of one task share their items.
+Items are resampled within each task and independently of other tasks. The columns of one task share their items.
 """
 
 from __future__ import annotations
@@ -16,40 +16,46 @@ from sparsing.measuring.intervals import percentiles, resampled
 
 
 def changes_of(outcomes: Sequence[TaskOutcome]) -> tuple[Change, ...]:
-    """Changes of every level but dense: of each of the paper's groups that was run, then of all scores.
+    """The changes of every level but dense: of each group of the paper that was run, then of all scores.
 
-    A score that is no mean over items, such as a perplexity, is left out.
+    A score that is not a mean over items, such as a perplexity, is left out.
     """
     dense = {outcome.task: outcome for outcome in outcomes if outcome.level == DENSE}
-    moved: dict[str, list[tuple[str, np.ndarray]]] = {}
+    differences: dict[str, list[tuple[str, np.ndarray]]] = {}  # level to (group, differences) of its tasks
     for outcome in outcomes:
         if outcome.level != DENSE and outcome.task in dense:
-            moved.setdefault(outcome.level, []).append((outcome.group, _moved(outcome, dense[outcome.task])))
+            of_task = _differences(outcome, dense[outcome.task])
+            differences.setdefault(outcome.level, []).append((outcome.group, of_task))
     return tuple(
-        _change(level, group, chosen)
-        for level, tasks in moved.items()
+        _change(level, group, selected)
+        for level, tasks in differences.items()
         for group in (*GROUPS, ALL)
-        if (chosen := [items for at, items in tasks if group in (at, ALL) and items.shape[1]])
+        if (selected := [items for name, items in tasks if group in (name, ALL) and items.shape[1]])
     )
 
 
-def _moved(outcome: TaskOutcome, dense: TaskOutcome) -> np.ndarray:
-    """Item by item, this minus dense, shape `(num_items, n_columns)`."""
-    pairs = zip(outcome.scores, dense.scores, strict=True)
-    columns = [one.items - other.items for one, other in pairs if one.is_mean and other.is_mean]  # pyright: ignore
+def _differences(outcome: TaskOutcome, dense: TaskOutcome) -> np.ndarray:
+    """Sparse minus dense of every item and column, shape `(num_items, n_columns)`."""
+    columns = [
+        score.items - other.items
+        for score, other in zip(outcome.scores, dense.scores, strict=True)
+        if score.items is not None and other.items is not None and score.is_mean and other.is_mean
+    ]
     return np.stack(columns, axis=1) if columns else np.empty((0, 0))
 
 
 def _change(level: str, group: str, tasks: list[np.ndarray]) -> Change:
-    num_scores = sum(moved.shape[1] for moved in tasks)
+    """The change of a group, from the `_differences` of its tasks."""
+    num_scores = sum(items.shape[1] for items in tasks)
     interval = None
     if min(map(len, tasks)) > 1:
+        # A seed of its own for each task makes the resamples of tasks independent.
         sums = sum(resampled(m, seed=seed).sum(1) / len(m) for seed, m in enumerate(tasks))
         interval = percentiles(np.asarray(sums) / num_scores)
     return Change(
         level=level,
         group=group,
         num_scores=num_scores,
-        difference=float(sum(moved.mean(0).sum() for moved in tasks) / num_scores),
+        difference=float(sum(items.mean(0).sum() for items in tasks) / num_scores),
         difference_interval=interval,
     )

@@ -1,4 +1,8 @@
-"""What an evaluation says: scores of a task at a level, its items for pairing, and the table of all of them."""
+"""The results of an evaluation: the scores of each task at each level, and the table of all of them.
+
+A `TaskOutcome` keeps the value of every item, so that two levels can be compared item by item. An `Evaluation` is the
+table with one row per score. The module imports no torch, so that a report can read saved evaluations without it.
+"""
 
 from __future__ import annotations
 
@@ -10,75 +14,52 @@ import numpy as np
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.evaluation.model.activity import Activity
-from sparsing.evaluation.tasks.chance import counts_right_choices
 from sparsing.measuring.intervals import percentiles, resampled
-from sparsing.rules.thresholds import Thresholds
 
 DENSE = "dense"
+"""Name of the level without thresholds."""
 ALL = "all"
-"""Stands for every score where a group of tasks could stand."""
+"""In place of the name of a group: the scores of all tasks."""
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Level(Result):
-    """A setting that every task is run at."""
-
-    kind = "evaluation_level"
-
-    name: str
-    """E.g. `dense`, `PPL-1%`."""
-    thresholds: Thresholds | None = None
-    """None for the dense model."""
-
-    @property
-    def slug(self) -> str:
-        """`name` as a folder name."""
-        return "".join(c if c.isalnum() or c in "-." else "-" for c in self.name.replace("%", "")).lower()
-
-
-def level_of(thresholds: Thresholds, fallback: str) -> Level:
-    """The level that thresholds stand for: `PPL-p%`, the rule and its level, or the name of their file."""
-    if thresholds.target_ppl_ratio is not None:
-        name = f"PPL-{round((thresholds.target_ppl_ratio - 1) * 100, 4):g}%"
-        name = name if thresholds.rule == "cett" else f"{thresholds.rule} {name}"
-    elif np.isfinite(thresholds.level):
-        name = f"{thresholds.rule} {thresholds.level:.4g}"
-    else:
-        name = fallback
-    return Level(name=name, thresholds=thresholds)
+_ACCURACIES = ("acc", "acc_norm", "acc_bytes")
+"""Metrics of lm-eval that are the share of items in which the model chose a right option."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Score(Result):
+class TaskScore(Result):
     """One metric of a task."""
 
     kind = "task_score"
 
     title: str
-    """Heading of its column."""
+    """Heading of the column."""
     metric: str
-    """`metric,filter` of the harness."""
+    """lm-eval's `metric,filter`."""
     value: float
-    """The harness's value; over several parts the mean over their items."""
+    """lm-eval's value; for a task of several parts the mean over all their items."""
     items: np.ndarray | None
-    """Value of each item, parts in order, shape `(num_items,)`, float64; None where it is no single number."""
+    """Value of each item, part by part, shape `(num_items,)`, float64; None if an item has no single number."""
 
     @property
     def is_mean(self) -> bool:
-        """Whether the score is the mean of its items; perplexities, for example, are not."""
+        """Whether the score is the mean of its items. A perplexity, for example, is not."""
         return self.items is not None and bool(
             np.isclose(self.items.mean(), self.value, rtol=1e-9, atol=1e-12)
         )
 
     @property
     def stderr(self) -> float | None:
-        """Standard error of the mean, `std / sqrt(n)` as in the harness; None where that does not apply."""
+        """Standard error of the mean, `std / sqrt(n)` as in lm-eval; None if the score is not a mean."""
         if not self.is_mean or self.items is None or len(self.items) < 2:
             return None
         return float(self.items.std(ddof=1) / np.sqrt(len(self.items)))
 
-    def difference(self, dense: Score) -> tuple[float, tuple[float, float] | None]:
-        """This minus dense, with a 95% bootstrap interval over the items that both have scored."""
+    def difference(self, dense: TaskScore) -> tuple[float, tuple[float, float] | None]:
+        """This score minus the dense score, with a 95% bootstrap interval over the items of both.
+
+        The items are paired, so the interval covers the change and not the spread of the items. It is None if a
+        score is not a mean over items or there are fewer than two items.
+        """
         change = self.value - dense.value
         if not (self.is_mean and dense.is_mean) or self.items is None or dense.items is None:
             return change, None
@@ -91,14 +72,14 @@ class Score(Result):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartOutcome(Result):
-    """One task of the harness within a task of the paper."""
+    """One task of lm-eval that is part of a task of the paper."""
 
     kind = "part_outcome"
 
     name: str
     num_items: int
     metrics: dict[str, float]
-    """Every number that the harness reports, by `metric,filter`."""
+    """Every number that lm-eval reports, by `metric,filter`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,9 +92,9 @@ class TaskOutcome(Result):
     group: str
     level: str
     identity: str
-    """Digest of what decides the figures: model, thresholds, items, definitions, versions."""
+    """Digest of everything that decides the figures: model, thresholds, items, definitions, versions."""
     shots: int
-    scores: tuple[Score, ...]
+    scores: tuple[TaskScore, ...]
     parts: tuple[PartOutcome, ...]
     absent: tuple[str, ...]
     """Parts without local items."""
@@ -122,12 +103,12 @@ class TaskOutcome(Result):
     """None for the dense model."""
     decode: Activity | None
     wall_sec: float
-    """Prompts, model, and the running of generated programs."""
+    """Wall time for prompts, forwards and generated programs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row(Result):
-    """One line of the table. Scores are in the harness's units, mostly fractions in [0, 1]."""
+    """One line of the table. Scores are in the units of lm-eval, mostly fractions in [0, 1]."""
 
     kind = "evaluation_row"
 
@@ -138,21 +119,21 @@ class Row(Result):
     score: float
     stderr: float | None
     difference: float | None
-    """To dense; None for dense."""
+    """Score minus the dense score; None for dense."""
     difference_interval: tuple[float, float] | None
     """95%, paired over items."""
     prefill_activation_ratio: float | None
     decode_activation_ratio: float | None
-    """None where no token was generated, and for dense."""
+    """None if no token was generated, and for dense."""
     chance: float | None
-    """What a guess among the options scores; None where an answer is not one of given options."""
+    """The score of a guess among the options; None if an answer is not one of given options."""
     num_items: int
     wall_sec: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Change(Result):
-    """How far the mean of several scores is from dense at one level."""
+    """The change of the mean of several scores from dense to one level."""
 
     kind = "score_change"
 
@@ -163,7 +144,7 @@ class Change(Result):
     difference: float
     """Mean over the scores, in their unit."""
     difference_interval: tuple[float, float] | None
-    """95%, paired over items; None where a task has a single item."""
+    """95%, paired over items; None if a task has a single item."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,15 +165,16 @@ class Evaluation(Result):
 
     @property
     def levels(self) -> list[str]:
-        """In the order they were given."""
+        """Names of the levels, in the order in which they were given."""
         return list(dict.fromkeys(row.level for row in self.rows))
 
 
 def rows_of(outcomes: list[TaskOutcome], chances: Mapping[str, float | None]) -> tuple[Row, ...]:
-    """Lines of the table, each level beside the dense run of its task.
+    """Rows of the table, each compared with the dense run of its task.
 
     Args:
-        chances: What guessing scores, by task.
+        outcomes: One per task and level.
+        chances: Task to the score of a guess.
     """
     dense = {outcome.task: outcome for outcome in outcomes if outcome.level == DENSE}
     return tuple(
@@ -203,7 +185,7 @@ def rows_of(outcomes: list[TaskOutcome], chances: Mapping[str, float | None]) ->
 
 
 def _row(
-    outcome: TaskOutcome, score: Score, dense: TaskOutcome | None, column: int, chance: float | None
+    outcome: TaskOutcome, score: TaskScore, dense: TaskOutcome | None, column: int, chance: float | None
 ) -> Row:
     change, interval = None, None
     if dense is not None and dense is not outcome:
@@ -219,12 +201,17 @@ def _row(
         difference_interval=interval,
         prefill_activation_ratio=ratio_of(outcome.prefill),
         decode_activation_ratio=ratio_of(outcome.decode),
-        chance=chance if counts_right_choices(score.metric) else None,
+        chance=chance if is_accuracy(score.metric) else None,
         num_items=outcome.num_items,
         wall_sec=outcome.wall_sec,
     )
 
 
-def ratio_of(seen: Activity | None) -> float | None:
-    """The activation ratio of a phase; None where no token counted."""
-    return seen.activation_ratio if seen is not None and seen.num_tokens else None
+def ratio_of(activity: Activity | None) -> float | None:
+    """The activation ratio of a phase; None if no token was counted."""
+    return activity.activation_ratio if activity is not None and activity.num_tokens else None
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether `metric,filter` counts right choices, so that the score of a guess can be compared with it."""
+    return metric.partition(",")[0] in _ACCURACIES

@@ -1,4 +1,4 @@
-"""From what lm-eval returns for a run to scores: numbers of each part, and one value per item for pairing."""
+"""Turns the results of an lm-eval run into scores: the metrics of each part, and one value per item for pairing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.evaluation.outcome import PartOutcome, Score
+from sparsing.evaluation.outcome import PartOutcome, TaskScore
 
 if TYPE_CHECKING:
     from sparsing.evaluation.tasks.loading import LoadedTask
 
 
 def part_outcome(name: str, results: dict[str, Any]) -> PartOutcome:
-    """Items and metrics of one task of the harness."""
+    """Number of items and metrics of one task of lm-eval."""
     metrics = {
         key: float(value)
         for key, value in results["results"][name].items()
@@ -26,47 +26,57 @@ def part_outcome(name: str, results: dict[str, Any]) -> PartOutcome:
 
 
 def first_metric(part: PartOutcome) -> str:
-    """`metric,filter` that a task without a column of its own is judged by.
+    """The `metric,filter` by which a task is judged that has no column of its own.
 
     Raises:
-        InputError: it reports no number.
+        InputError: if the task reports no number.
     """
     if not part.metrics:
-        raise InputError(f"task {part.name} reports no number; it has no score to compare")
+        raise InputError(f"task {part.name} reports no number, so there is no score to compare; leave it out")
     return next(iter(part.metrics))
 
 
-def score_of(title: str, metric: str, parts: Sequence[PartOutcome], results: dict[str, Any]) -> Score:
+def score_of(title: str, metric: str, parts: Sequence[PartOutcome], results: dict[str, Any]) -> TaskScore:
     """One metric over all parts, weighted by their items, with the value of each item.
 
     Raises:
-        InputError: a part does not report it.
+        InputError: if a part does not report the metric.
     """
     missing = [part.name for part in parts if metric not in part.metrics]
     if missing:
-        raise InputError(f"{missing[0]} does not report {metric!r}; this version of lm-eval is not supported")
+        raise InputError(
+            f"{missing[0]} does not report {metric!r}, so this version of lm-eval is not supported;"
+            " install a supported one with pip install 'sparsing[eval]'"
+        )
     total = sum(part.num_items for part in parts)
     value = sum(part.metrics[metric] * part.num_items for part in parts) / total
     if len(parts) == 1:
         value = parts[0].metrics[metric]  # multiplying and dividing could change the last digit
-    name, _, chosen = metric.partition(",")
+    name, _, filter_name = metric.partition(",")
     values = [
         sample.get(name)
         for part in parts
-        for sample in sorted(results["samples"][part.name], key=lambda one: one["doc_id"])
-        if sample["filter"] == chosen
+        for sample in _sorted_samples(part.name, results)
+        if sample["filter"] == filter_name
     ]
-    plain = all(isinstance(one, (bool, int, float, np.number, np.bool_)) for one in values)
-    items = np.array(values, dtype=np.float64) if plain and len(values) == total else None
-    return Score(title=title, metric=metric, value=value, items=items)
+    # Items of a corpus metric such as a perplexity are tuples; they cannot be paired.
+    is_plain = all(isinstance(item, (bool, int, float, np.number, np.bool_)) for item in values)
+    items = np.array(values, dtype=np.float64) if is_plain and len(values) == total else None
+    return TaskScore(title=title, metric=metric, value=value, items=items)
 
 
 def item_lines(task: LoadedTask, results: dict[str, Any]) -> Iterator[str]:
-    """The harness's samples as lines of JSON, part by part in the order of the items."""
+    """lm-eval's samples as lines of JSON, part by part in the order of the items."""
     for part in task.parts:
-        for sample in sorted(results["samples"][part.task_name], key=lambda one: one["doc_id"]):
-            yield json.dumps({"part": part.task_name, **sample}, default=_plain, ensure_ascii=False) + "\n"
+        for sample in _sorted_samples(part.task_name, results):
+            line = {"part": part.task_name, **sample}
+            yield json.dumps(line, default=_to_plain, ensure_ascii=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def _sorted_samples(part: str, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The samples of a part in the order of its items. Several processes return them in another order."""
+    return sorted(results["samples"][part], key=lambda sample: sample["doc_id"])
+
+
+def _to_plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)

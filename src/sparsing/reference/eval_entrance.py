@@ -1,8 +1,8 @@
-"""Drop-in for the reference's `eval_entrance.sh`: its arguments, its environment, its folder of results.
+"""Drop-in for the reference's `eval_entrance.sh`: the same arguments, environment variables and folder of results.
 
     mode=sparse thresholds=t_0,t_1,... python -m sparsing.reference.eval_entrance MODEL_DIR 8 piqa,boolq ppl
 
-Results go to `MODEL_DIR/eval_results/<time>/`. What departs from the reference is in `docs/evaluation.md`.
+Results go to `MODEL_DIR/eval_results/<time>/`. `docs/evaluation.md` lists the differences from the reference.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from sparsing.evaluation.outcome import Level
 
 PPL_TASKS = ("piqa", "siqa", "hellaswag", "winogrande", "copa", "boolq", "agieval")
-"""The tasks that the reference scores by the likelihood of options; the other seven it generates for."""
+"""The tasks that the reference scores by the likelihood of options. For the other seven it generates text."""
+
+_START_TIME = "SPARSING_EVAL_TIME"
+"""Variable by which the processes of one run agree on the name of the folder of results."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,21 +29,21 @@ def build_parser() -> argparse.ArgumentParser:
         " max_gen_toks=N, allow_code_execution=1",
     )
     parser.add_argument("model", type=Path, help="checkpoint folder")
-    parser.add_argument("num_gpus", type=int, help="GPUs; fewer are taken where there are fewer")
+    parser.add_argument("num_gpus", type=int, help="number of GPUs; all GPUs are used if there are fewer")
     parser.add_argument("tasks", help="task1,task2,...")
     parser.add_argument("method", choices=("ppl", "gen"), help="how the reference scores these tasks")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 done, 2 bad input."""
+    """Run the command; returns its exit status: 0 done, 2 bad input."""
     from sparsing.errors import SparsityError
-    from sparsing.evaluation.model.launching import hush
+    from sparsing.evaluation.model.launching import set_progress_bars
 
     args = build_parser().parse_args(argv)
-    shown = hush(show=True)
+    shown = set_progress_bars(wanted=True)
     try:
-        processes = _processes(args.num_gpus)
+        processes = _num_processes(args.num_gpus)
         if processes > 1:
             _launch(processes, argv)
         _run(args, shown)
@@ -54,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _processes(num_gpus: int) -> int:
-    """One per GPU; 1 within a process that was launched already."""
+def _num_processes(num_gpus: int) -> int:
+    """The number of processes to start: one per GPU; 1 within a process that was launched already."""
     from sparsing.evaluation.model.launching import world_size
 
     if world_size() > 1 or num_gpus <= 1:
@@ -66,8 +65,8 @@ def _processes(num_gpus: int) -> int:
 
 
 def _launch(processes: int, argv: Sequence[str] | None) -> None:
-    """Replace this process by `torchrun` of the same command; all of them write under one time."""
-    os.environ.setdefault("SPARSING_EVAL_TIME", _now())
+    """Replace this process by `torchrun` of the same command."""
+    os.environ.setdefault(_START_TIME, _now())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     os.execv(
         sys.executable,
@@ -76,26 +75,31 @@ def _launch(processes: int, argv: Sequence[str] | None) -> None:
 
 
 def _run(args: argparse.Namespace, show_progress: bool) -> None:
+    from sparsing.evaluation.level import Level
     from sparsing.evaluation.model.launching import process_device
+    from sparsing.evaluation.outcome import DENSE
     from sparsing.evaluation.suite import Suite
     from sparsing.evaluation.tasks.loading import TaskLoader
     from sparsing.models.loading import load_model
+    from sparsing.reference.environment import EvaluationEnvironment, environment_thresholds
     from sparsing.reference.ultra_eval import write_reference
 
-    level, names = _level(), _names(args)
+    thresholds, names = environment_thresholds(), _check_tasks(args)
+    level = Level(name=DENSE if thresholds is None else "sparse", thresholds=thresholds)
+    settings = EvaluationEnvironment.read()
     loader = TaskLoader(
-        task_data=Path(os.environ["task_data"]) if os.environ.get("task_data") else None,
-        allow_code_execution=os.environ.get("allow_code_execution") == "1",
-        max_gen_toks=_number("max_gen_toks"),
+        task_data=settings.task_data,
+        allow_code_execution=settings.allow_code_execution,
+        max_gen_toks=settings.max_gen_toks,
     )
     tasks = loader.check(names)
-    folder = args.model / "eval_results" / os.environ.get("SPARSING_EVAL_TIME", _now())
+    folder = args.model / "eval_results" / os.environ.get(_START_TIME, _now())
     suite = Suite(
         load_model(args.model, device=process_device(None)),
         loader,
         folder=folder / ".sparsing",
-        limit=_number("limit"),
-        batch_size=os.environ.get("batch_size"),
+        limit=settings.limit,
+        batch_size=settings.batch_size,
         log_items=True,
         show_progress=show_progress,
     )
@@ -104,21 +108,12 @@ def _run(args: argparse.Namespace, show_progress: bool) -> None:
         sys.stdout.write(write_reference(folder, names, level, args.method) + "\n")
 
 
-def _level() -> Level:
-    """What `mode` and `thresholds` of the environment ask for."""
-    from sparsing.errors import InputError
-    from sparsing.evaluation.outcome import DENSE, Level
-    from sparsing.rules.thresholds import Thresholds
+def _check_tasks(args: argparse.Namespace) -> list[str]:
+    """The names of the tasks.
 
-    if os.environ.get("mode") != "sparse":
-        return Level(name=DENSE)
-    line = os.environ.get("thresholds")
-    if not line:
-        raise InputError("mode=sparse but no thresholds in the environment; export thresholds=t_0,t_1,...")
-    return Level(name="sparse", thresholds=Thresholds.from_line(line))
-
-
-def _names(args: argparse.Namespace) -> list[str]:
+    Raises:
+        InputError: if the model is no folder, or a task does not belong to the method.
+    """
     from sparsing.errors import InputError
     from sparsing.evaluation.tasks.paper_tasks import PAPER_TASKS
 
@@ -131,15 +126,6 @@ def _names(args: argparse.Namespace) -> list[str]:
     if wrong := [name for name in names if name not in fit]:
         raise InputError(f"{wrong[0]} is no {args.method} task; these are: {', '.join(fit)}")
     return names
-
-
-def _number(name: str) -> int | None:
-    from sparsing.errors import InputError
-
-    value = os.environ.get(name)
-    if value and not value.isdigit():
-        raise InputError(f"{name}={value!r} in the environment is no whole number")
-    return int(value) if value else None
 
 
 def _now() -> str:

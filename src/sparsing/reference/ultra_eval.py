@@ -1,7 +1,7 @@
-"""Results in the layout of UltraEval, which the reference's `eval_entrance.sh` runs.
+"""Writes results in the layout of UltraEval, the evaluator that the reference's `eval_entrance.sh` runs.
 
-`<folder>/_all_results.json` and one folder per part of a task, `<dataset>_<part>_<ppl|gen>/`, with
-`config.json`, `final_metrics.json` and `instance.jsonl`. Read from what a suite with `log_items` has left.
+The layout is `<folder>/_all_results.json` and one folder per part of a task, `<dataset>_<part>_<ppl|gen>/`, with
+`config.json`, `final_metrics.json` and `instance.jsonl`. The input is the folder of a `Suite` with `log_items`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from sparsing.base.results import write_text
-from sparsing.evaluation.outcome import Level, TaskOutcome, ratio_of
+from sparsing.evaluation.level import Level
+from sparsing.evaluation.outcome import TaskOutcome, ratio_of
 
 
 def write_reference(folder: Path, tasks: Sequence[str], level: Level, method: str) -> str:
-    """Turn `<folder>/.sparsing/<level>/` into the reference's layout; returns its two printed tables."""
+    """Turn the outcomes in `<folder>/.sparsing/<level>/` into the layout of the reference, and delete them.
+
+    Args:
+        tasks: Names of the tasks that were run.
+        method: `ppl` or `gen`, a part of the names of folders.
+
+    Returns: The two tables that the reference prints.
+    """
     source = folder / ".sparsing" / level.slug
-    everything: dict[str, dict[str, dict[str, float]]] = {}
+    everything: dict[str, dict[str, dict[str, float]]] = {}  # task to part to metric to value
     for task in tasks:
         outcome = TaskOutcome.load(source / f"{task}.json")
         samples = list(_samples(source / f"{task}.items.jsonl"))
@@ -79,13 +87,13 @@ def _instance(sample: dict[str, Any]) -> dict[str, Any]:
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8") as lines:  # `str.splitlines` would also split at U+2028 inside texts
         for line in lines:
             yield json.loads(line)
 
 
 def _part_name(task: str, part: str) -> str:
-    """The part without what says to which task it belongs: `mmlu_anatomy` of `mmlu` is `anatomy`."""
+    """The name of a part without the name of its task: `mmlu_anatomy` of `mmlu` is `anatomy`."""
     for prefix in (f"{task}_cot_fewshot_", f"{task}_goldp_", f"{task}_"):
         if part.startswith(prefix):
             return part.removeprefix(prefix)
@@ -93,13 +101,12 @@ def _part_name(task: str, part: str) -> str:
 
 
 def _metric_name(key: str) -> str:
-    """`acc,none` as `acc`; a filter that does something stays in the name."""
-    metric, _, chosen = key.partition(",")
-    return metric if chosen == "none" else f"{metric},{chosen}"
+    """`acc,none` as `acc`. Any other filter stays in the name, since a metric may occur with several filters."""
+    return key.removesuffix(",none")
 
 
 def _mean(parts: list[dict[str, float]]) -> dict[str, float]:
-    """Unweighted over parts, as in the reference."""
+    """The unweighted mean over parts, as in the reference."""
     return {metric: sum(part[metric] for part in parts) / len(parts) for metric in parts[0]}
 
 

@@ -142,10 +142,10 @@ def neurons(study: NeuronStudy) -> Rows:
 
 def study_distances(studies: Mapping[str, NeuronStudy]) -> Rows:
     """Distances of neuron frequencies between corpora and between models, the largest first."""
-    from sparsing.neurons.study_comparison import distances
+    from sparsing.neurons.study_comparison import frequency_distances
 
     header = ["between", "and", "distance of the curves", "mean difference per neuron", "rank correlation"]
-    ordered = sorted(distances(studies), key=lambda distance: -distance.wasserstein)
+    ordered = sorted(frequency_distances(studies), key=lambda distance: -distance.wasserstein)
     return header, [
         [
             pair.first,

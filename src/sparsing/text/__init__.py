@@ -1,1 +1,4 @@
-"""Text in, windows of token ids out: `reading` streams documents, `corpus` tokenizes and cuts them into windows."""
+"""Text on its way to the model: reading (`reading.py`), windows of token ids (`corpus.py`), and back (`token_text.py`).
+
+Nothing here knows a model. Start with `load_corpus` in `corpus.py`.
+"""

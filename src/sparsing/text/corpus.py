@@ -1,8 +1,9 @@
-"""Text as windows of token ids, with a mask that says which tokens count.
+"""A corpus: one array of token ids, cut into windows, with a mask of the tokens that count.
 
-Either packed (documents joined by the end-of-text token and cut into windows, with an optional stride) or
-one document per window. Ids are kept at 4 bytes each; text is read and tokenised in pieces, so nothing else
-grows with the corpus. Padding never counts, BOS only by option.
+`load_corpus` reads and tokenises a text, `split_holdout` divides it, and `Corpus.batches` gives the batches that a model
+runs on. Windows are either packed (documents joined by the end-of-text token, then cut, with an optional stride) or
+hold one document each. Padding never counts; BOS counts only on request. Ids take 4 bytes each and text is tokenised
+piece by piece, so nothing else grows with the corpus.
 """
 
 from __future__ import annotations
@@ -12,37 +13,41 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.text.reading import pieces
+from sparsing.text.reading import Piece, read_pieces
 
 if TYPE_CHECKING:
     import torch
 
-AROUND = 200
-"""Characters on either side that a tokenizer may look at before it splits a text."""
+_CONTEXT_CHARS = 200
+"""Characters on either side of a token that may influence where a tokenizer splits the text."""
+
+Bos = Literal["auto", "always", "never"]
+"""Whether BOS is put before a window: as the tokenizer does, in any case, or not at all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Corpus:
-    """Windows over one flat array of token ids."""
+    """Windows over one flat array of token ids. Windows may overlap, but every token counts once."""
 
     ids: np.ndarray
-    """Token ids of all documents one after the other, shape `(num_ids,)`, int32."""
+    """Token ids of all documents, concatenated, shape `(num_ids,)`, int32."""
     starts: np.ndarray
-    """First id of each window, shape `(n_windows,)`, int64."""
+    """Index in `ids` of the first id of each window, shape `(n_windows,)`, int64."""
     lengths: np.ndarray
-    """Ids in each window, shape `(n_windows,)`, int64."""
+    """Number of ids in each window, shape `(n_windows,)`, int64."""
     fresh: np.ndarray
-    """First position of each window that no window before has counted, shape `(n_windows,)`, int64."""
+    """Number of ids at the beginning of each window that an earlier window counts, shape `(n_windows,)`, int64."""
     bos: int | None = None
-    """Id put before each window; None for none."""
+    """Id of the BOS token that is put before each window. None puts no token there."""
     count_bos: bool = False
-    """True when BOS counts as a token (as in the reference)."""
+    """True when BOS counts as a token, as in the reference code."""
     source: str = "text"
+    """Name of the text, as the caller gave it."""
 
     @property
     def n_windows(self) -> int:
@@ -50,12 +55,12 @@ class Corpus:
 
     @property
     def width(self) -> int:
-        """Positions of the longest window, BOS included."""
+        """Number of positions of the longest window, BOS included."""
         return int(self.lengths.max()) + (self.bos is not None)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that count."""
+        """Number of tokens that count."""
         return int((self.lengths - self.fresh).sum()) + (self.n_windows if self._bos_counts else 0)
 
     @property
@@ -63,7 +68,7 @@ class Corpus:
         return self.count_bos and self.bos is not None
 
     def sha256(self) -> str:
-        """Digest of ids, windows and what counts."""
+        """SHA-256 of the ids, the windows and the choice of counted tokens, in hexadecimal."""
         digest = hashlib.sha256(repr((self.bos, self.count_bos)).encode())
         for array in (self.ids, self.starts, self.lengths, self.fresh):
             digest.update(np.ascontiguousarray(array).data)
@@ -74,18 +79,22 @@ class Corpus:
         return {"corpus": self.source, "corpus_sha256": self.sha256(), "num_tokens": self.num_tokens}
 
     def part(self, windows: np.ndarray) -> Corpus:
-        """The corpus of these windows only (indices, in the order given)."""
+        """The corpus of some windows only.
+
+        Args:
+            windows: Indices of the windows, in the wanted order.
+        """
         return dataclasses.replace(
             self, starts=self.starts[windows], lengths=self.lengths[windows], fresh=self.fresh[windows]
         )
 
     def batches(self, batch_size: int, *, begin: int = 0, device: Any = "cpu") -> Iterator[Batch]:
-        """Windows `begin, begin + 1, ...` in batches, padded on the right."""
+        """Windows `begin, begin + 1, ...` in batches of at most `batch_size`, padded on the right."""
         for first in range(begin, self.n_windows, batch_size):
             yield self._batch(np.arange(first, min(first + batch_size, self.n_windows)), device)
 
     def _batch(self, windows: np.ndarray, device: Any) -> Batch:
-        import torch
+        import torch  # here, because reading a corpus must not cost the import of torch
 
         lead = int(self.bos is not None)
         width = int(self.lengths[windows].max()) + lead
@@ -98,9 +107,9 @@ class Corpus:
             ids[row, lead : lead + length] = self.ids[start : start + length]
             real[row, : lead + length] = True
             counted[row, lead + fresh : lead + length] = True
-            labelled[row, max(1, lead + fresh) : lead + length] = True
+            labelled[row, max(1, lead + fresh) : lead + length] = True  # nothing predicts the first position
             counted[row, :lead] = self._bos_counts
-        # the position in the whole corpus names a token whatever batch or order it comes in
+        # the index in the whole corpus identifies a token independently of batch size and order of batches
         place = self.starts[windows][:, None] + np.arange(width)[None, :] - lead
         tensors = (torch.from_numpy(array).to(device) for array in (ids, real, counted, labelled, place))
         return Batch(windows, *tensors)
@@ -108,19 +117,20 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """Some windows, padded to the same width; every tensor has shape `(windows, width)`."""
+    """Some windows, padded to the same width. Every tensor has shape `(windows, width)`."""
 
     windows: np.ndarray
-    """Which windows of the corpus."""
+    """Indices of the windows in the corpus, shape `(windows,)`."""
     ids: torch.Tensor
+    """Token ids, int64."""
     real: torch.Tensor
-    """The attention mask."""
+    """The attention mask: False at padding, bool."""
     counted: torch.Tensor
-    """Tokens whose activations count."""
+    """Tokens whose activations count, bool."""
     labelled: torch.Tensor
-    """Tokens whose prediction counts (never the first of a window)."""
+    """Tokens whose prediction counts, bool. The first token of a window is never one of them."""
     place: torch.Tensor
-    """Index of each token in `Corpus.ids`."""
+    """Index of each token in `Corpus.ids`, int64. BOS and padding have an index that belongs to another token."""
 
     @property
     def span(self) -> slice:
@@ -136,77 +146,86 @@ def load_corpus(
     stride: int | None = None,
     documents: bool = False,
     max_tokens: int | None = None,
-    bos: Literal["auto", "always", "never"] = "auto",
+    bos: Bos = "auto",
     count_bos: bool = False,
     split: str = "train",
     column: str = "text",
     name: str | None = None,
 ) -> Corpus:
-    """Read text, tokenise it and lay it out in windows.
+    """Reads a text, tokenises it and divides it into windows.
 
     Args:
-        source: a text file, a folder of text, a .jsonl or .parquet file, the name of a dataset on the hub
-            (`name` or `name:config`), or an iterable of documents.
-        window: tokens per window, BOS included.
-        stride: tokens between window starts; below the window's room, windows overlap and every token
-            counts once, in the first window that holds it. Default: no overlap.
-        documents: one document per window (longer ones are cut into several) in place of packing.
-        max_tokens: stop after this many.
-        split, column: for datasets, and the column of jsonl and parquet files.
+        source: A text file, a folder of text, a .jsonl or .parquet file, the name of a dataset on the hub (`name`
+            or `name:config`), or an iterable of documents.
+        window: Tokens per window, BOS included.
+        stride: Tokens between the starts of windows. With a stride shorter than the window, windows overlap and
+            every token counts in the first window that contains it. Default: no overlap.
+        documents: True gives each document its own windows in place of packing; long documents get several.
+        max_tokens: Most tokens to read.
+        bos: Whether BOS is put before each window.
+        count_bos: True counts BOS as a token.
+        split: Split of a dataset.
+        column: Column of jsonl, parquet and datasets that holds the text.
+        name: Name of the corpus in results when `source` is an iterable.
 
     Raises:
-        InputError: no such source, no text in it, or fewer than two tokens.
+        InputError: If the source does not exist or cannot be read, if it gives fewer than two tokens, or if
+            `window`, `stride` or `max_tokens` is out of range.
     """
     lead = bos_id(tokenizer, bos)
-    room = window - (lead is not None)
-    stride = room if stride is None else stride
-    if room < 2 or not 1 <= stride <= room:
+    capacity = window - (lead is not None)  # ids per window beside BOS
+    stride = capacity if stride is None else stride
+    if capacity < 2 or not 1 <= stride <= capacity:
         raise InputError(
-            f"window {window} and stride {stride}: a window must hold at least 2 tokens beside BOS and the"
-            f" stride must be in [1, {room}]; raise --window or lower --stride"
+            f"window {window} and stride {stride} do not fit: a window must hold at least 2 tokens beside BOS and the"
+            f" stride must be in [1, {capacity}]; raise --window or lower --stride"
         )
     if max_tokens is not None and max_tokens < 2:
         raise InputError(f"--max-tokens must be at least 2, got {max_tokens}")
     label = str(source) if isinstance(source, (str, Path)) else (name or "texts in memory")
-    texts = pieces(source, split=split, column=column)
-    arrays = list(_tokenised(texts, tokenizer, max_tokens, joined=not documents))
-    ids = np.concatenate([array for array, _ in arrays]) if arrays else np.zeros(0, np.int32)
+    texts = read_pieces(source, split=split, column=column)
+    tokenised = list(_tokenise(texts, tokenizer, max_tokens, joined=not documents))
+    ids = np.concatenate([piece.ids for piece in tokenised]) if tokenised else np.zeros(0, np.int32)
     if len(ids) < 2:
         raise InputError(
-            f"{label!r} gives {len(ids)} tokens; perplexity needs at least 2: give a longer text"
+            f"{label!r} gives {len(ids)} tokens; perplexity needs at least 2 tokens: give a longer text"
         )
     if documents:
-        edges = _document_edges(arrays)
-        spans = [span for a, b in itertools.pairwise(edges) for span in _spans(a, b, room, room)]
-        spans = [span for span in spans if span[1] > 1 or lead is not None]
-        if not spans:
+        edges = _document_edges(tokenised)
+        windows = [w for a, b in itertools.pairwise(edges) for w in _windows(a, b, capacity, capacity)]
+        # nothing predicts the first token of a window, so without BOS a window of one token has no loss
+        windows = [w for w in windows if w.length > 1 or lead is not None]
+        if not windows:
             raise InputError(
-                f"{label!r} has no document of two tokens, and the first one is not predicted; leave out"
+                f"{label!r} has no document of at least two tokens, and a first token is not predicted; leave out"
                 " --documents, or give --bos always"
             )
     else:
-        spans = list(_spans(0, len(ids), room, stride))
-    starts, lengths, fresh = (np.array(column, dtype=np.int64) for column in zip(*spans, strict=True))
+        windows = list(_windows(0, len(ids), capacity, stride))
+    starts, lengths, fresh = (np.array(column, dtype=np.int64) for column in zip(*windows, strict=True))
     return Corpus(
         ids=ids, starts=starts, lengths=lengths, fresh=fresh, bos=lead, count_bos=count_bos, source=label
     )
 
 
 def split_holdout(corpus: Corpus, share: float) -> tuple[Corpus, Corpus | None]:
-    """Split off the last `share` of the tokens, cutting the window in which the border falls.
+    """Splits off the last `share` of the tokens. A window that contains the border is cut in two.
 
-    Returns: the corpus to find thresholds on, and the held-out one (None when `share` is 0).
+    Returns: The corpus on which thresholds are found, and the held-out corpus (None if `share` is 0).
 
     Raises:
-        InputError: `share` outside [0, 0.9], or too few tokens for both parts.
+        InputError: If `share` is outside [0, 0.9], or if a part would have fewer than two tokens.
     """
     if not 0 <= share <= 0.9:
-        raise InputError(f"--holdout must be in [0, 0.9], got {share}; 0.1 is the default, 0 turns it off")
+        raise InputError(
+            f"--holdout must be in [0, 0.9], got {share}; the default is 0.1, and 0 turns it off"
+        )
     if share == 0:
         return corpus, None
     ends = corpus.starts + corpus.lengths
     border = round(int(ends.max()) * (1 - share))
     head, tail = corpus.starts + corpus.fresh < border, ends > border
+    # a held-out window may begin before the border; it is cut there, so that no calibration token is its context
     held = dataclasses.replace(
         corpus,
         starts=np.maximum(corpus.starts[tail], border),
@@ -219,20 +238,22 @@ def split_holdout(corpus: Corpus, share: float) -> tuple[Corpus, Corpus | None]:
         lengths=np.minimum(ends[head], border) - corpus.starts[head],
         fresh=corpus.fresh[head],
     )
-    for part, what in ((kept, "calibration"), (held, "held-out")):
+    for part, purpose in ((kept, "calibration"), (held, "held-out")):
         if part.n_windows == 0 or part.lengths.max() < 2:
             raise InputError(
-                f"{corpus.num_tokens} tokens are too few for a {what} part at --holdout {share};"
+                f"{corpus.num_tokens} tokens are too few for a {purpose} part at --holdout {share};"
                 " give a longer text or --holdout 0"
             )
     return kept, held
 
 
-def bos_id(tokenizer: Any, bos: Literal["auto", "always", "never"] = "auto") -> int | None:
-    """The id that this tokenizer puts before a text (`auto`), its BOS (`always`), or None.
+def bos_id(tokenizer: Any, bos: Bos = "auto") -> int | None:
+    """The id of the token to put before each window, or None.
+
+    `auto` gives BOS if the tokenizer itself puts BOS before a text.
 
     Raises:
-        InputError: `always` with a tokenizer that has no BOS.
+        InputError: If `bos` is `always` and the tokenizer has no BOS token.
     """
     if bos == "never":
         return None
@@ -244,55 +265,76 @@ def bos_id(tokenizer: Any, bos: Literal["auto", "always", "never"] = "auto") -> 
     return tokenizer.bos_token_id if lead and lead[0] == tokenizer.bos_token_id else None
 
 
-def _tokenised(
-    texts: Iterable[tuple[str, bool]], tokenizer: Any, max_tokens: int | None, *, joined: bool
-) -> Iterator[tuple[np.ndarray, bool]]:
-    """Ids of each piece and whether a document ends there; joined documents have the end-of-text token between."""
+class _TokenisedPiece(NamedTuple):
+    """A `Piece` as token ids, int32."""
+
+    ids: np.ndarray
+    ends_document: bool
+
+
+def _tokenise(
+    texts: Iterable[Piece], tokenizer: Any, max_tokens: int | None, *, joined: bool
+) -> Iterator[_TokenisedPiece]:
+    """The pieces as token ids, equal to the ids of each document tokenised as a whole.
+
+    With `joined`, the end-of-text token stands between documents.
+    """
     left = max_tokens if max_tokens is not None else np.iinfo(np.int64).max
-    between = [tokenizer.eos_token_id] if joined and tokenizer.eos_token_id is not None else []
+    separator = [tokenizer.eos_token_id] if joined and tokenizer.eos_token_id is not None else []
     before: list[int] = []
-    held, done = "", 0  # the end of the text so far, and how many of its characters are tokenised
-    for text, ends in texts:
-        held += text
-        new, done = _encode(tokenizer, held, done, ends)
+    text, done = "", 0  # the last part of the document so far, and how many of its characters are tokenised
+    for piece, ends_document in texts:
+        text += piece
+        new, done = _encode(tokenizer, text, done, ends_document)
         ids = np.asarray([*before, *new], dtype=np.int32)[:left]
-        yield ids, ends
+        yield _TokenisedPiece(ids, ends_document)
         left -= len(ids)
         if left <= 0:
             return
-        begin = max(0, done - AROUND)
-        held, done = ("", 0) if ends else (held[begin:], done - begin)
-        before = between if ends else []
+        begin = max(0, done - _CONTEXT_CHARS)
+        text, done = ("", 0) if ends_document else (text[begin:], done - begin)
+        before = separator if ends_document else []
 
 
-def _encode(tokenizer: Any, text: str, done: int, ends: bool) -> tuple[list[int], int]:
-    """Ids of the tokens that begin at `done` or later, and where in `text` the next one begins.
+def _encode(tokenizer: Any, text: str, done: int, ends_document: bool) -> tuple[list[int], int]:
+    """Ids of the tokens that begin at character `done` or later, and where in `text` the next token begins.
 
-    Unless the text `ends`, tokens near its end wait: what follows decides how they are split.
+    Tokens near the end of `text` are left for the next call, because the text that follows influences them, unless
+    the document ends here.
     """
     plain = {"add_special_tokens": False, "verbose": False}
-    if not tokenizer.is_fast:  # without offsets a piece stands alone
+    if not tokenizer.is_fast:  # slow tokenizers give no offsets, so each piece is tokenised alone
         return tokenizer(text[done:], **plain)["input_ids"], len(text)
     encoded = tokenizer(text, return_offsets_mapping=True, **plain)
     begins = [begin for begin, _ in encoded["offset_mapping"]]
-    sure = [begin for begin in begins if done <= begin <= len(text) - AROUND]
-    reached = len(text) + 1 if ends else max(sure, default=done)
+    certain = [begin for begin in begins if done <= begin <= len(text) - _CONTEXT_CHARS]
+    end = len(text) + 1 if ends_document else max(certain, default=done)
     pairs = zip(encoded["input_ids"], begins, strict=True)
-    return [token for token, begin in pairs if done <= begin < reached], reached
+    return [token for token, begin in pairs if done <= begin < end], end
 
 
-def _spans(begin: int, end: int, room: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, length, fresh) of the windows over `[begin, end)`; every id is fresh in one of them."""
-    covered = begin
+class _Window(NamedTuple):
+    """One entry of `Corpus.starts`, `lengths` and `fresh`."""
+
+    start: int
+    length: int
+    fresh: int
+
+
+def _windows(begin: int, end: int, capacity: int, stride: int) -> Iterator[_Window]:
+    """The windows over the ids `[begin, end)`; every id counts in exactly one of them."""
+    counted_to = begin
     for start in itertools.count(begin, stride):
-        stop = min(start + room, end)
-        yield start, stop - start, covered - start
-        covered = stop
+        stop = min(start + capacity, end)
+        yield _Window(start, stop - start, counted_to - start)
+        counted_to = stop
         if stop == end:
             return
 
 
-def _document_edges(arrays: list[tuple[np.ndarray, bool]]) -> list[int]:
-    ends = np.cumsum([len(ids) for ids, _ in arrays])
-    edges = [0, *(int(end) for end, (_, last) in zip(ends, arrays, strict=True) if last)]
+def _document_edges(tokenised: list[_TokenisedPiece]) -> list[int]:
+    """Indices of the ids where documents begin, and the number of ids as the last entry."""
+    ends = np.cumsum([len(piece.ids) for piece in tokenised])
+    edges = [0, *(int(end) for end, piece in zip(ends, tokenised, strict=True) if piece.ends_document)]
+    # `max_tokens` may stop the reading inside a document
     return edges if edges[-1] == ends[-1] else [*edges, int(ends[-1])]

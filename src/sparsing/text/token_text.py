@@ -1,7 +1,7 @@
-"""Token ids as the pieces of text they stand for, in place: put together they give the text again.
+"""Decodes each token id to its own piece of text, so that the pieces concatenate to the original text.
 
-A token alone does not say what it stands for: SentencePiece drops the space before it, and a byte-level token
-may be a part of a character.
+Decoding a token alone gives wrong text: SentencePiece drops the space before the token, and a byte-level token may be
+only a part of a character.
 """
 
 from __future__ import annotations
@@ -9,30 +9,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-_UNFINISHED = "\ufffd"
+_REPLACEMENT = "\ufffd"
+"""The character that a tokenizer writes for bytes that are no complete character."""
 _LONGEST = 8
-"""Tokens that are waited for before a broken character is shown as it is."""
+"""Most tokens that are collected in the hope of a complete character; after that the broken character is shown."""
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """One text per token; the bytes of a character that several tokens share stand with the last of them.
+    """The text of each token, one string per id.
 
-    Each token is decoded behind the ones before it, in a window that moves along (as servers do when they
-    stream), so the cost grows with the number of tokens only.
+    Where several tokens share a character, the last of them gets the character and the others get empty strings.
+    The cost is linear in the number of tokens: each token is decoded together with only the tokens just before it, as
+    servers do that stream text.
     """
     ids = [int(token) for token in ids]
     texts: list[str] = []
-    begin = read = 0
+    begin = end = 0  # ids[begin:end] is the context: the tokens of the last piece of text
     for i in range(len(ids)):
-        before = _decode(tokenizer, ids[begin:read])
+        before = _decode(tokenizer, ids[begin:end])
         after = _decode(tokenizer, ids[begin : i + 1])
-        if after.endswith(_UNFINISHED) and i + 1 < len(ids) and i - read < _LONGEST:
+        if after.endswith(_REPLACEMENT) and i + 1 < len(ids) and i - end < _LONGEST:
             texts.append("")
             continue
         texts.append(after[len(before) :])
-        begin, read = read, i + 1
+        begin, end = end, i + 1
     return texts
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
+    # clean-up would remove spaces before punctuation, so the pieces would no longer give the original text
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from sparsing.base.results import write_atomic, write_text
 from sparsing.errors import InputError
 from sparsing.text.corpus import bos_id
-from sparsing.text.reading import pieces
+from sparsing.text.reading import read_pieces
 from sparsing.text.standard_library import library_documents
 from sparsing.training.config import BUILTIN
 
@@ -38,8 +38,8 @@ def read_texts(source: str, *, split: str, column: str) -> Iterator[tuple[str, b
     For the source `builtin`, `split` is "train", or any other name for the held-out documents.
     """
     if source == BUILTIN:
-        return pieces(library_documents("train" if split == "train" else "heldout"))
-    return pieces(source, split=split, column=column)
+        return read_pieces(library_documents("train" if split == "train" else "heldout"))
+    return read_pieces(source, split=split, column=column)
 
 
 def write_tokens(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sparsing.errors import InputError
-from sparsing.evaluation.model.activity import Tally, activity
+from sparsing.evaluation.model.activity import Activity, Tally
 from sparsing.evaluation.model.counting import CountingMask
 from sparsing.rules.mask import Mask, sparsify
 from sparsing.rules.thresholds import Thresholds
@@ -78,13 +78,13 @@ def test_activity_by_hand():
     tally = Tally(n_layers=2)
     counts = torch.tensor([[[1, 2, 9]], [[4, 0, 9]]])  # two layers, one sequence, the last token is padding
     tally.add(counts, torch.tensor([[True, True, False]]))
-    seen = activity([tally.state(), tally.state()], d_ff=[4, 8])  # two processes with the same share
+    seen = Activity.of([tally.state(), tally.state()], d_ff=[4, 8])  # two processes with the same share
     assert seen.num_tokens == 4
     assert seen.layer_activation_ratio == (3 / 8, 4 / 16)
     assert seen.activation_ratio == (3 / 8 + 4 / 16) / 2
 
 
 def test_no_token_gives_no_ratio():
-    seen = activity([Tally(n_layers=2).state()], d_ff=[4, 4])
+    seen = Activity.of([Tally(n_layers=2).state()], d_ff=[4, 4])
     assert seen.num_tokens == 0
     assert seen.layer_activation_ratio == ()

@@ -7,7 +7,7 @@ import torch
 
 from sparsing.errors import InputError
 from sparsing.evaluation.model.counting import CountingMask
-from sparsing.evaluation.model.harness import sparsing_lm
+from sparsing.evaluation.model.harness import make_sparsing_lm
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.tap import tapped
 
@@ -23,7 +23,7 @@ PROMPTS = ["Once upon a time", "Tom and Sue went to the park. They", "One day, a
 
 @pytest.fixture
 def lm(lm_eval, stories):
-    model = sparsing_lm()(stories, batch_size=2, show_progress=False)
+    model = make_sparsing_lm()(stories, batch_size=2, show_progress=False)
     yield model
     model.apply(None)
 
@@ -180,11 +180,11 @@ def test_several_sequences_a_prompt_are_refused(lm, sparse_level):
 def test_model_args_of_the_command(lm_eval, stories_folder, tmp_path):
     """As `lm_eval --model_args` gives them: a file, or a list of numbers."""
     (tmp_path / "t.txt").write_text("thresholds=0.1,0.1,0.1,0.1,0.1\n")
-    from_file = sparsing_lm().create_from_arg_obj(
+    from_file = make_sparsing_lm().create_from_arg_obj(
         {"pretrained": str(stories_folder), "thresholds": str(tmp_path / "t.txt")},
         {"batch_size": 2, "device": "cpu", "max_batch_size": None},
     )
-    listed = sparsing_lm().create_from_arg_obj(
+    listed = make_sparsing_lm().create_from_arg_obj(
         {"pretrained": str(stories_folder), "thresholds": [0.1] * 5, "dtype": "auto"},
         {"batch_size": 2, "device": "cpu"},
     )
@@ -197,4 +197,4 @@ def test_model_args_of_the_command(lm_eval, stories_folder, tmp_path):
 
 def test_thresholds_for_another_model(lm_eval, stories):
     with pytest.raises(InputError, match="3 thresholds"):
-        sparsing_lm()(stories, thresholds=[0.1, 0.1, 0.1])
+        make_sparsing_lm()(stories, thresholds=[0.1, 0.1, 0.1])

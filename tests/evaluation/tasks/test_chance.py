@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsing.evaluation.tasks.chance import chance_of, counts_right_choices
+from sparsing.evaluation.tasks.chance import chance_of
 from sparsing.evaluation.tasks.loading import TaskLoader
 
 
@@ -47,10 +47,3 @@ def test_items_count_and_not_parts():
     Loaded.parts = (Part(2, 2), Part(4))
     assert chance_of(Loaded()) == pytest.approx((1 / 2 + 1 / 2 + 1 / 4) / 3)
     assert chance_of(Loaded(), limit=1) == pytest.approx((1 / 2 + 1 / 4) / 2)
-
-
-@pytest.mark.parametrize(
-    ("metric", "counts"), [("acc,none", True), ("acc_norm,none", True), ("f1,none", False), ("acc", True)]
-)
-def test_which_metrics_have_chance_as_their_floor(metric, counts):
-    assert counts_right_choices(metric) == counts

@@ -91,7 +91,7 @@ def test_answers_are_cut_to_what_a_short_model_holds(loader, caplog):
     with caplog.at_level(logging.WARNING, "sparsing"):
         task = loader.load(paper, 512)
     assert {part.config.generation_kwargs["max_gen_toks"] for part in task.parts} == {256}
-    assert "bbh: generates at most 256 tokens an item, the model has 512 positions" in caplog.text
+    assert "bbh: generates at most 256 tokens per item, because the model has 512 positions" in caplog.text
     task = loader.load(paper, 4096)
     assert {part.config.generation_kwargs["max_gen_toks"] for part in task.parts} == {1024}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsing.evaluation.tasks.templates import compiled_once
+from sparsing.evaluation.tasks.templates import compile_templates_once
 
 TEMPLATE = "Question: {{question}}\n{% for c in choices %}{{c}}\n{% endfor %}Answer:"
 DOCUMENTS = [
@@ -37,13 +37,13 @@ def render() -> list[str]:
 def test_compiled_once_and_rendered_as_before(compiled):
     before = render()
     assert compiled == [TEMPLATE] * 2
-    with compiled_once():
+    with compile_templates_once():
         assert render() == before
     assert compiled == [TEMPLATE] * 3
 
 
 def test_nothing_stays_behind(compiled):
-    with pytest.raises(KeyError), compiled_once():
+    with pytest.raises(KeyError), compile_templates_once():
         raise KeyError
     render()
     assert compiled == [TEMPLATE] * 2

@@ -1,8 +1,8 @@
-"""pass@k of generated programs, each run in the sandbox, in place of the hub's unconfined `code_eval`.
+"""The metric pass@k of generated programs, each run in the sandbox.
 
-lm-eval's code tasks fetch their metric with `evaluate.load("code_eval")` when their helpers are imported.
-`sandboxed_code_eval` answers that call while tasks are loaded, so the harness's own definitions run unchanged,
-offline, and no generated program runs outside the sandbox.
+lm-eval's code tasks fetch their metric from the hub with `evaluate.load("code_eval")` when their helper modules are
+imported. That metric runs programs without confinement. `sandboxed_code_eval` answers the call while tasks are
+loaded, so lm-eval's task definitions run unchanged and offline, and every program runs in the sandbox.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 
 from sparsing.errors import InputError
 from sparsing.evaluation.code.sandbox import run_program
+from sparsing.evaluation.model.lm_eval_internals import metric_functions
 
 
 class CodeEval:
-    """What the harness takes for the metric `code_eval`."""
+    """A replacement for the hub's metric `code_eval` with the same interface."""
 
     allowed = False
     """Whether the caller has allowed generated programs to run."""
     loading = False
-    """True while tasks are loaded: helpers make a trial on import, which needs no answer."""
+    """True while tasks are loaded. Their helper modules call the metric once on import and ignore the answer."""
 
     def compute(
         self,
@@ -32,12 +33,19 @@ class CodeEval:
         k: Sequence[int] = (1, 10, 100),
         **_: Any,
     ) -> tuple[dict[str, float], dict[int, list[tuple[int, dict[str, Any]]]]]:
-        """Mean of pass@k over problems, and how each program ended.
+        """Run the programs of some problems and score them.
 
         pass@k = 1 - C(n - c, k) / C(n, k) for `c` of `n` programs that pass (Chen et al. 2021, eq. 1).
 
+        Args:
+            references: The test of each problem, as source code.
+            predictions: The programs for each problem.
+            k: Sizes of the sample; a size above the number of programs of a problem is left out.
+
+        Returns: The mean of pass@k over problems, and how each program ended, in the form of the hub's metric.
+
         Raises:
-            InputError: running generated programs has not been allowed.
+            InputError: if running generated programs has not been allowed.
         """
         if self.loading:
             return {}, {}
@@ -60,18 +68,22 @@ class CodeEval:
 
 
 def pass_at_k(total: int, correct: int, k: int) -> float:
-    """Chance that one of `k` programs drawn from `total`, of which `correct` pass, passes."""
+    """The probability that at least one of `k` programs passes, drawn from `total` of which `correct` pass."""
     return 1 - math.comb(total - correct, k) / math.comb(total, k)
 
 
 _CODE_EVAL = CodeEval()
-"""One for the process: helpers of tasks are imported once and keep what they got."""
+"""The one metric of this process. Helper modules of tasks are imported once and keep the metric that they got."""
 
 
 @contextlib.contextmanager
 def sandboxed_code_eval(allowed: bool) -> Iterator[None]:
-    """Inside the block, in which tasks are loaded, `evaluate.load("code_eval")` gives the sandboxed metric."""
-    import evaluate  # pyright: ignore[reportMissingImports]
+    """Inside the block, in which tasks are loaded, `evaluate.load("code_eval")` returns the sandboxed metric.
+
+    Args:
+        allowed: Whether the metric may run programs, also after the block.
+    """
+    import evaluate
 
     original = evaluate.load
 
@@ -86,12 +98,13 @@ def sandboxed_code_eval(allowed: bool) -> Iterator[None]:
 
 
 def check_sandboxed(task: Any) -> None:
-    """Raise InputError for a task that runs generated code by other means than the sandboxed metric."""
-    for metric in task._metric_fn_list.values():
-        function = getattr(metric, "__self__", metric)  # the harness keeps the bound `__call__` of a function
-        held = getattr(function, "__globals__", {}).values()
-        if not any(isinstance(one, CodeEval) for one in held):
+    """Raise `InputError` for a task that runs generated code by other means than the sandboxed metric."""
+    for function in metric_functions(task):
+        # The helper module of a task keeps the metric in a global variable.
+        values = getattr(function, "__globals__", {}).values()
+        if not any(isinstance(value, CodeEval) for value in values):
             raise InputError(
-                f"{task.config.task} runs generated code by its own means, which are not confined here; run it"
-                " with lm_eval --model sparsing --confirm_run_unsafe_code where that is safe"
+                f"{task.config.task} runs generated code by its own means, which this package does not confine; on a"
+                " machine where that is safe, run it with"
+                " sparsing lm-eval run --model sparsing --confirm_run_unsafe_code"
             )

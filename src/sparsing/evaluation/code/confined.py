@@ -1,7 +1,8 @@
-"""The process that runs one generated program: confines itself, reads the program, runs it, says how it went.
+"""The script of the process that runs one generated program.
 
-Started by `sandbox.py` as a script, in an empty folder and without environment. Only the standard library,
-and only what is needed: whatever is imported here is within the program's reach.
+The process reads the program, confines itself with the Linux kernel, runs the program and writes the result to a pipe.
+`sandbox.py` starts it in an empty folder without environment. The script imports as little as possible, because the
+program can reach everything that is imported here. The numbers of system calls are those of the Linux headers.
 """
 
 import ctypes
@@ -12,7 +13,8 @@ import struct
 import sys
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# System calls that are refused, as (x86_64, aarch64); None where an architecture has no such call.
+# AUDIT_ARCH_* of linux/audit.h above. Below: system calls that are refused, as (x86_64, aarch64); None if the
+# architecture has no such call.
 _REFUSED = {
     "socket": (41, 198),
     "socketpair": (53, 199),
@@ -112,22 +114,23 @@ def main() -> None:
         os.write(writer, f"unconfined: {error}".encode()[:300])
         os._exit(3)
     os.write(writer, _run(program, token).encode()[:300])
-    os._exit(0)  # nothing that the program has left (threads, exit handlers) runs on
+    os._exit(0)  # also ends threads of the program, and skips its exit handlers
 
 
 def _run(program: str, token: str) -> str:
-    """The token when the last line was reached, else why not."""
+    """The token if the program reached its last line, else the reason why not."""
     try:
         exec(compile(program, "program.py", "exec"), {"__name__": "__main__"})
-    except BaseException as error:
+    except BaseException as error:  # SystemExit too: a program that exits early fails
         return f"failed: {type(error).__name__}"
     return token
 
 
 def _limit(limits: dict) -> None:
-    """Both limits, soft and hard; `setrlimit` is refused afterwards, so that root cannot lift them."""
+    """Set soft and hard limits. `_confine_calls` then refuses `setrlimit`, so not even root can lift them."""
     seconds = limits["cpu_sec"]
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # the second one cannot be ignored
+    # The soft limit sends SIGXCPU, which a program may ignore. The hard limit kills.
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     for kind, most in (
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
@@ -138,14 +141,17 @@ def _limit(limits: dict) -> None:
 
 
 def _confine_files() -> None:
-    """Landlock: the working folder to read and write, the Python library and the system's libraries to read."""
-    abi = _syscall(444, 0, 0, 1)  # landlock_create_ruleset asks for the version
+    """Landlock: read and write in the working folder, read the libraries of Python and of the system.
+
+    Bits and calls are those of linux/landlock.h: 444 creates a rule set, 445 adds a rule, 446 enforces the set.
+    """
+    abi = _syscall(444, 0, 0, 1)  # with flag 1 the call returns the version
+    # Versions 1, 2 and 3 know 13, 14 and 15 access rights. The kernel refuses rights that it does not know.
     everything = (1 << (13, 14, 15)[min(abi, 3) - 1]) - 1
     ruleset = _syscall(444, ctypes.byref(ctypes.c_uint64(everything)), 8, 0)
     read = (1 << 2) | (1 << 3)  # read files, list folders
-    own = (
-        everything & ~(1 << 0) & ~(0b111111 << 6)
-    )  # no execution; files and folders, but no devices or links
+    # In its own folder: everything but execution (bit 0), devices, sockets, pipes and links (among bits 6 to 11).
+    own = everything & ~(1 << 0) & ~(0b111111 << 6)
     own |= (1 << 7) | (1 << 8)  # make folders, make files
     for path in _library_folders():
         _allow(ruleset, path, read)
@@ -180,7 +186,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
 
 
 def _confine_calls() -> None:
-    """Seccomp: the refused calls fail with EPERM, new processes too; threads stay allowed."""
+    """Seccomp: the refused calls and the start of processes fail with EPERM; threads stay allowed."""
     machine = os.uname().machine
     if machine not in _ARCHITECTURES:
         raise OSError(f"no list of system calls for {machine}")
@@ -193,8 +199,12 @@ def _confine_calls() -> None:
 
 
 def _filter(architecture: int, refused: list[int], clone: int) -> list[bytes]:
-    """The filter as instructions (code, jump if true, jump if false, value); offsets of the call: 0 number,
-    4 architecture, 16 first argument. `clone3` has its flags in memory: as unknown, libraries use `clone`."""
+    """The seccomp filter as BPF instructions (code, jump if true, jump if false, value).
+
+    Offsets in the data of a call: 0 its number, 4 the architecture, 16 the first argument. A filter cannot read the
+    flags of `clone3`, because they are in memory. `clone3` therefore fails as unknown (ENOSYS), which makes
+    libraries fall back to `clone`, whose flags are an argument.
+    """
     load, equal, at_least, has_bits, answer = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000
     steps = [
@@ -202,7 +212,7 @@ def _filter(architecture: int, refused: list[int], clone: int) -> list[bytes]:
         (equal, 1, 0, architecture),
         (answer, 0, 0, kill),
         (load, 0, 0, 0),
-        (at_least, 0, 1, 0x40000000),  # the x32 calls would go by other numbers
+        (at_least, 0, 1, 0x40000000),  # the x32 calls have other numbers and would pass the list
         (answer, 0, 0, kill),
     ]
     for number in refused:

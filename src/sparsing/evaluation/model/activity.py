@@ -1,7 +1,8 @@
-"""Activation ratio while a task ran, for the tokens of prompts (prefill) and for generated ones (decode).
+"""How active a model was while a task ran: separately for the tokens of prompts and for generated tokens.
 
-A decode forward is one whose input is one token per sequence with a cache behind it. Padding never counts,
-nor do tokens that a batch goes on to generate for a sequence after its stop string.
+Prefill is every forward over a prompt or a scored text. Decode is every forward whose input is one token per
+sequence with a cache behind it. Two kinds of tokens never count: padding, and tokens that a batch goes on to generate
+for a sequence after its stop string. `Tally` adds up during the run; `Activity` is the result that is saved.
 """
 
 from __future__ import annotations
@@ -18,18 +19,30 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Activity(Result):
-    """Active neurons of one phase."""
+    """Activation ratio of one phase."""
 
     kind = "task_activity"
 
     num_tokens: int
     """Counted tokens."""
     layer_activation_ratio: tuple[float, ...]
-    """Mean over tokens, one number per layer; empty where no token counts."""
+    """Mean over tokens, one number per layer; empty if no token counts."""
+
+    @classmethod
+    def of(cls, states: Sequence[Sequence[int]], d_ff: Sequence[int]) -> Activity:
+        """The sum of the tallies of several processes.
+
+        Args:
+            states: `Tally.state()` of each process.
+            d_ff: Neurons of each layer.
+        """
+        tokens, *active = (sum(column) for column in zip(*states, strict=True))
+        ratios = tuple(n / (tokens * width) for n, width in zip(active, d_ff, strict=True)) if tokens else ()
+        return cls(num_tokens=tokens, layer_activation_ratio=ratios)
 
     @property
     def activation_ratio(self) -> float:
-        """Mean over tokens, then over layers; NaN where no token counts."""
+        """Mean over tokens, then over layers; NaN if no token counts."""
         ratios = self.layer_activation_ratio
         return sum(ratios) / len(ratios) if ratios else float("nan")
 
@@ -44,19 +57,19 @@ class Tally:
         self.active = torch.zeros(n_layers, dtype=torch.int64)
 
     def add(self, counts: torch.Tensor, real: torch.Tensor) -> None:
-        """Add counts of shape `(n_layers, sequences, tokens)` where `real`, `(sequences, tokens)`, is true."""
-        if self.active.device != counts.device:  # stays there: a copy per forward would make the GPU wait
+        """Add the active neurons of some tokens.
+
+        Args:
+            counts: Active neurons of each token, shape `(n_layers, sequences, tokens)`, int64.
+            real: Which tokens count, shape `(sequences, tokens)`, bool.
+        """
+        # The sums move to the device of the model once and stay there: a copy to the host in every forward would
+        # make the GPU wait.
+        if self.active.device != counts.device:
             self.active, self.tokens = self.active.to(counts.device), self.tokens.to(counts.device)
         self.active += (counts * real).sum((-2, -1))
         self.tokens += real.sum()
 
     def state(self) -> list[int]:
-        """`[tokens, active of layer 0, ...]`, to be summed over processes."""
+        """`[tokens, active neurons of layer 0, ...]`, which may be added up over processes."""
         return [int(self.tokens), *self.active.tolist()]
-
-
-def activity(states: Sequence[Sequence[int]], d_ff: Sequence[int]) -> Activity:
-    """The activity that tallies of several processes add up to."""
-    tokens, *active = (sum(column) for column in zip(*states, strict=True))
-    ratios = tuple(n / (tokens * width) for n, width in zip(active, d_ff, strict=True)) if tokens else ()
-    return Activity(num_tokens=tokens, layer_activation_ratio=ratios)

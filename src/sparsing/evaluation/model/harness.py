@@ -1,45 +1,41 @@
-"""The model object that lm-eval drives: its own `HFLM`, with thresholds applied and activations counted.
+"""The model object that lm-eval drives: lm-eval's `HFLM` with thresholds applied and activations counted.
 
-    lm_eval --model sparsing --model_args pretrained=DIR,thresholds=FILE --tasks piqa
-
-`SparseForwards` holds what differs from `HFLM`; `SparsingLM`, the class of both, is made on first use, since
-lm-eval is optional. Scores of a dense `SparsingLM` are those of `--model hf`: no computation is replaced.
+`SparseForwards` contains everything that differs from `HFLM`. `make_sparsing_lm` returns the complete class; it is
+built on first use, because lm-eval is optional. A model without thresholds has the same scores as lm-eval's
+`--model hf` to the last digit, since no computation is replaced. Start reading at `SparseForwards.apply`.
 """
 
 from __future__ import annotations
 
 import bisect
 import functools
-import importlib.util
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import InputError
-from sparsing.evaluation.model.activity import Activity, Tally, activity
-from sparsing.evaluation.model.launching import accelerator_of_launch, gathered
+from sparsing.evaluation.model.activity import Activity, Tally
+from sparsing.evaluation.model.launching import gather, launch_accelerator
+from sparsing.evaluation.model.lm_eval_internals import HarnessModel, Request, make_model_class
 
 if TYPE_CHECKING:
     import torch
 
+    from sparsing.evaluation.model.counting import CountingMask
     from sparsing.models.loading import LoadedModel
     from sparsing.rules.thresholds import Thresholds
 
 logger = logging.getLogger(__name__)
 
-_KEPT_TEXTS = 16
-"""Texts whose tokens are kept: those of an item with several options."""
+_CACHED_TEXTS = 16
+"""Number of texts whose token ids are cached. lm-eval encodes the prompt of an item once for each option."""
+_DEFAULT_DEVICE = "cuda:0"
+"""The device that lm-eval's command line passes when the user gives none, also on machines without a GPU."""
 
 
-def require_lm_eval() -> None:
-    """Raise InputError where lm-eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise InputError("this needs lm-eval, which is not installed: pip install 'sparsing[eval]'")
-
-
-class SparseForwards:
-    """Mixed into `HFLM`: takes a loaded model, applies thresholds, counts active neurons per phase."""
+class SparseForwards(HarnessModel):
+    """A mix-in before `HFLM` that takes a loaded model, applies thresholds and counts active neurons per phase."""
 
     def __init__(
         self,
@@ -53,37 +49,44 @@ class SparseForwards:
         show_progress: bool = True,
         **options: Any,
     ):
-        """`pretrained` to `trust_remote_code` as in `load_model`; `options` go to `HFLM` (`max_length`, ...)."""
-        accelerator = accelerator_of_launch()
-        self.loaded: LoadedModel = (
-            _load(pretrained, accelerator, device, dtype, revision, trust_remote_code)
-            if isinstance(pretrained, str)
-            else pretrained
-        )
-        model, tokenizer = self.loaded.model, self.loaded.tokenizer
-        self._encode = functools.lru_cache(_KEPT_TEXTS)(super().tok_encode)  # pyright: ignore
-        super().__init__(pretrained=model, tokenizer=tokenizer, **options)  # pyright: ignore[reportCallIssue]
-        self.pretrained, self.revision = self.loaded.name, self.loaded.revision
-        if accelerator is not None:  # lm-eval splits the items over ranks by these
-            self.accelerator = accelerator
-            self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
-        self._show_progress = show_progress
-        self._handles: list[Any] = []
-        self.apply(_thresholds(thresholds))
-
-    def apply(self, thresholds: Thresholds | None) -> None:
-        """Put these thresholds in place of the former ones (None: dense) and begin to count anew.
+        """Args:
+            pretrained: A loaded model, or the folder or hub name of one. `device` to `trust_remote_code` are
+                those of `load_model` and apply only to a name.
+            thresholds: As an object, as the path of a file, or as one number per layer; None for the dense model.
+            show_progress: Show lm-eval's progress bars on stderr.
+            options: Further arguments of `HFLM`, such as `max_length`.
 
         Raises:
-            InputError: thresholds for another number of layers.
+            InputError: if the thresholds cannot be read or are for another number of layers, or as `load_model`.
+        """
+        accelerator = launch_accelerator()
+        if isinstance(pretrained, str):
+            device = _choose_device(device) if accelerator is None else str(accelerator.device)
+            pretrained = _load(pretrained, device, dtype, revision, trust_remote_code)
+        self.loaded: LoadedModel = pretrained
+        self._encode = functools.lru_cache(_CACHED_TEXTS)(super().tok_encode)
+        super().__init__(pretrained=self.loaded.model, tokenizer=self.loaded.tokenizer, **options)
+        self.pretrained, self.revision = self.loaded.name, self.loaded.revision
+        if accelerator is not None:
+            self.use_accelerator(accelerator)
+        self._show_progress = show_progress
+        self._handles: list[Any] = []
+        self.apply(_read_thresholds(thresholds))
+
+    def apply(self, thresholds: Thresholds | None) -> None:
+        """Replace the thresholds (None: dense model) and reset all counts.
+
+        Raises:
+            InputError: if the thresholds are for another number of layers.
         """
         from sparsing.evaluation.model.counting import CountingMask
         from sparsing.sites.tap import attach
 
-        mask = CountingMask(self.loaded.sites, thresholds) if thresholds is not None else None
+        sites = self.loaded.sites
+        # May raise: the former thresholds stay in place then.
+        mask: CountingMask | None = CountingMask(sites, thresholds) if thresholds is not None else None
         for handle in self._handles:
             handle.remove()
-        sites = self.loaded.sites
         self._handles = attach(sites, mask.see, gate=mask.needs_gate) if mask is not None else []
         self._mask = mask
         self._prefill, self._decode = Tally(len(sites)), Tally(len(sites))
@@ -92,87 +95,94 @@ class SparseForwards:
         self._states: list[tuple[list[int], list[int]]] = []
 
     def activities(self) -> tuple[Activity, Activity] | None:
-        """Prefill and decode since `apply`, over all processes; None for a dense model."""
+        """Activity in prefill and in decode since `apply`, over all processes; None for a dense model."""
         if self._mask is None:
             return None
-        prefill, decode = zip(*(self._states or [self._state()]), strict=True)
-        return activity(prefill, self._mask.d_ff), activity(decode, self._mask.d_ff)
+        prefill, decode = zip(*(self._states or [self._read_tallies()]), strict=True)
+        return Activity.of(prefill, self._mask.d_ff), Activity.of(decode, self._mask.d_ff)
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
-        """Options of an item come one after the other: the prompt that they share is encoded once."""
-        return self._encode(string, *args, **kwargs).copy()
+        """Token ids of `string`, cached: the options of an item follow each other and share their prompt."""
+        return self._encode(string, *args, **kwargs).copy()  # lm-eval changes the list in place
 
-    def loglikelihood(self, requests: list, disable_tqdm: bool = False):
-        hidden = disable_tqdm or not self._show_progress
-        return super().loglikelihood(requests, disable_tqdm=hidden)  # pyright: ignore
+    def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> Any:
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self._show_progress)
 
-    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False):
-        hidden = disable_tqdm or not self._show_progress
-        return super().loglikelihood_rolling(requests, disable_tqdm=hidden)  # pyright: ignore
+    def loglikelihood_rolling(self, requests: list, disable_tqdm: bool = False) -> Any:
+        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm or not self._show_progress)
 
-    def generate_until(self, requests: list, disable_tqdm: bool = False):
-        hidden = disable_tqdm or not self._show_progress
-        self._tell_cut(sum(self._is_cut(*request.args) for request in requests), len(requests))
-        return super().generate_until(requests, disable_tqdm=hidden)  # pyright: ignore
+    def generate_until(self, requests: list, disable_tqdm: bool = False) -> Any:
+        self._warn_truncated(sum(self._is_truncated(*request.args) for request in requests), len(requests))
+        return super().generate_until(requests, disable_tqdm=disable_tqdm or not self._show_progress)
 
     def barrier(self) -> None:
-        """Called by lm-eval in every process when requests of a kind are done: the place to add up counts."""
-        super().barrier()  # pyright: ignore[reportAttributeAccessIssue]
-        if self.world_size > 1:  # pyright: ignore[reportAttributeAccessIssue]
-            self._states = gathered(self._state())
+        """Wait for all processes and exchange their counts.
 
-    def _state(self) -> tuple[list[int], list[int]]:
-        self._count_pending()
-        return self._prefill.state(), self._decode.state()
+        lm-eval calls this in every process when all requests of one kind are done.
+        """
+        super().barrier()
+        if self.world_size > 1:
+            self._states = gather(self._read_tallies())
 
     def get_model_info(self) -> dict:
-        """What lm-eval writes of the model in its results, with the activation ratios of the run."""
-        parent = super()
+        """The facts about the model that lm-eval writes into its results, with the activation ratios of the run."""
         if not Path(self.pretrained).exists():
-            info = parent.get_model_info()  # pyright: ignore[reportAttributeAccessIssue]
-        else:  # a folder has no commit on the hub to ask for
+            info = super().get_model_info()
+        else:  # lm-eval would look up the commit of a folder on the hub
             info = {"model_num_parameters": self.loaded.num_parameters, "model_dtype": self.loaded.dtype}
-        for phase, seen in zip(("prefill", "decode"), self.activities() or (), strict=False):
-            info[f"{phase}_activation_ratio"] = seen.activation_ratio if seen.num_tokens else None
-            info[f"{phase}_tokens"] = seen.num_tokens
+        for phase, activity in zip(("prefill", "decode"), self.activities() or (), strict=False):
+            info[f"{phase}_activation_ratio"] = activity.activation_ratio if activity.num_tokens else None
+            info[f"{phase}_tokens"] = activity.num_tokens
         return info
 
-    def _loglikelihood_tokens(self, requests: list, **options: Any):
-        """Options longer than the model keep their last tokens, where `HFLM` stops with an assertion."""
-        most = self.max_length  # pyright: ignore[reportAttributeAccessIssue]
-        long = sum(len(continuation) > most for _, _, continuation in requests)
-        if long:
-            logger.warning("%d options are longer than %d tokens: their last %d are scored", long, most, most)
-        self._tell_cut(sum(len(one[1]) + len(one[2]) > most + 1 for one in requests), len(requests))
-        cut = [(key, context, continuation[-most:]) for key, context, continuation in requests]
-        return super()._loglikelihood_tokens(cut, **options)  # pyright: ignore[reportAttributeAccessIssue]
+    def fit_requests(self, requests: list[Request]) -> list[Request]:
+        """Cut continuations that are longer than the model to their last tokens.
 
-    def _is_cut(self, prompt: str, settings: dict) -> bool:
-        room = self.max_length - settings.get("max_gen_toks", self.max_gen_toks)  # pyright: ignore
-        return len(self.tok_encode(prompt)) > room  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _tell_cut(self, cut: int, total: int) -> None:
-        """Once for all requests; lm-eval says it for each."""
-        if cut:
-            most = self.max_length  # pyright: ignore[reportAttributeAccessIssue]
+        `HFLM` cuts long prompts itself, but fails with an assertion on a long continuation.
+        """
+        most = self.max_length
+        num_long = sum(len(continuation) > most for _, _, continuation in requests)
+        if num_long:
             logger.warning(
-                "%d of %d prompts do not fit in %d tokens: they lose their beginning", cut, total, most
+                "%d options are longer than %d tokens: only their last %d are scored", num_long, most, most
+            )
+        # The last token of a continuation is never an input, hence the one extra position.
+        truncated = sum(len(prompt) + len(continuation) > most + 1 for _, prompt, continuation in requests)
+        self._warn_truncated(truncated, len(requests))
+        return [(key, prompt, continuation[-most:]) for key, prompt, continuation in requests]
+
+    def _is_truncated(self, prompt: str, settings: dict) -> bool:
+        """Whether a prompt and the tokens to generate after it do not fit in the model."""
+        return len(self.tok_encode(prompt)) > self.max_length - settings.get(
+            "max_gen_toks", self.max_gen_toks
+        )
+
+    def _warn_truncated(self, num_truncated: int, total: int) -> None:
+        """Warn once for all requests; lm-eval would warn for each one."""
+        if num_truncated:
+            logger.warning(
+                "%d of %d prompts do not fit in %d tokens: they lose their beginning",
+                num_truncated,
+                total,
+                self.max_length,
             )
 
-    def _model_call(self, inps: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    def before_scoring(self) -> None:
         self._count_pending()
-        logits = super()._model_call(inps, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-        if self._mask is not None:
-            self._pending = self._mask.take((inps.shape[0], inps.shape[1]))
-        return logits
 
-    def _select_cont_toks(self, logits: torch.Tensor, contlen: int | None = None, inplen: int | None = None):
-        assert inplen is not None
-        self._lengths.append(inplen)  # called once per sequence of the batch, in order: its unpadded length
-        return super()._select_cont_toks(logits, contlen=contlen, inplen=inplen)  # pyright: ignore
+    def after_scoring(self, shape: tuple[int, int]) -> None:
+        if self._mask is not None:
+            self._pending = self._mask.take(shape)
+
+    def on_selection(self, num_tokens: int) -> None:
+        # lm-eval selects once per sequence of the batch, in order: only now is the padding known.
+        self._lengths.append(num_tokens)
 
     def _count_pending(self) -> None:
-        """Count the last scored batch; one that nobody selected from was a trial of the batch size."""
+        """Add the counts of the last scored batch to the prefill tally.
+
+        Batches from which no logits were selected were run only to find the batch size; they are ignored.
+        """
         import torch
 
         counts, lengths = self._pending, self._lengths
@@ -181,63 +191,78 @@ class SparseForwards:
             self._prefill.add(counts, torch.arange(counts.shape[-1], device=counts.device) < ends[:, None])
         self._pending, self._lengths = None, []
 
-    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any):
-        generate = super()._model_generate  # pyright: ignore[reportAttributeAccessIssue]
+    def _read_tallies(self) -> tuple[list[int], list[int]]:
+        """The counts of this process: prefill, decode."""
+        self._count_pending()
+        return self._prefill.state(), self._decode.state()
+
+    def generate_with(
+        self, generate: Callable[[], torch.Tensor], attention_mask: torch.Tensor, stop: list[str]
+    ) -> torch.Tensor:
         if self._mask is None:
-            return generate(context, max_length, stop, **kwargs)
-        steps: list[torch.Tensor] = []
+            return generate()
+        steps: list[torch.Tensor] = []  # active neurons of each forward, (n_layers, sequences, tokens)
         hook = self.loaded.model.register_forward_hook(
-            functools.partial(_keep_step, self._mask, steps), with_kwargs=True
+            functools.partial(_append_counts, self._mask, steps), with_kwargs=True
         )
         try:
-            output = generate(context, max_length, stop, **kwargs)
+            output = generate()
         finally:
             hook.remove()
-        self._count_generation(steps, output, kwargs["attention_mask"], stop)
+        self._count_generation(steps, output, attention_mask, stop)
         return output
 
     def _count_generation(
-        self, steps: list[torch.Tensor], output: torch.Tensor, attention: torch.Tensor, stop: list[str]
+        self, steps: list[torch.Tensor], output: torch.Tensor, attention_mask: torch.Tensor, stop: list[str]
     ) -> None:
         import torch
 
-        if steps[0].shape[1] != len(attention):
+        if steps[0].shape[1] != len(attention_mask):
             raise InputError(
                 "activation ratios are counted for one sequence per prompt; leave num_beams and"
                 " num_return_sequences at 1"
             )
         device = steps[0].device
-        self._prefill.add(steps[0], attention.to(device).bool())
+        self._prefill.add(steps[0], attention_mask.to(device).bool())
         if len(steps) == 1:
             return
         decoded = torch.cat(steps[1:], dim=-1)  # (n_layers, sequences, forwards)
-        used = [self._used(row, stop) for row in output[:, attention.shape[1] :].tolist()]
-        # token n was made from the forward of token n - 1, so the last used one was never an input
+        used = [self._used_tokens(row, stop) for row in output[:, attention_mask.shape[1] :].tolist()]
+        # Token n was made from the forward of token n - 1, so the last used token was never an input.
         real = torch.arange(decoded.shape[-1], device=device) < torch.tensor(used, device=device)[:, None] - 1
         self._decode.add(decoded, real)
 
-    def _used(self, tokens: list[int], stop: list[str]) -> int:
-        """How many generated tokens count: up to the one that ends the text or completes a stop string."""
+    def _used_tokens(self, tokens: list[int], stop: list[str]) -> int:
+        """How many generated tokens count: up to the token that ends the text or completes a stop string.
+
+        A batch goes on until its last sequence has ended, so other sequences have further tokens.
+        """
         ends = _end_ids(self.loaded)
         length = next((n for n, token in enumerate(tokens, 1) if token in ends), len(tokens))
-        decode = self.tokenizer.decode  # pyright: ignore[reportAttributeAccessIssue]
-        full = range(1, length + 1)
-        stopped = bisect.bisect_left(full, True, key=lambda n: any(s in decode(tokens[:n]) for s in stop))
+        decode = self.tokenizer.decode
+        # A stop string stays in the text once it is there, so the first length with it is found by bisection.
+        stopped = bisect.bisect_left(
+            range(1, length + 1), True, key=lambda n: any(text in decode(tokens[:n]) for text in stop)
+        )
         return min(stopped + 1, length)
 
 
-def _keep_step(mask: Any, steps: list, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
+def _append_counts(
+    mask: CountingMask, steps: list[torch.Tensor], module: Any, args: tuple, kwargs: dict, output: Any
+) -> None:
+    """A forward hook of the whole model: keep the counts of this forward."""
     ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
     steps.append(mask.take((ids.shape[0], ids.shape[1])))
 
 
 def _end_ids(loaded: LoadedModel) -> set[int]:
-    ids = loaded.model.generation_config.eos_token_id  # pyright: ignore[reportOptionalMemberAccess]
+    config = loaded.model.generation_config
+    assert config is not None, "the model could not generate without a generation configuration"
+    ids: Any = config.eos_token_id
     return set(ids) if isinstance(ids, list) else {ids}
 
 
-def _thresholds(source: Thresholds | str | Iterable[float] | None) -> Thresholds | None:
-    """Thresholds as given, from a file, from the reference's line, or from numbers (`[t_0,t_1,...]`)."""
+def _read_thresholds(source: Thresholds | str | Iterable[float] | None) -> Thresholds | None:
     from sparsing.rules.thresholds import Thresholds, read_thresholds
 
     if source is None or isinstance(source, Thresholds):
@@ -247,35 +272,36 @@ def _thresholds(source: Thresholds | str | Iterable[float] | None) -> Thresholds
     return Thresholds.from_line(",".join(str(value) for value in source))
 
 
+def _choose_device(device: str | None) -> str | None:
+    """`device`; None, which lets `load_model` choose, for lm-eval's default on a machine without a GPU."""
+    import torch
+
+    return None if device == _DEFAULT_DEVICE and not torch.cuda.is_available() else device
+
+
 def _load(
-    name: str,
-    accelerator: Any,
-    device: str | None,
-    dtype: str | None,
-    revision: str | None,
-    trust_remote_code: bool,
+    name: str, device: str | None, dtype: str | None, revision: str | None, trust_remote_code: bool
 ) -> LoadedModel:
     from sparsing.models.loading import load_model
 
-    own = None if dtype == "auto" else dtype  # lm-eval's word for the checkpoint's own
-    where = str(accelerator.device) if accelerator is not None else device
-    return load_model(name, dtype=own, device=where, revision=revision, trust_remote_code=trust_remote_code)
+    dtype = None if dtype == "auto" else dtype  # lm-eval writes `auto` for the dtype of the checkpoint
+    return load_model(
+        name, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+    )
 
 
 @functools.cache
-def sparsing_lm() -> type:
+def make_sparsing_lm() -> type[SparseForwards]:
     """The class that lm-eval makes models of.
 
     Raises:
-        InputError: lm-eval is not installed.
+        InputError: if lm-eval is not installed.
     """
-    require_lm_eval()
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
-
-    return type("SparsingLM", (SparseForwards, HFLM), {"__module__": __name__, "__doc__": __doc__})
+    return make_model_class("SparsingLM", SparseForwards)
 
 
 def __getattr__(name: str) -> Any:
+    # lm-eval's registry imports the class by the name `SparsingLM`; the class needs lm-eval, this module does not
     if name == "SparsingLM":
-        return sparsing_lm()
+        return make_sparsing_lm()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

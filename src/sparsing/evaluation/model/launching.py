@@ -1,4 +1,4 @@
-"""What has to be settled before lm-eval is imported, and what a process of `torchrun` works on."""
+"""What a command must settle before it imports lm-eval: progress bars, and the share of one process of several."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import sys
 from typing import Any
 
 
-def hush(*, show: bool) -> bool:
-    """Whether the harness shows progress bars: when they are wanted, on a terminal. Before it is imported."""
-    shown = show and sys.stderr.isatty()
+def set_progress_bars(*, wanted: bool) -> bool:
+    """Whether lm-eval shows progress bars: if they are wanted and stderr is a terminal.
+
+    Call it before lm-eval is imported. Some of its bars have no switch of their own; they obey `TQDM_DISABLE`,
+    which tqdm reads on import.
+    """
+    shown = wanted and sys.stderr.isatty()
     if not shown:
-        os.environ.setdefault("TQDM_DISABLE", "1")  # for the bars that have no switch of their own
+        os.environ.setdefault("TQDM_DISABLE", "1")
     return shown
 
 
 def world_size() -> int:
-    """Processes of `torchrun` or `accelerate launch`; 1 without them."""
+    """The number of processes that `torchrun` or `accelerate launch` started; 1 without them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def process_device(device: str | None) -> str | None:
-    """The device of this process: its own GPU where `torchrun` started several, else as asked for."""
+    """The device of this process: `device` if given, the GPU of this process under `torchrun`, else None."""
     if world_size() == 1 or device is not None:
         return device
     import torch
@@ -29,8 +33,8 @@ def process_device(device: str | None) -> str | None:
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
-def accelerator_of_launch() -> Any:
-    """The process group of `torchrun` or `accelerate launch`, by which lm-eval shares out the items; else None."""
+def launch_accelerator() -> Any:
+    """The `Accelerator` by which lm-eval shares the items over the processes; None for a single process."""
     if world_size() == 1:
         return None
     from accelerate import Accelerator
@@ -38,8 +42,8 @@ def accelerator_of_launch() -> Any:
     return Accelerator()
 
 
-def gathered(value: Any) -> list:
-    """The value of every process, in all of them."""
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks. Every process must call this."""
     import torch.distributed as dist
 
     values: list[Any] = [None] * dist.get_world_size()

@@ -1,7 +1,8 @@
-"""Items of benchmarks from local files, as their own repositories publish them, for the harness's own tasks.
+"""Reads the items of benchmarks from local files, in the form in which the benchmarks' repositories publish them.
 
-`items(folder, task, splits)` looks in `folder/<benchmark>/` and below for the files of a harness task and gives
-its rows per split, with the columns that the harness expects. Nothing is downloaded and nothing is written.
+`read_items(folder, task, splits)` looks in `folder/<benchmark>/` and below for the files of an lm-eval task and
+returns its items per split, with the columns that lm-eval expects. Nothing is downloaded and nothing is written.
+`SOURCES` says for each task which files to look for and how to convert them.
 """
 
 from __future__ import annotations
@@ -16,37 +17,38 @@ from typing import Any
 
 from sparsing.errors import InputError
 
-Row = dict[str, Any]
+Item = dict[str, Any]
+"""One item of a benchmark: column to value."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a benchmark's files lie and how its rows become the harness's."""
+class ItemSource:
+    """Where the files of a benchmark are, and how their rows become items with lm-eval's columns."""
 
     folder: str
-    """Under the folder of all benchmarks."""
+    """Name of the subfolder in the folder of all benchmarks."""
     files: dict[str, tuple[str, ...]]
-    """Patterns per split of the harness, the first one that matches counts; `{part}` is the subset's name."""
-    convert: Callable[[Iterable[Row], str], Iterable[Row]] = lambda rows, part: rows
-    """Called with the rows and the subset's name."""
+    """Glob patterns per split; the first pattern with a match is used. `{part}` is the name of the subset."""
+    convert: Callable[[Iterable[Item], str], Iterable[Item]] = lambda rows, part: rows
+    """Called with the rows and the name of the subset."""
 
 
-def _boolq(rows: Iterable[Row], part: str) -> Iterator[Row]:
-    for row in rows:  # SuperGLUE's form has the label, the original one a truth value
+def _boolq(rows: Iterable[Item], part: str) -> Iterator[Item]:
+    for row in rows:  # SuperGLUE's files have a label, the original files a truth value
         yield row if "label" in row else {**row, "label": int(row["answer"])}
 
 
-def _siqa(rows: Iterable[Row], part: str) -> Iterator[Row]:
+def _siqa(rows: Iterable[Item], part: str) -> Iterator[Item]:
     for row in rows:
         yield {**row, "label": str(row["label"])}
 
 
-def _mbpp(rows: Iterable[Row], part: str) -> Iterator[Row]:
-    return (row for row in rows if 11 <= row["task_id"] <= 510)  # the published test split
+def _mbpp(rows: Iterable[Item], part: str) -> Iterator[Item]:
+    return (row for row in rows if 11 <= row["task_id"] <= 510)  # the test split of the publication
 
 
-def _bbh(rows: Iterable[Row], part: str) -> Iterator[Row]:
-    for row in rows:  # the repository's files are one object with the examples in it
+def _bbh(rows: Iterable[Item], part: str) -> Iterator[Item]:
+    for row in rows:  # a file of the repository is one object that contains all examples
         yield from row.get("examples", [row])
 
 
@@ -56,16 +58,16 @@ _LANGUAGES = {
 }
 
 
-def _tydiqa(rows: Iterable[Row], part: str) -> Iterator[Row]:
-    """The rows of one language: ids begin with its name."""
+def _tydiqa(rows: Iterable[Item], part: str) -> Iterator[Item]:
+    """The rows of one language. The files hold all languages; an id begins with the name of its language."""
     for row in rows:
         for item in [row] if "data" not in row else _squad(row["data"]):
             if item["id"].startswith(_LANGUAGES[part]):
                 yield item
 
 
-def _squad(articles: Iterable[Row]) -> Iterator[Row]:
-    """Questions in SQuAD's form, as the repository publishes them."""
+def _squad(articles: Iterable[Item]) -> Iterator[Item]:
+    """The questions of articles in the SQuAD format, in which the repository publishes them."""
     for article in articles:
         for paragraph in article["paragraphs"]:
             for question in paragraph["qas"]:
@@ -75,7 +77,7 @@ def _squad(articles: Iterable[Row]) -> Iterator[Row]:
                     "title": article.get("title", ""),
                     "context": paragraph["context"],
                     "question": question["question"],
-                    "answers": {key: [one[key] for one in answers] for key in ("text", "answer_start")},
+                    "answers": {key: [answer[key] for answer in answers] for key in ("text", "answer_start")},
                 }
 
 
@@ -85,8 +87,8 @@ _CLOZE_EN = "Q: {}\nA: The answer is"
 _CLOZE_ZH = "问题\uff1a{}\n答案\uff1a"
 
 
-def _agieval(rows: Iterable[Row], part: str) -> Iterator[Row]:
-    """The zero-shot prompts of AGIEval's own `dataset_loader.py`, which the hub's copies hold ready-made."""
+def _agieval(rows: Iterable[Item], part: str) -> Iterator[Item]:
+    """The zero-shot prompts of AGIEval's `dataset_loader.py`. The copies on the hub already contain them."""
     chinese = part != "gaokao-english" and part.startswith(("gaokao", "jec", "logiqa-zh"))
     for row in rows:
         if "query" in row:
@@ -95,7 +97,7 @@ def _agieval(rows: Iterable[Row], part: str) -> Iterator[Row]:
             yield _choice(row, chinese) if row["options"] else _cloze(row, chinese)
 
 
-def _choice(row: Row, chinese: bool) -> Row:
+def _choice(row: Item, chinese: bool) -> Item:
     letters, options = "ABCDEFG"[: len(row["options"])], " ".join(row["options"])
     ask = _CHOICE_ZH if chinese else _CHOICE_EN
     query = (row["passage"] or "") + ask.format(row["question"], options, letters[-1])
@@ -103,14 +105,14 @@ def _choice(row: Row, chinese: bool) -> Row:
     return {"query": query, "choices": row["options"], "gold": gold}
 
 
-def _cloze(row: Row, chinese: bool) -> Row:
+def _cloze(row: Item, chinese: bool) -> Item:
     ask = _CLOZE_ZH if chinese else _CLOZE_EN
     return {"query": (row["passage"] or "") + ask.format(row["question"]), "answer": str(row["answer"])}
 
 
-def _validation(folder: str, **fields: Any) -> Source:
+def _validation(folder: str, **fields: Any) -> ItemSource:
     patterns = ("validation.jsonl", "valid.jsonl", "dev.jsonl", "val.jsonl", "*val*.jsonl", "*dev*.jsonl")
-    return Source(folder=folder, files={"validation": patterns, "train": ("train.jsonl",)}, **fields)
+    return ItemSource(folder=folder, files={"validation": patterns, "train": ("train.jsonl",)}, **fields)
 
 
 _MMLU = {
@@ -124,18 +126,18 @@ SOURCES = {
     "winogrande": _validation("winogrande"),
     "copa": _validation("copa"),
     "boolq": _validation("boolq", convert=_boolq),
-    "lambada_openai": Source(folder="lambada", files={"test": ("test*.jsonl", "*test*.jsonl")}),
-    "humaneval": Source(folder="humaneval", files={"test": ("HumanEval.jsonl", "HumanEval.jsonl.gz")}),
-    "mbpp": Source(folder="mbpp", files={"test": ("mbpp.jsonl", "test*.jsonl")}, convert=_mbpp),
-    "gsm8k": Source(
+    "lambada_openai": ItemSource(folder="lambada", files={"test": ("test*.jsonl", "*test*.jsonl")}),
+    "humaneval": ItemSource(folder="humaneval", files={"test": ("HumanEval.jsonl", "HumanEval.jsonl.gz")}),
+    "mbpp": ItemSource(folder="mbpp", files={"test": ("mbpp.jsonl", "test*.jsonl")}, convert=_mbpp),
+    "gsm8k": ItemSource(
         folder="gsm8k", files={"test": ("test.jsonl",), "train": ("train.jsonl", "train*.jsonl")}
     ),
-    "mmlu_": Source(folder="mmlu", files=_MMLU),
-    "bbh_": Source(folder="bbh", files={"test": ("**/{part}.json", "**/{part}.jsonl")}, convert=_bbh),
-    "agieval_": Source(
+    "mmlu_": ItemSource(folder="mmlu", files=_MMLU),
+    "bbh_": ItemSource(folder="bbh", files={"test": ("**/{part}.json", "**/{part}.jsonl")}, convert=_bbh),
+    "agieval_": ItemSource(
         folder="agieval", files={"test": ("v1/{part}.jsonl", "**/{part}.jsonl")}, convert=_agieval
     ),
-    "tydiqa_goldp_": Source(
+    "tydiqa_goldp_": ItemSource(
         folder="tydiqa",
         files={
             "validation": ("*goldp*dev*.json", "*goldp*dev*.jsonl"),
@@ -144,43 +146,52 @@ SOURCES = {
         convert=_tydiqa,
     ),
 }
-"""Harness task, or the beginning of the names of its subsets, to where its items lie."""
-_BBH_KINDS = ("cot_fewshot_", "cot_zeroshot_", "fewshot_", "zeroshot_")
+"""lm-eval's name of a task to its source; a key that ends in `_` is the prefix of the names of subsets."""
+_BBH_VARIANTS = ("cot_fewshot_", "cot_zeroshot_", "fewshot_", "zeroshot_")
 
 
-def items(folder: Path, task: str, splits: Iterable[str]) -> dict[str, list[Row]]:
-    """Rows of each of the harness's `splits` that has a file; a task without an entry in `SOURCES` is looked
-    for as `folder/<task>/<split>.jsonl`, with the harness's columns.
+def read_items(folder: Path, task: str, splits: Iterable[str]) -> dict[str, list[Item]]:
+    """Items per split.
+
+    The files of a task without an entry in `SOURCES` are `folder/<task>/<split>.jsonl`, with lm-eval's columns.
+
+    Args:
+        folder: The folder of all benchmarks.
+        task: lm-eval's name of the task.
+        splits: lm-eval's names of the splits.
+
+    Returns: Split to items, in the order of the file. A split without a file is missing.
 
     Raises:
-        InputError: a file is not JSON lines.
+        InputError: if a file cannot be read or has another number of labels than items.
     """
-    source, part = _source(task)
-    found: dict[str, list[Row]] = {}
+    source, part = _find_source(task)
+    rows: dict[str, list[Item]] = {}
     for split in splits:
         path = _find(Path(folder) / source.folder, source.files.get(split, (f"{split}.jsonl",)), part)
         if path is not None:
-            found[split] = list(source.convert(_labelled(path, _read(path)), part))
-    return found
+            rows[split] = list(source.convert(_add_labels(path, _read(path)), part))
+    return rows
 
 
-def looked_for(folder: Path, task: str, split: str) -> str:
-    """Where `items` looks, for a message."""
-    source, part = _source(task)
+def describe_places(folder: Path, task: str, split: str) -> str:
+    """The places where `read_items` looks for a split, as text for a message."""
+    source, part = _find_source(task)
     names = [pattern.format(part=part) for pattern in source.files.get(split, (f"{split}.jsonl",))]
     return f"{Path(folder) / source.folder} ({', '.join(names)})"
 
 
-def _source(task: str) -> tuple[Source, str]:
+def _find_source(task: str) -> tuple[ItemSource, str]:
+    """The source of a task and the name of the subset in file names; the name is empty for a whole benchmark."""
     if task in SOURCES:
         return SOURCES[task], ""
     for prefix in (name for name in SOURCES if name.endswith("_")):
         if task.startswith(prefix):
             part = task.removeprefix(prefix)
-            for kind in _BBH_KINDS if prefix == "bbh_" else ():
-                part = part.removeprefix(kind)
+            for variant in _BBH_VARIANTS if prefix == "bbh_" else ():
+                part = part.removeprefix(variant)
             return SOURCES[prefix], part.replace("_", "-") if prefix == "agieval_" else part
-    return Source(folder=task, files={}), ""
+    return ItemSource(folder=task, files={}), ""
 
 
 def _find(folder: Path, patterns: Iterable[str], part: str) -> Path | None:
@@ -190,8 +201,8 @@ def _find(folder: Path, patterns: Iterable[str], part: str) -> Path | None:
     return None
 
 
-def _read(path: Path) -> list[Row]:
-    """Rows of .jsonl, .jsonl.gz, .json (one object) or of MMLU's .csv (question, four choices, letter)."""
+def _read(path: Path) -> list[Item]:
+    """The rows of a `.jsonl`, `.jsonl.gz`, `.json` (one object) or MMLU `.csv` file."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = data.decode("utf-8-sig")
@@ -199,22 +210,26 @@ def _read(path: Path) -> list[Row]:
             return [_mmlu_row(cells) for cells in csv.reader(text.splitlines(keepends=True))]
         if path.suffix == ".json":
             return [json.loads(text)]
-        # not splitlines: items hold other line separators unescaped
+        # splitlines would also split at U+2028 and similar characters, which occur inside items
         return [json.loads(line) for line in text.split("\n") if line.strip()]
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read items from {str(path)!r}: {error}") from error
 
 
-def _mmlu_row(cells: list[str]) -> Row:
+def _mmlu_row(cells: list[str]) -> Item:
+    """Cells: the question, four choices, the letter of the answer."""
     return {"question": cells[0], "choices": cells[1:5], "answer": "ABCD".index(cells[5])}
 
 
-def _labelled(path: Path, rows: list[Row]) -> list[Row]:
-    """PIQA and SIQA publish labels beside the items, one a line: `valid-labels.lst`."""
+def _add_labels(path: Path, rows: list[Item]) -> list[Item]:
+    """Rows with the labels of `<name>-labels.lst`, a file with one label per line that PIQA and SIQA publish."""
     labels = path.with_name(f"{path.stem}-labels.lst")
     if not labels.exists():
         return rows
     values = labels.read_text(encoding="utf-8").split()
     if len(values) != len(rows):
-        raise InputError(f"{str(labels)!r} has {len(values)} labels for {len(rows)} items of {path.name}")
+        raise InputError(
+            f"{str(labels)!r} has {len(values)} labels for {len(rows)} items of {path.name}; there must be one per"
+            " item, so take both files from the same release"
+        )
     return [{**row, "label": int(value)} for row, value in zip(rows, values, strict=True)]

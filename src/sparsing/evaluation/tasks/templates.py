@@ -1,7 +1,7 @@
-"""Templates of tasks compiled once per run instead of once per use.
+"""Compiles each prompt template of a task once per run.
 
-The harness compiles a task's Jinja templates anew for every field of every item and of every example in its
-prompt; a compiled template renders the same text each time, so the prompts do not change.
+lm-eval compiles the Jinja templates of a task again for every field of every item and of every example in a prompt.
+A compiled template renders the same text each time, so caching it does not change the prompts.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
-_KEPT = 512
-"""Templates kept at a time; the 57 subjects of MMLU have three each."""
+from sparsing.evaluation.model.lm_eval_internals import template_environment
+
+_CACHED_TEMPLATES = 512
+"""The 57 subjects of MMLU have three templates each."""
 
 
 @contextlib.contextmanager
-def compiled_once() -> Iterator[None]:
-    """Inside the block the harness compiles each template at its first use only."""
-    from lm_eval.utils import env  # pyright: ignore[reportMissingImports]
-
-    env.from_string = functools.lru_cache(_KEPT)(env.from_string)  # pyright: ignore[reportAttributeAccessIssue]
+def compile_templates_once() -> Iterator[None]:
+    """Inside the block lm-eval compiles each template only when it is first used."""
+    env = template_environment()
+    # An attribute of the instance hides the method of the class until it is deleted.
+    vars(env)["from_string"] = functools.lru_cache(_CACHED_TEMPLATES)(env.from_string)
     try:
         yield
     finally:
-        del env.from_string
+        del vars(env)["from_string"]

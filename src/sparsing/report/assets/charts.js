@@ -6,9 +6,9 @@ const NAME_LENGTH = 22;
 // The markers of style.py, by Plotly's names.
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
 
-// The plotting library reads a few HTML tags in its labels; text is to stay text.
+// Escapes text for Plotly, which interprets some HTML tags in its labels, and formulas between dollar signs.
 function label(text) {
-  return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll("$", "&#36;");
 }
 
 // The colour of a layer, interpolated between the colours that style.py gives.

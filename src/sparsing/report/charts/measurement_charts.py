@@ -29,8 +29,8 @@ from sparsing.report.chart import (
 from sparsing.report.labels import model_label, token_label
 
 if TYPE_CHECKING:
-    from sparsing.rules.curves import Curves
     from sparsing.measuring.measurement import Measurement
+    from sparsing.rules.curves import Curves
 
 RARE_BELOW = 0.01
 """Neurons below this frequency cannot be told from dead ones on a linear scale."""

@@ -79,7 +79,7 @@ def test_thresholds_of_a_run_can_be_measured_again(checkpoint, text, tmp_path, c
     line.write_text(capsys.readouterr().out, encoding="utf-8")
     assert main([*command, "--thresholds", str(line), "-o", str(tmp_path / "c")]) == 0
     read_back = Thresholds.from_line(line.read_text(encoding="utf-8"))
-    assert read_back.values == pytest.approx(first.thresholds.numbers, rel=1e-4)
+    assert read_back.numbers == pytest.approx(first.thresholds.numbers, rel=1e-4)
 
 
 def test_pictures_and_page(checkpoint, text, tmp_path):

@@ -37,7 +37,7 @@ def test_thresholds_shown_and_converted(tmp_path, capsys):
     assert main(["thresholds", str(path), "--to", "line"]) == 0
     assert capsys.readouterr().out == "thresholds=1.2500e-01,2.5000e-01\n"
     assert main(["thresholds", str(path), "--to", "json", "-o", str(tmp_path / "copy.json")]) == 0
-    assert json.loads(capsys.readouterr().out)["values"] == [0.125, 0.25]
+    assert json.loads(capsys.readouterr().out)["values"] == {"#0": 0.125, "#1": 0.25}
     assert Thresholds.load(tmp_path / "copy.json").values == made.values
 
 

@@ -84,6 +84,7 @@ def make_measurement(
         ).astype(np.float32),
         "position_activation_ratio": np.append(rng.uniform(0.2, 0.6, width - 1), np.nan).astype(np.float32),
         "token_activation_ratio": rng.random((num_tokens, n_layers)).astype(np.float32),
+        "sites": tuple(f"model.layers.{i}.mlp.down_proj" for i in range(n_layers)),
         "token_text": tuple(text),
         "cost": Cost(forward_passes=5.0, dense_forward_equivalents=6.0, wall_sec=1.0),
         "provenance": Provenance(**{"model": "some/folder/cost_$5_$6", "corpus": "a$b$c.txt", **seen}),  # pyright: ignore

@@ -1,47 +1,57 @@
-"""The places where each neuron is largest, while the corpus streams by.
+"""The contexts of each neuron: the tokens at which it is largest, found while the corpus streams by.
 
-A window is cut into stretches of `STRETCH` tokens and a neuron's contexts are the largest token of each of its
-`k` best stretches: the strongest places of a neuron often lie side by side, and one look at each says more. It
-also makes the search cheap: a batch is reduced to one number per stretch, and once the corpus has run for a
-while few of these beat what is already kept.
+A window is cut into stretches of `STRETCH` tokens, and a neuron's contexts are the largest token of each of its `k`
+best stretches. The largest tokens of a neuron are often neighbours, so contexts from different stretches show more. The
+stretches also make the search cheap: a batch is reduced to one number per stretch and neuron, and after a while few of
+these numbers exceed the contexts that are kept.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 STRETCH = 32
-"""Tokens; contexts of one neuron come from different stretches."""
+"""Tokens of a stretch; contexts of one neuron come from different stretches."""
 
 
 class TopContexts:
-    """Of one layer. `value` and `place` are the state: a pass saves and restores them in place."""
+    """The `k` best contexts of every neuron of one layer.
+
+    `value` and `place` are the state. Both are changed in place, because a pass saves and restores these two tensors.
+    """
 
     def __init__(self, d_ff: int, k: int, device: torch.device):
         self.value = torch.zeros(k, d_ff, device=device)
-        """`h` at the place, its sign kept, largest size first; 0 where fewer than `k` were found."""
+        """`h` at the token with its sign, largest absolute value first; 0 for a context that does not exist."""
         self.place = torch.full((k, d_ff), -1, dtype=torch.int64, device=device)
-        """Number of the window times the width of the corpus, plus the position in the window."""
+        """Index of the window times the width of the corpus, plus the position in the window; -1 for none."""
 
     def add(self, size: torch.Tensor, h: torch.Tensor, first_place: torch.Tensor) -> torch.Tensor:
-        """A batch.
+        """Update the contexts with one batch.
 
         Args:
             size: `|h|`, 0 where a token does not count, shape `(windows, tokens, d_ff)`, float32.
-            h: Same shape.
+            h: Inputs of `down_proj`, same shape.
             first_place: Place of position 0 of each window, shape `(windows,)`, int64.
 
-        Returns: the largest size of each neuron in the batch, shape `(d_ff,)`.
+        Returns:
+            The largest size of each neuron in the batch, shape `(d_ff,)`.
         """
         k = len(self.value)
         size = F.pad(size, (0, 0, 0, -size.shape[1] % STRETCH))
         cut = size.view(size.shape[0], -1, STRETCH, size.shape[2])  # (windows, stretches, STRETCH, d_ff)
         best = cut.amax(2).flatten(0, 1)  # (windows * stretches, d_ff)
         most = best.amax(0)
+        # Only neurons that exceed their worst kept context are sorted anew, which soon are few.
         better = (most > self.value[-1].abs()).nonzero()[:, 0]
         if len(better) == 0:
             return most
+        # The kept contexts come first, so that on equal sizes the earlier token stays.
         ranked = torch.cat([self.value[:, better].abs(), best[:, better]]).topk(k, dim=0)
         old = ranked.indices.clamp(max=k - 1)
         value, place = self.value[:, better].gather(0, old), self.place[:, better].gather(0, old)
@@ -58,11 +68,30 @@ class TopContexts:
         return most
 
 
-def merged(
-    parts: list[tuple[torch.Tensor, torch.Tensor]],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best of several corpora: values, places, and which corpus, each of shape `(k, d_ff)`."""
-    k = len(parts[0][0])
-    value, place = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerContexts:
+    """The contexts of one layer over all corpora of a study; arrays have shape `(k, d_ff)`, largest value first."""
+
+    value: np.ndarray
+    """`neuron_norm` with the sign of `h`; 0 for a context that does not exist."""
+    place: np.ndarray
+    """Window times width plus position, in its corpus; -1 for a context that does not exist."""
+    corpus: np.ndarray
+    """Index of the corpus."""
+
+
+def merge_contexts(parts: Sequence[TopContexts], column_norms: torch.Tensor) -> LayerContexts:
+    """The best contexts of a layer over several corpora.
+
+    Args:
+        parts: The contexts in each corpus.
+        column_norms: Norm of each column of `down_proj`, shape `(d_ff,)`, which turns `h` into `neuron_norm`.
+    """
+    k = len(parts[0].value)
+    value, place = torch.cat([part.value for part in parts]), torch.cat([part.place for part in parts])
     order = value.abs().topk(k, dim=0).indices
-    return value.gather(0, order), place.gather(0, order), order // k
+    return LayerContexts(
+        value=(value.gather(0, order).cpu() * column_norms.cpu()).numpy(),
+        place=place.gather(0, order).cpu().numpy(),
+        corpus=(order // k).cpu().numpy(),
+    )

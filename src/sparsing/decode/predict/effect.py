@@ -1,7 +1,7 @@
-"""What a predictor costs in perplexity: sparse passes over a text with the active set computed, and predicted.
+"""The effect of a predictor on perplexity: passes over the same text with the active set computed, and predicted.
 
-The predicted pass does in PyTorch what the kernels do: `x` as int8, codes times codes, and the rule's own cuts on the
-exact values of the predicted neurons.
+The predicted pass computes in PyTorch what the kernels compute: `x` is quantised to int8 and multiplied with the codes,
+and the thresholds then apply to the exact values of the predicted neurons.
 """
 
 from __future__ import annotations
@@ -30,47 +30,47 @@ if TYPE_CHECKING:
 
 
 class PredictedWatcher(MaskWatcher):
-    """Applies thresholds to the neurons that the predictor names, and zero to the others."""
+    """Applies thresholds to the neurons that the predictor selects, and sets the others to zero."""
 
     def __init__(self, loaded: LoadedModel, predictor: Predictor):
         super().__init__(loaded.sites, predictor.thresholds)
-        places = [site.weight.device for site in loaded.sites]
-        self._layers = [predictor.layer(index, place) for index, place in enumerate(places)]
+        self._layers = [predictor.layer(index, site.weight.device) for index, site in enumerate(loaded.sites)]
         self._acts = [ACTIVATIONS[type(site.gate_act).__name__] for site in loaded.sites]
         self._inputs: dict[int, torch.Tensor] = {}
         self.on_ffn = self._predicted
 
     def on_input(self, layer: int, x: torch.Tensor) -> None:
-        """The block's input, `(..., d_model)`, comes before its `gate` and `h`."""
+        """Keep the block's input, shape `(..., d_model)`, until its `gate` and `h` arrive."""
         self._inputs[layer] = x
 
     def _predicted(self, layer: int, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
         x = self._inputs.pop(layer)
-        named = self._layers[layer].predict(x.reshape(-1, x.shape[-1]), self._acts[layer])
-        return self._mask.masked(layer, gate, h) * named.view(h.shape)
+        selected = self._layers[layer].predict(x.reshape(-1, x.shape[-1]), self._acts[layer])
+        return self._mask.masked(layer, gate, h) * selected.view(h.shape)
 
 
 def predictor_effect(
     loaded: LoadedModel, corpus: Corpus, predictor: Predictor, *, progress: Progress | None = None
 ) -> PredictorEffect:
-    """Three passes over the corpus: dense, sparse, sparse by the predicted set.
+    """Measure the effect in three passes over the corpus: dense, sparse, and sparse with the predicted set.
 
     Raises:
-        InputError: a predictor for another number of layers.
+        InputError: if the predictor is for another number of layers.
     """
     if len(predictor.layers) != len(loaded.sites):
         raise InputError(
-            f"a predictor of {len(predictor.layers)} layers for a model of {len(loaded.sites)}; calibrate one"
+            f"the predictor has {len(predictor.layers)} layers and the model {len(loaded.sites)};"
+            " calibrate a predictor for this model"
         )
-    predicted = PredictedWatcher(loaded, predictor)
+    watcher = PredictedWatcher(loaded, predictor)
     dense = _pass(loaded, corpus, Watcher(), "dense", progress)
     exact = _pass(loaded, corpus, MaskWatcher(loaded.sites, predictor.thresholds), "sparse", progress)
-    with inputs_tapped(loaded.sites, predicted.on_input):
-        named = _pass(loaded, corpus, predicted, "sparse by the predicted set", progress)
-    interval = ratio_interval(named["nll"] - exact["nll"], dense["labels"])
+    with inputs_tapped(loaded.sites, watcher.on_input):
+        predicted = _pass(loaded, corpus, watcher, "sparse by the predicted set", progress)
+    interval = ratio_interval(predicted["nll"] - exact["nll"], dense["labels"])
     return PredictorEffect(
         ppl_ratio_exact=_ppl_ratio(exact, dense),
-        ppl_ratio_predicted=_ppl_ratio(named, dense),
+        ppl_ratio_predicted=_ppl_ratio(predicted, dense),
         ppl_change_interval=None if interval is None else (math.expm1(interval[0]), math.expm1(interval[1])),
         num_tokens=corpus.num_tokens,
     )
@@ -79,7 +79,7 @@ def predictor_effect(
 def with_effect(
     loaded: LoadedModel, corpus: Corpus, predictor: Predictor, *, progress: Progress | None = None
 ) -> Predictor:
-    """The predictor with its effect on this corpus measured. Raises as `predictor_effect`."""
+    """The predictor with its `effect` measured on this corpus. Raises as `predictor_effect`."""
     return dataclasses.replace(
         predictor, effect=predictor_effect(loaded, corpus, predictor, progress=progress)
     )

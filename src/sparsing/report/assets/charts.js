@@ -4,6 +4,7 @@
 
 const HOVER_DIGITS = ".4~g";
 const NAME_LENGTH = 22;
+const PHONE_WIDTH = 480;
 // The markers of style.py, by Plotly's names.
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
 
@@ -197,7 +198,8 @@ function layout(chart, state, width) {
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, colorway: [ink],
     xaxis: axisLayout(chart, "x", state.x), yaxis: axisLayout(chart, "y", state.y), shapes,
     annotations: marks.filter((mark) => mark.at !== undefined && mark.label).map((mark) => markLabel(mark, state)),
-    hovermode: "closest", dragmode: width < 600 ? false : "zoom",
+    hovermode: "closest",
+    dragmode: width < PHONE_WIDTH ? false : "zoom", // on a phone, dragging scrolls the page
     showlegend: listed > 1,
     // below the plot, but above it where the names on the x axis may be slanted
     legend: { orientation: "h", x: 0, ...(chart.x.names ? { y: 1.02, yanchor: "bottom" } : { y: -0.22, yanchor: "top" }), font: { size: 12 }, itemsizing: "constant" },

@@ -13,6 +13,8 @@ from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds
 
 Interval = tuple[float, float]
+DEAD_BELOW = 1e-3
+"""A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     rules = [make_rule(name) for name in args.rule]
     if not 0 < args.ppl < 1e6 or args.steps < 2:
         raise InputError(
-            f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps}; the defaults are 10 and 6"
+            f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps};"
+            " the defaults are 10 and 6"
         )
     folder = check_writable(args.output or default_folder(args.model))
     loaded = common.load_checkpoint(args, args.model)

@@ -7,14 +7,14 @@ DEMO ?= demo-report
 .PHONY: help demo test test-slow check bench study clean
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparsing needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-# the constraints pin torch to a CPU build: a bare torch is gigabytes of CUDA
+# the constraints pin torch to a CPU build, because the default build downloads gigabytes of CUDA
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	@touch $@
@@ -23,21 +23,21 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
 
-demo: $(VENV)/.runtime ## measure the built-in models, end with a report to open
+demo: $(VENV)/.runtime ## measure the built-in models and write a report
 	$(BIN)/sparsing demo -o $(DEMO)
 
 test: $(VENV)/.dev ## the default test suite
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.dev ## the tests that take longer
+test-slow: $(VENV)/.dev ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu and not network'
 
-check: $(VENV)/.dev ## what CI checks beside the tests
+check: $(VENV)/.dev ## linters and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.dev ## the benchmarks; results go to benchmarks/results
+bench: $(VENV)/.dev ## the benchmarks; results are written to benchmarks/results
 	$(BIN)/python benchmarks/search_cost.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/evaluate_overhead.py
@@ -45,9 +45,9 @@ bench: $(VENV)/.dev ## the benchmarks; results go to benchmarks/results
 	@echo 'decoding in batches and whole models: $(BIN)/python benchmarks/decode.py batches|whole, tables (see docs/benchmarks.md)'
 	@echo 'the laws: $(BIN)/python benchmarks/laws.py PART --data POINTS (see docs/laws.md)'
 
-study: $(VENV)/.dev ## the miniature study, four hours on two cores; goes on where it was cut off
+study: $(VENV)/.dev ## the miniature study, four hours on two cores; continues after an interruption
 	$(BIN)/python studies/nano/run.py --jobs 2
 	$(BIN)/python studies/nano/report.py
 
-clean: ## remove the virtual environment and what was built
+clean: ## remove the virtual environment and build outputs
 	rm -rf $(VENV) dist build $(DEMO) outputs

@@ -1,11 +1,11 @@
-"""What `SparsityCallback` costs at its defaults: training with and without it, in alternating pairs.
+"""Measures the cost of `SparsityCallback` with its default settings: training with and without it, in pairs.
 
     OMP_NUM_THREADS=1 python benchmarks/callback_overhead.py
 
-Each pair trains the preset `nano-0.9M` (ReLU, 2,048 tokens a step) twice for the same steps from the same weights, the
-order alternating. The interval is what the callback chooses by itself when it times the first ten steps; the
-measurements at the start, when choosing and at the end are part of the cost, as in a user's run, and are told apart:
-they come once per run. Time is measured on the clock and as processor time of the one thread.
+Each pair trains the preset `nano-0.9M` (ReLU, 2,048 tokens per step) twice from the same weights, in alternating order.
+The callback chooses its interval itself. The measurements at the start, when the interval is chosen, and at the end are
+part of the cost, as in a real run. They occur once per run, so `steady_overhead` reports the cost without them. Time is
+wall-clock time and the processor time of the one thread.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=1000, help="of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each run (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    _run(False, 12)  # warms up, and writes the tokenizer
+    _run(False, 12)  # warms up and writes the tokenizer
     pairs = []
     for pair in range(args.pairs):
         order = (False, True) if pair % 2 == 0 else (True, False)
@@ -91,10 +91,10 @@ def _tokenizer() -> Any:
 
 
 def _pair(plain: dict[str, Any], watched: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Overheads as shares of the run without the callback.
+    """Overheads as fractions of the time of the run without the callback.
 
-    `steady_overhead` is what a long run tends to: seconds of a probe per `every` steps, and of PPL-p% per twenty of
-    those, against the seconds of a plain step. The last row has both kinds, the row of the start a probe alone.
+    `steady_overhead` is the overhead of a long run: the seconds of a probe per `every` steps, and of PPL-p% per twenty
+    probes, over the seconds of plain steps. The first row has no PPL-p%; the last row has both.
     """
     assert plain["loss"] == watched["loss"], "the callback changed training"
     rows = watched["rows"]

@@ -1,11 +1,11 @@
-"""What an L1 penalty on `h` does to a nano model: activation ratio against loss, with and without, three seeds.
+"""Measures the effect of an L1 penalty on `h` on a nano model: activation ratio against loss, for three seeds.
 
     OMP_NUM_THREADS=1 python benchmarks/l1_training.py
 
-The shape `nano-0.3M` with ReLU is trained on the standard library for 0.6M tokens, plainly and with two final
-factors of the progressive schedule (ProSparse, arXiv 2402.13516), with nothing else changed. Each model is then
-measured on held-out documents: its dense loss, its exact zeros, and PPL-1%. A run that is done is kept in a cache,
-so a benchmark that was cut off goes on. Writes a JSON and a picture into `results/`.
+The preset `nano-0.3M` with ReLU is trained on the standard library for 0.6M tokens, without a penalty and with two
+final factors of the progressive schedule (ProSparse, arXiv 2402.13516); nothing else differs. Each model is then
+measured on held-out documents: its dense loss, its exact zeros, and PPL-1%. Finished runs stay in a cache, so an
+interrupted benchmark resumes. Writes a JSON file and a figure into `results/`.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PRESET = "nano-0.3M"
 TOKENS = 614_400
 STEPS = TOKENS // 2048
 STAGES = (STEPS // 10, STEPS * 6 // 10)
-"""The penalty is at a tenth of its factor at first, rises to the whole by 60% of the steps, and stays."""
+"""The penalty starts with a tenth of its factor, rises to the whole factor until 60% of the steps, then stays."""
 FACTORS = (0.0, 1.0, 3.0)
 SEEDS = (1, 2, 3)
 WINDOW, WINDOWS = 256, 64
-"""Held-out windows that are measured, spread evenly over the documents: 16,384 tokens."""
+"""Tokens per held-out window, and number of windows, spread evenly over the documents: 16,384 tokens in all."""
 
 
 def main() -> int:
@@ -97,7 +97,7 @@ def _run(factor: float, seed: int) -> dict[str, Any]:
 
 
 def _tokenizer() -> Path:
-    """One for all runs."""
+    """Folder of the tokenizer of all runs."""
     folder = CACHE / "l1" / "tokenizer"
     if not (folder / "tokenizer_config.json").exists():
         train_tokenizer(library_documents("train"), 1024, WINDOW, sample_chars=4_000_000).save_pretrained(
@@ -114,7 +114,7 @@ def _heldout(loaded: LoadedModel) -> Corpus:
 
 
 def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean over seeds and the standard deviation between them."""
+    """Mean over the seeds, and the standard deviation between them."""
     names = ("heldout_loss", "nonzero_ratio", "ppl1_activation_ratio", "dead_neuron_ratio")
     columns = {name: [run[name] for run in runs] for name in names}
     means = {name: statistics.mean(values) for name, values in columns.items()}
@@ -126,7 +126,7 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _draw(runs: list[dict[str, Any]], path: Path) -> None:
-    """Held-out loss against both ratios: a point per run, a line through the means."""
+    """Draw the held-out loss against both ratios: one point per run, and a line through the means."""
     from sparsing.report.style import MARKERS, PALETTE, new_figure, save_image, styled
 
     with styled():

@@ -1,10 +1,10 @@
-"""The muP check: does the best learning rate stay with the width, beside the standard parametrization?
-
-Short runs of two-layer models at three widths and a ladder of rates, and a coordinate check: the size of what each
-part puts out over the first steps. Runs that are done are kept in the cache, so the command resumes. A few minutes
-on a free core:
+"""Checks muP: does the best learning rate stay the same when the width grows? Compares the standard parametrization.
 
     python benchmarks/mup.py
+
+Trains two-layer models of three widths for a few steps at a series of learning rates. A coordinate check also records
+the mean absolute output of each part over the first steps. Finished runs stay in the cache, so the command resumes. It
+takes a few minutes on a free core.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from transformers import TrainerCallback
 
 from sparsing.report.style import MARKERS, PALETTE, new_figure, plain_numbers, save_image, styled
+from sparsing.training.config import TrainConfig
 from sparsing.training.config_file import read_train_config
 from sparsing.training.trainer import train
 
@@ -34,11 +35,11 @@ STEPS = 200
 COORDINATE_WIDTHS = (64, 128, 256, 512)
 COORDINATE_STEPS = 4
 KINDS = {"mup": ("muP", 0.1), "standard": ("standard parametrization", 0.02)}
-"""Name in the configuration to title and initial deviation; 0.02 is the usual one."""
+"""Name of the parametrization to its title and initial standard deviation; 0.02 is the usual value."""
 
 
-def config(kind: str, width: int, lr: float, seed: int, steps: int) -> Any:
-    """A two-layer model of this width, heads of 32, 1,024 tokens a step."""
+def make_config(kind: str, width: int, lr: float, seed: int, steps: int) -> TrainConfig:
+    """A run of a two-layer model of this width, with heads of size 32 and 1,024 tokens per step."""
     shape = {"d_model": width, "n_layers": 2, "n_heads": width // 32, "vocab_size": 1024, "context": 128}
     model = {**shape, "parametrization": kind, "init_std": KINDS[kind][1], "dim_model_base": 64}
     training = {
@@ -56,15 +57,15 @@ def config(kind: str, width: int, lr: float, seed: int, steps: int) -> Any:
     )
 
 
-def run(name: str, made: Any, callbacks: tuple[TrainerCallback, ...] = ()) -> list[dict[str, Any]]:
-    """Train in the cache; the tokens are those of the run before."""
+def run(name: str, config: TrainConfig, callbacks: tuple[TrainerCallback, ...] = ()) -> list[dict[str, Any]]:
+    """Train in the cache. All runs share the tokenizer and the token files of the first run."""
     folder = CACHE / "mup" / name
     shared = CACHE / "mup" / "text"
     for part in ("tokenizer", "tokens.bin", "tokens.json", "heldout.bin", "heldout.json"):
         if (shared / part).exists() and not (folder / part).exists():
             folder.mkdir(parents=True, exist_ok=True)
             (shutil.copytree if (shared / part).is_dir() else shutil.copy)(shared / part, folder / part)
-    curve = train(made, folder, callbacks=callbacks)
+    curve = train(config, folder, callbacks=callbacks)
     for path in [*folder.glob("tokens.*"), *folder.glob("heldout.*"), folder / "tokenizer"]:
         if not (shared / path.name).exists():
             shared.mkdir(parents=True, exist_ok=True)
@@ -73,10 +74,10 @@ def run(name: str, made: Any, callbacks: tuple[TrainerCallback, ...] = ()) -> li
 
 
 def final_loss(kind: str, width: int, lr: float) -> float:
-    """Held-out loss after the run, mean over seeds; infinite where training diverged."""
+    """Held-out loss at the end of the run, mean over seeds; infinite if training diverged."""
     losses = []
     for seed in SEEDS:
-        curve = run(f"{kind}-{width}-{lr:g}-{seed}", config(kind, width, lr, seed, STEPS))
+        curve = run(f"{kind}-{width}-{lr:g}-{seed}", make_config(kind, width, lr, seed, STEPS))
         losses.append([line["heldout_loss"] for line in curve if "heldout_loss" in line][-1])
     mean = float(np.mean(losses))
     print(f"{kind} {width} lr {lr:g}: {mean:.4f}", flush=True)
@@ -84,7 +85,7 @@ def final_loss(kind: str, width: int, lr: float) -> float:
 
 
 def best_rate(losses: list[float]) -> float:
-    """The rate at the lowest point of the parabola through the best three of the ladder, in log2 of the rate."""
+    """The learning rate at the minimum of the parabola through the best three rates, in log2 of the rate."""
     at = int(np.clip(np.argmin(losses), 1, len(losses) - 2))
     left, middle, right = losses[at - 1 : at + 2]
     bend = left - 2 * middle + right
@@ -92,11 +93,11 @@ def best_rate(losses: list[float]) -> float:
     return LADDER[at] * 2 ** float(np.clip(shift, -1, 1))
 
 
-class Sizes(TrainerCallback):
-    """Mean size of what each part puts out in the forward pass of each of the first steps."""
+class SizeRecorder(TrainerCallback):
+    """Records the mean absolute output of each part in the forward pass of each of the first steps."""
 
     def __init__(self) -> None:
-        self.found: list[dict[str, float]] = []
+        self.sizes: list[dict[str, float]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         core = model.model
@@ -111,7 +112,7 @@ class Sizes(TrainerCallback):
             "last norm": core.norm,
             "logits": model.lm_head,
         }.items():
-            # what leaves the head is divided by `logits_scaling` outside of it
+            # the model divides the output of the head by `logits_scaling`
             over = model.config.logits_scaling if name == "logits" else 1.0
             module.register_forward_hook(self._keep(name, over))
 
@@ -119,27 +120,27 @@ class Sizes(TrainerCallback):
         def hook(module: Any, args: Any, output: Any) -> None:
             if torch.is_grad_enabled():
                 value = output[0] if isinstance(output, tuple) else output
-                self.found[-1][name] = float(value.detach().float().abs().mean()) / over
+                self.sizes[-1][name] = float(value.detach().float().abs().mean()) / over
 
         return hook
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.found.append({})
+        self.sizes.append({})
 
 
 def coordinates(kind: str, width: int) -> list[dict[str, float]]:
-    """Sizes by part, one dictionary per step."""
-    watcher = Sizes()
+    """Mean absolute outputs by part, one dictionary per step."""
+    recorder = SizeRecorder()
     name = f"coordinates-{kind}-{width}"
-    made = config(kind, width, 0.01, 1, COORDINATE_STEPS)
+    config = make_config(kind, width, 0.01, 1, COORDINATE_STEPS)
     shutil.rmtree(CACHE / "mup" / name, ignore_errors=True)
-    run(name, made, (watcher,))
-    return watcher.found
+    run(name, config, (recorder,))
+    return recorder.sizes
 
 
 @styled()
 def rates_figure(losses: dict[str, dict[int, list[float]]], best: dict[str, dict[int, float]]) -> Figure:
-    """Loss against the rate, a line per width, its best rate as a dotted line."""
+    """Loss against the learning rate, one line per width; a dotted line marks the best rate of the width."""
     figure = new_figure(
         3.4, "Held-out loss against the peak learning rate", "dotted: the best rate of each width"
     )
@@ -160,7 +161,7 @@ def rates_figure(losses: dict[str, dict[int, list[float]]], best: dict[str, dict
 
 @styled()
 def coordinates_figure(sizes: dict[str, dict[int, list[dict[str, float]]]]) -> Figure:
-    """Change of the size of each part's output since the first step, against width."""
+    """Mean absolute output of each part at the first and at the last step, against the width."""
     title = "Coordinate check: mean size of what each part puts out"
     figure = new_figure(
         4.6,
@@ -186,7 +187,7 @@ def coordinates_figure(sizes: dict[str, dict[int, list[dict[str, float]]]]) -> F
 
 
 def growth(sizes: dict[int, list[dict[str, float]]]) -> dict[str, float]:
-    """Slope of log size after the steps against log width, by part; 0: the width does not matter."""
+    """Slope of the log of the mean absolute output against log width, by part; 0 means that the width has no effect."""
     parts = sizes[COORDINATE_WIDTHS[0]][-1]
     logs = np.log(list(sizes))
     return {p: float(np.polyfit(logs, [np.log(s[-1][p]) for s in sizes.values()], 1)[0]) for p in parts}
@@ -213,7 +214,7 @@ def main() -> None:
             kind: max(b[width] for width in WIDTHS) / min(b[width] for width in WIDTHS)
             for kind, b in best.items()
         },
-        "size_against_width": {kind: growth(found) for kind, found in sizes.items()},
+        "size_against_width": {kind: growth(by_width) for kind, by_width in sizes.items()},
         "coordinates": sizes,
     }
     path: Path = save("mup", result)

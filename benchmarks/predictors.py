@@ -46,6 +46,7 @@ def _rows(loaded: LoadedModel, text: str) -> list[dict[str, Any]]:
     window = min(256, loaded.model.config.max_position_embeddings)
     corpus = load_corpus(text, loaded.tokenizer, window=window, max_tokens=40_000)
     corpus, heldout = split_holdout(corpus, 0.5)
+    assert heldout is not None, "the text is long enough to be split"
     subject = Subject(loaded, corpus, scores=["neuron_norm"])
     rule = make_rule("cett")
     thresholds = subject.thresholds(rule, subject.search(rule, 1.01).level, 1.01)

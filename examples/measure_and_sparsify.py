@@ -1,4 +1,4 @@
-"""Measure PPL-1% of a built-in model, apply the thresholds, generate text with most neurons skipped.
+"""Measures PPL-1% of a built-in model, applies the thresholds and generates text with most neurons at zero.
 
 python examples/measure_and_sparsify.py
 """

@@ -1,4 +1,4 @@
-"""A rule in one file: keep the same share of neurons in each layer by a threshold on `|h|`, then compare it.
+"""Defines a rule that keeps the same share of neurons in each layer by a threshold on `|h|`, and compares it with CETT.
 
 python examples/new_rule.py
 """
@@ -12,7 +12,7 @@ from sparsing.rules import Reach, Rule, register_rule
 
 @register_rule
 class Quantile(Rule):
-    """Active when `|h|` is above the layer's quantile at the level."""
+    """A neuron is active when `|h|` is above the quantile of its layer at the level."""
 
     name = "quantile"
     score = "h"
@@ -20,9 +20,9 @@ class Quantile(Rule):
     needs_curves = True
 
     def check(self, level):
-        self._allowed(level, low=0, high=1, open_low=False, hint="0.9 drops nine in ten")
+        self._check_range(level, low=0, high=1, open_low=False, hint="0.9 drops nine in ten")
 
-    def values(self, level, curves, n_layers):
+    def values(self, level, curves, n_sites):
         curve = curves[self.score]
         rows = zip(curve.thresholds, curve.ratio, strict=True)
         return np.array([np.interp(level, 1 - ratio, grid) for grid, ratio in rows])

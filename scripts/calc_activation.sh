@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The reference's script with the same four variables; set them here or in the environment.
+# Replaces the reference's script of this name. Set its four variables here or in the environment.
 model_path="${model_path:?set model_path to a checkpoint folder}"
 input_file="${input_file:-input.txt}"
 prune_strategy="${prune_strategy:-pplp}" # fat, topk, cett or pplp

@@ -189,6 +189,18 @@ def test_the_list_of_floors_has_every_room():
     _assert_none("rooms that the list of floors in docs/design.md lacks")
 
 
+def test_no_module_imports_from_a_floor_above():
+    _assert_none("imports that the order of floors forbids")
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    _assert_none("imports that form a circle")
+
+
+def test_no_public_name_is_defined_by_two_packages():
+    _assert_none("public names that several packages define")
+
+
 def test_a_planted_import_of_a_floor_above_is_reported():
     sources = read_sources(PACKAGE)
     plan = Plan.read(DESIGN.read_text(encoding="utf-8"))

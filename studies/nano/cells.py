@@ -1,7 +1,7 @@
-"""The cells of the study in the order they are run, and what is written of each.
+"""The cells of the study: the list of training runs in the order they run, and the result saved for each.
 
-Smallest first, one cell per question before the repetitions: activations against scale, then width against depth,
-then seeds.
+A cell is one training run with a shape, an activation and a seed. Small models come first, and repetitions with other
+seeds come after one cell per question, so that an interrupted study has answers early.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from sparsing.base.results import Result
 from sparsing.training.tracking import Track
 
 HERE = Path("studies/nano")
-"""From the root of the repository, where the scripts go first: no result holds a path of a machine."""
+"""Relative to the root of the repository, which the scripts change to, so that results contain no absolute path."""
 WORK = HERE / ".work"
-"""Checkpoints; not committed."""
+"""Folder of checkpoints, which are not committed."""
 RESULTS = HERE / "results"
 
 TOKENS = 4_000_000
@@ -26,13 +26,13 @@ EARLY = tuple(round(value) for value in np.geomspace(50_000, 1_000_000, 9))
 LATE = tuple(range(1_300_000, TOKENS + 1, 300_000))
 WINDOW = 256
 WINDOWS = 96
-"""Held-out windows that are tracked, spread evenly over the held-out documents: 24,576 tokens."""
+"""Held-out windows that every checkpoint is measured on, spread evenly over the held-out documents: 24,576 tokens."""
 SCALES = ("nano-0.3M", "nano-0.9M", "nano-2M", "nano-4M")
-"""All with a width-depth ratio of 48."""
+"""Presets of different size, all with a width-depth ratio of 48."""
 SHAPES = ("nano-256x1", "nano-176x2", "nano-144x3", "nano-112x5", "nano-80x10", "nano-96x7", "nano-64x15")
-"""All with blocks of 0.71M to 0.75M parameters."""
+"""Presets of different shape, all with 0.71M to 0.75M parameters in their blocks."""
 SEEDED = "nano-0.9M"
-"""The point that is repeated with other seeds."""
+"""The preset that is repeated with other seeds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,10 @@ class Cell:
         return RESULTS / f"{self.name}.json"
 
     def overrides(self) -> dict[str, Any]:
-        """Keys of the configuration; the rate stays at its peak, so that all points lie in one phase."""
+        """Keys of the training configuration that differ from the preset.
+
+        The learning rate stays at its peak, so that all points lie in one phase of the schedule.
+        """
         return {
             "model.hidden_act": self.hidden_act,
             "data.heldout_tokens": 0,
@@ -67,7 +70,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CellResult(Result):
-    """A finished cell."""
+    """The saved result of a finished cell."""
 
     name: str
     preset: str
@@ -81,11 +84,11 @@ class CellResult(Result):
     loss_tokens: tuple[int, ...]
     """Training tokens of the points of the loss curve."""
     loss: tuple[float, ...]
-    """Training loss, nats per token, mean over the steps since the point before."""
+    """Training loss, nats per token, mean over the steps since the previous point."""
     track: Track
     """Activation ratio and held-out loss along training, at one CETT."""
     train_sec: float
-    """Wall time of the training session that ended the run; one before a kill does not count."""
+    """Wall time of the session that completed the training; sessions that were interrupted are not included."""
     track_sec: float
 
 

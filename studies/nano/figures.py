@@ -1,4 +1,4 @@
-"""The pictures of the study, in the project's style."""
+"""The figures of the study's page, drawn with matplotlib in the style of the reports; one function per figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from cells import SCALES, SHAPES, CellResult
-from findings import ACTS, LAST, first_seeds, label, last_ratio, law_fit, shape_fit, size, width_over_depth
+from findings import ACTS, LAST, first_seeds, fit_law, fit_shapes, label, last_ratio, size, width_over_depth
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,19 +16,19 @@ from sparsing.report.style import MARKERS, MUTED, PALETTE, new_figure, plain_num
 
 @styled()
 def along_training(cells: Sequence[CellResult]) -> Figure:
-    """Activation ratio against training tokens, a panel per activation, the fitted laws as lines."""
+    """Activation ratio against training tokens, one panel per activation, with the fitted laws as lines."""
     figure = new_figure(
         3.4, "Activation ratio along training", "points: one CETT per run; lines: the paper's laws"
     )
     for axes, (act, title) in zip(figure.subplots(1, 2), ACTS.items(), strict=True):
-        for cell in _shown(cells, SCALES, act):
-            colour, marker = _look(SCALES.index(cell.preset))
+        for cell in _first_seed_cells(cells, SCALES, act):
+            colour, marker = _colour_and_marker(SCALES.index(cell.preset))
             tokens = np.array([p.tokens for p in cell.track.points])
             axes.plot(tokens, _ratios(cell), marker, color=colour, label=size(cell))
             whiskers(axes, tokens.tolist(), _bars(cell), colour=colour, width=0.8)
-            found = law_fit(cell)
-            grid = np.geomspace(found.kept_x[0], found.kept_x[-1], 200)
-            axes.plot(grid * BILLION, 100 * found.curve(grid), color=colour, linewidth=1)
+            law = fit_law(cell)
+            grid = np.geomspace(law.kept_x[0], law.kept_x[-1], 200)
+            axes.plot(grid * BILLION, 100 * law.curve(grid), color=colour, linewidth=1)
         axes.set_xscale("log")
         plain_numbers(axes.xaxis, unit=1e6)
         axes.set(title=title, xlabel="training tokens, millions", ylabel="activation ratio, %")
@@ -38,12 +38,12 @@ def along_training(cells: Sequence[CellResult]) -> Figure:
 
 @styled()
 def against_loss(cells: Sequence[CellResult]) -> Figure:
-    """Activation ratio against held-out loss, both activations."""
+    """Activation ratio against held-out loss, for both activations."""
     figure = new_figure(3.4, "Activation ratio at equal quality", "training goes from right to left")
     axes = figure.add_subplot()
     for act, line in zip(ACTS, ("-", "--"), strict=True):
-        for cell in _shown(cells, SCALES, act):
-            colour, marker = _look(SCALES.index(cell.preset))
+        for cell in _first_seed_cells(cells, SCALES, act):
+            colour, marker = _colour_and_marker(SCALES.index(cell.preset))
             losses = [p.loss for p in cell.track.points]
             axes.plot(losses, _ratios(cell), line, marker=marker, color=colour, label=label(cell))
     axes.set(xlabel="held-out loss, nats per token", ylabel="activation ratio, %")
@@ -53,8 +53,8 @@ def against_loss(cells: Sequence[CellResult]) -> Figure:
 
 @styled()
 def width_against_depth(cells: Sequence[CellResult]) -> Figure:
-    """Ratio and loss at the end against width over depth."""
-    shapes = sorted(_shown(cells, SHAPES, "relu"), key=width_over_depth)
+    """Final ratio and final loss against width over depth."""
+    shapes = sorted(_first_seed_cells(cells, SHAPES, "relu"), key=width_over_depth)
     figure = new_figure(
         3.2, "Width against depth, ReLU", f"mean of the last {LAST} points; bars: their range"
     )
@@ -71,16 +71,16 @@ def width_against_depth(cells: Sequence[CellResult]) -> Figure:
         axes.set_xscale("log")
         plain_numbers(axes.xaxis)
         axes.set(xlabel="d_model / n_layers", ylabel=name)
-    if (found := shape_fit(shapes)) is not None:
+    if (law := fit_shapes(shapes)) is not None:
         grid = np.geomspace(min(x), max(x), 200)
-        left.plot(grid, 100 * found.curve(grid), color=MUTED, linewidth=1, label="linear, then flat")
+        left.plot(grid, 100 * law.curve(grid), color=MUTED, linewidth=1, label="linear, then flat")
         _legend(left)
     return figure
 
 
 @styled()
 def against_scale(cells: Sequence[CellResult]) -> Figure:
-    """Ratio at the end against the number of parameters, all seeds."""
+    """Final ratio against the number of parameters, for all seeds."""
     figure = new_figure(
         3.0, "Activation ratio at the end by scale", f"mean of the last {LAST} points; all seeds"
     )
@@ -98,11 +98,11 @@ def against_scale(cells: Sequence[CellResult]) -> Figure:
 
 @styled()
 def losses(cells: Sequence[CellResult]) -> Figure:
-    """Training loss of every cell."""
+    """Training loss of every cell, as a moving mean over 15 points."""
     figure = new_figure(3.4, "Training loss")
     axes = figure.add_subplot()
     for i, cell in enumerate(cells):
-        window = np.ones(15) / 15
+        window = np.ones(15) / 15  # the moving mean loses 7 points at both ends
         smooth = np.convolve(cell.loss, window, "valid")
         axes.plot(
             cell.loss_tokens[7:-7], smooth, color=PALETTE[i % len(PALETTE)], linewidth=1, label=cell.name
@@ -114,11 +114,11 @@ def losses(cells: Sequence[CellResult]) -> Figure:
     return figure
 
 
-def _shown(cells: Sequence[CellResult], presets: Sequence[str], act: str) -> list[CellResult]:
+def _first_seed_cells(cells: Sequence[CellResult], presets: Sequence[str], act: str) -> list[CellResult]:
     return [cell for cell in first_seeds(cells, presets) if cell.hidden_act == act]
 
 
-def _look(index: int) -> tuple[str, str]:
+def _colour_and_marker(index: int) -> tuple[str, str]:
     return PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
 
 

@@ -1,9 +1,9 @@
-"""Run the study, cell by cell: train, track, write `results/<cell>.json`. The same command goes on after a kill.
+"""Run the study: train and track each cell, and write `results/<cell>.json`. The same command resumes after a kill.
 
-    python studies/nano/run.py            one cell after the other
-    python studies/nano/run.py --jobs 2   two side by side, one thread each
+    python studies/nano/run.py            one cell at a time
+    python studies/nano/run.py --jobs 2   two cells at a time, one thread each
 
-A cell is taken by a lock that ends with its process, so several commands may run at once.
+A process locks the cell it works on, and the lock ends with the process, so several commands may run at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it on import
 
 import cells
 import numpy as np
@@ -38,9 +38,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cells", nargs="*", metavar="CELL", help="names (default: all, in their order)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells side by side (default: 1)")
-    parser.add_argument("--list", action="store_true", help="show the cells and which are done")
+    parser.add_argument(
+        "cells", nargs="*", metavar="CELL", help="names of cells (default: all, in the order of the study)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
+    parser.add_argument("--list", action="store_true", help="list the cells and which of them are finished")
     args = parser.parse_args()
     os.chdir(Path(__file__).resolve().parents[2])
     chosen = [cell for cell in CELLS if not args.cells or cell.name in args.cells]
@@ -53,24 +55,28 @@ def main() -> int:
         return max(worker.wait() for worker in workers)
     WORK.mkdir(parents=True, exist_ok=True)
     for cell in chosen:
-        with _lock(cell.name) as mine:
-            if mine and not cell.result.exists():
+        with _lock(cell.name) as locked:
+            if locked and not cell.result.exists():
                 run(cell)
     return 0
 
 
 def run(cell: Cell) -> None:
-    """Train and track one cell and write its result."""
+    """Train and track one cell, and write its result."""
     with _lock("tokenizer", wait=True):
         if not (WORK / "tokenizer").exists():
-            train_tokenizer(library_documents("train"), 1024, cells.WINDOW).save_pretrained(WORK / "tokenizer")
+            train_tokenizer(library_documents("train"), 1024, cells.WINDOW).save_pretrained(
+                WORK / "tokenizer"
+            )
     print(f"{cell.name}: training", flush=True)
     config = read_train_config(preset=cell.preset, overrides=cell.overrides())
     started = time.perf_counter()
     curve = [line for line in train(config, WORK / cell.name) if "loss" in line]
     trained = time.perf_counter()
     print(f"{cell.name}: {trained - started:.0f} s, loss {curve[-1]['loss']:.3f}; tracking", flush=True)
-    tracked = track(find_checkpoints(WORK / cell.name), read, WORK / f"{cell.name}-track", name=cell.name)
+    tracked = track(
+        find_checkpoints(WORK / cell.name), read_heldout, WORK / f"{cell.name}-track", name=cell.name
+    )
     ended = time.perf_counter()
     result = CellResult(
         name=cell.name,
@@ -96,8 +102,8 @@ def run(cell: Cell) -> None:
     )
 
 
-def read(loaded: LoadedModel) -> tuple[Corpus, None]:
-    """Windows of the held-out documents, evenly spread."""
+def read_heldout(loaded: LoadedModel) -> tuple[Corpus, None]:
+    """The windows that checkpoints are measured on, spread evenly over the held-out documents; no holdout."""
     corpus = load_corpus(
         library_documents("heldout"), loaded.tokenizer, window=cells.WINDOW, name="builtin, held out"
     )
@@ -106,7 +112,7 @@ def read(loaded: LoadedModel) -> tuple[Corpus, None]:
 
 @contextlib.contextmanager
 def _lock(name: str, *, wait: bool = False) -> Iterator[bool]:
-    """Whether this process holds the lock of that name; the system frees it when the process ends."""
+    """Whether this process got the lock of that name; the system releases it when the process ends."""
     with Path(WORK / f"{name}.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)

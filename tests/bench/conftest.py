@@ -14,7 +14,7 @@ def small_shape() -> DecodeShape:
     )
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_cache():
     """A cache of 256 KiB: the bandwidth is measured on 4 MiB. Its value matters to no test here."""
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""`sparsing evaluate` from its arguments to its files; what it refuses, it refuses before a model is loaded."""
+"""`sparsing evaluate` from its arguments to its files. Bad arguments are refused before a model is loaded."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_without_lm_eval(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_definitions_of_ones_own(command, bench, tmp_path):
-    """A task of another name on the same items has the scores of the harness's."""
+def test_a_users_own_definition(command, bench, tmp_path):
+    """A user's definition of a task on the same items has the scores of lm-eval's task."""
     from pathlib import Path
 
     from lm_eval import tasks
@@ -138,7 +138,7 @@ def test_killed_in_the_third_task_of_six(command, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_give_the_table_of_one(command, tmp_path):
-    """The items are shared out; scores, counts and activation ratios are those of one process."""
+    """Two processes share the items; scores, counts and activation ratios are those of one process."""
     tasks = ["--tasks", "copa,lambada,gsm8k", "--limit", "7", "--max-gen-toks", "8", "--batch-size", "1"]
     alone = [*command, *tasks]
     alone[alone.index("-o") + 1] = str(tmp_path / "alone")

@@ -1,4 +1,4 @@
-"""`sparsing neurons` and the report on two of its studies."""
+"""`sparsing neurons`, and the report on two studies."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_a_study_and_its_report(checkpoint, texts, tmp_path, capsys):
     assert main(["report", str(out), str(again), "-o", str(tmp_path / "r.html")]) == 0
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "Token by token" in page
-    assert "How far apart firing is" in page
+    assert "Distances between corpora and between models" in page
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--text", "a.txt", "b/a.txt"], "two texts are called 'a'; give them names"),
+        (["--text", "a.txt", "b/a.txt"], "two texts have the name 'a'; give them names"),
         (["--text", "x=/no/such/file"], "/no/such/file"),
         (["--cett", "-1"], "CETT"),
         (["--contexts", "0"], "at least 1 context"),

@@ -51,7 +51,7 @@ def test_demo_on_its_last_checkpoints(tmp_path, capsys, monkeypatch):
     """The whole way of the demo, on less: one checkpoint per model and a short text."""
     every = sparsing.demo.run.checkpoints
     monkeypatch.setattr(sparsing.demo.run, "checkpoints", lambda activation: every(activation)[-1:])
-    monkeypatch.setattr(sparsing.demo.run, "RULES", ("cett",))
+    monkeypatch.setattr(sparsing.demo.run, "COMPARED_RULES", ("cett",))
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert main(["demo", "-o", str(tmp_path), "--max-tokens", "1500", "--quiet"]) == 0

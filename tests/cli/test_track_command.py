@@ -1,4 +1,4 @@
-"""`sparsing track`: table, JSON, picture and points of the demo models' checkpoints; errors in one line."""
+"""`sparsing track`: table, JSON, figure and points for the checkpoints of the demo models, and its errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMON = ["--window", "64", "--max-tokens", "700", "--dtype", "float32", "--devi
 
 @pytest.fixture(autouse=True)
 def _warnings_are_lines():
-    """The command turns warnings into log lines; as errors they would end it."""
+    """The command logs warnings; the test settings would turn them into errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         yield
@@ -35,7 +35,7 @@ def book(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two of the demo's checkpoints, named so that the order of the names is not that of training."""
+    """Two checkpoints of the demo, whose names do not sort in the order of training."""
     folder = tmp_path_factory.mktemp("runs") / "relu"
     for name in NAMES:
         shutil.copytree(MODELS / "relu" / name, folder / name)
@@ -81,7 +81,7 @@ def test_json_is_the_track(run, book, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_without_an_output_folder_it_lies_beside_the_measurements(run, book, tmp_path, capsys, monkeypatch):
+def test_the_default_folder_is_beside_the_measurements(run, book, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["track", str(run), "--text", str(book), "--last", "1", "--no-figures"]
     assert main([*command, *COMMON]) == 0
@@ -89,12 +89,12 @@ def test_without_an_output_folder_it_lies_beside_the_measurements(run, book, tmp
     assert "sparsing fit outputs/track-relu/points.csv" in capsys.readouterr().out
 
 
-def test_a_folder_without_checkpoints_is_said(tmp_path, capsys):
+def test_a_folder_without_checkpoints_is_refused(tmp_path, capsys):
     assert main(["track", str(tmp_path), "--text", "x"]) == 2
     assert "no checkpoints in" in capsys.readouterr().err
 
 
-def test_a_bad_target_is_said(book, tmp_path, capsys):
+def test_a_bad_target_is_refused(book, tmp_path, capsys):
     command = ["track", str(MODELS / "relu"), "--text", str(book), "-o", str(tmp_path), "--ppl", "-1"]
     assert main([*command, *COMMON]) == 2
     assert "above 1" in capsys.readouterr().err
@@ -105,5 +105,5 @@ def test_help_has_units_defaults_and_two_examples(capsys):
         main(["track", "--help"])
     text = capsys.readouterr().out
     assert text.count("  sparsing track ") >= 2
-    for said in ("percent (default: 1)", "(default: 5)", "training tokens of a step"):
-        assert said in " ".join(text.split())
+    for phrase in ("percent (default: 1)", "(default: 5)", "training tokens of a step"):
+        assert phrase in " ".join(text.split())

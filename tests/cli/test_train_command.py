@@ -1,4 +1,4 @@
-"""`sparsing train`: its run folder, its table, its refusals before any work."""
+"""`sparsing train`: the run folder, the table, and errors that appear before any training."""
 
 from __future__ import annotations
 
@@ -38,33 +38,16 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_a_run_from_a_file_with_a_text_of_ones_own(config, text, run, capsys):
-    assert (
-        main(["train", config, "--text", str(text), "--hidden-act", "silu", "-o", str(run), "--quiet"]) == 0
-    )
+def test_a_run_from_a_file_with_its_own_text(config, text, run, capsys):
+    command = ["train", config, "--text", str(text), "--hidden-act", "silu", "-o", str(run), "--quiet"]
+    assert main(command) == 0
     out = capsys.readouterr().out
     assert "checkpoint-2 " in out
     assert "checkpoint-4 " in out
     assert "silu, 32x1" in out
     assert (run / "loss.png").stat().st_size > 5000
     assert json.loads((run / "checkpoint-4" / "config.json").read_text("utf-8"))["hidden_act"] == "silu"
-    assert (
-        main(
-            [
-                "train",
-                config,
-                "--text",
-                str(text),
-                "--hidden-act",
-                "silu",
-                "-o",
-                str(run),
-                "--quiet",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    assert main([*command, "--json"]) == 0
     curve = json.loads(capsys.readouterr().out)
     assert [line["step"] for line in curve] == [2, 4]
     assert curve[-1]["tokens"] == 512
@@ -91,7 +74,7 @@ def test_the_list_of_presets(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing to train; give a CONFIG.toml or --preset NAME"),
+        ([], "no configuration to train; give a CONFIG.toml or --preset NAME"),
         (["--preset", "nano-0.3"], "Did you mean: nano-0.3M?"),
         (["CONFIG", "--set", "training.rl=1"], "Unknown key of [training] 'rl'"),
         (["CONFIG", "--tokens", "many"], "training.tokens must be a whole number, got 'many'"),

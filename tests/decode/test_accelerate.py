@@ -247,7 +247,7 @@ def test_a_block_that_computes_more_stays_as_it_is():
         torch.testing.assert_close(decoded_logits(fast.model, ids, 10), expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:.*stays as it is")
+@pytest.mark.filterwarnings("ignore:.*keeps its own forward")
 def test_a_model_without_gates_is_refused():
     model = build("opt")
     before = plain_state(model)

@@ -1,4 +1,4 @@
-"""The held-out text of the demo by kind."""
+"""The kinds of held-out text of the demo."""
 
 from __future__ import annotations
 

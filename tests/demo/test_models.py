@@ -1,4 +1,4 @@
-"""The packaged checkpoints: they load by themselves, they learned, and they stay small."""
+"""The packaged checkpoints: they load, their loss falls along training, and the files are small."""
 
 import json
 import math
@@ -15,12 +15,12 @@ from sparsing.demo import DEMO_ACTIVATIONS, MODELS, checkpoints, heldout_text
 from sparsing.errors import InputError
 
 LOSS_BOUND = 2.9
-"""Nats per token that every final checkpoint must stay below on held-out text; a uniform guess has 6.93."""
+"""Upper bound of the held-out loss of every final checkpoint, nats per token; a uniform guess has 6.93."""
 
 
 @pytest.fixture(scope="module")
 def windows() -> torch.Tensor:
-    """Sixteen windows of 256 tokens spread over the held-out text, each with its BOS."""
+    """Sixteen windows of 256 tokens spread over the held-out text, each starting with BOS."""
     ids = AutoTokenizer.from_pretrained(checkpoints("relu")[0])(heldout_text(), verbose=False)["input_ids"]
     stream = torch.tensor(ids[1:])
     starts = torch.linspace(0, len(stream) - 256, 16).long().tolist()
@@ -55,7 +55,7 @@ def test_relu_model_is_sparse_and_silu_model_is_not(windows):
 
 
 @pytest.mark.parametrize("activation", DEMO_ACTIVATIONS)
-def test_folders_are_in_training_order_and_say_where_they_stand(activation):
+def test_folders_are_in_training_order_with_their_training_state(activation):
     states = [json.loads((f / "training_state.json").read_text("utf-8")) for f in checkpoints(activation)]
     assert all(earlier["tokens"] < later["tokens"] for earlier, later in pairwise(states))
     assert all(earlier["step"] < later["step"] for earlier, later in pairwise(states))
@@ -101,6 +101,6 @@ def test_unknown_activation_is_refused():
         checkpoints("gelu")
 
 
-def test_importing_the_room_does_not_import_torch():
+def test_importing_the_package_does_not_import_torch():
     code = "import sys, sparsing.demo as d; d.checkpoints('relu'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

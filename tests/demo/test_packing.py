@@ -1,4 +1,4 @@
-"""The study's script that packs a run for the package, and the recipes that come as examples."""
+"""The script of the study that packs a run for the package, and the example recipes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def script() -> Iterator[ModuleType]:
     sys.path[:] = before
 
 
-def test_packed_checkpoints_are_small_and_say_their_place(script, tmp_path):
+def test_packed_checkpoints_are_small_and_keep_their_training_state(script, tmp_path):
     from sparsing.training.run_checkpoints import mark_complete
 
     for step in (50, 200):
@@ -53,7 +53,7 @@ def test_packed_checkpoints_are_small_and_say_their_place(script, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "train").glob("*.toml")), ids=lambda p: p.stem)
-def test_the_examples_are_whole_configurations(path):
+def test_the_examples_are_complete_configurations(path):
     config = read_train_config(path)
     assert config.training.tokens >= 1_000_000
 

@@ -1,4 +1,4 @@
-"""Changes of averages: by hand, against the tables, and whether their intervals hold what they should."""
+"""Changes of averages: compared with hand calculation and with the tables; coverage of their intervals."""
 
 from __future__ import annotations
 
@@ -41,19 +41,20 @@ def test_an_average_of_one_score_has_its_interval():
 
 
 def test_columns_of_one_task_share_their_items():
-    """Two columns that are the same are no more certain than one."""
+    """Two equal columns have the interval of one column."""
 
-    def twice(one):
-        return dataclasses.replace(one, scores=(one.scores[0], dataclasses.replace(one.scores[0], title="b")))
+    def twice(outcome):
+        first = outcome.scores[0]
+        return dataclasses.replace(outcome, scores=(first, dataclasses.replace(first, title="b")))
 
     outcomes = [outcome(DENSE, [1, 0] * 20), outcome("low", [1, 0, 0, 0] * 10)]
-    alone, doubled = changes_of(outcomes)[0], changes_of([twice(one) for one in outcomes])[0]
+    alone, doubled = changes_of(outcomes)[0], changes_of([twice(outcome) for outcome in outcomes])[0]
     assert doubled.num_scores == 2
     assert doubled.difference_interval == alone.difference_interval
 
 
-def test_the_interval_of_an_average_holds_what_it_should():
-    """Three tasks whose items fall with a chance of 0.04, each of another size."""
+def test_the_interval_of_an_average_covers_the_true_change():
+    """Three tasks of different sizes, in which a right answer is lost with probability 0.04."""
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(40):
@@ -67,7 +68,7 @@ def test_the_interval_of_an_average_holds_what_it_should():
     assert held >= 34
 
 
-def test_what_is_left_out():
+def test_scores_and_levels_that_are_left_out():
     perplexity = dataclasses.replace(outcome(DENSE, [1, 0]), scores=(score([-1.0, -2.0], value=4.5),))
     worse = dataclasses.replace(outcome("low", [1, 0]), scores=(score([-1.0, -3.0], value=7.4),))
     assert changes_of([perplexity, worse]) == ()

@@ -19,7 +19,7 @@ def test_stderr_by_hand():
 
 
 def test_the_interval_is_paired():
-    """Two runs that differ on one item of 200 differ by 0.5 points, however uncertain each one is."""
+    """Two runs that differ in one item of 200 differ by 0.5 points, however uncertain each score is."""
     items = np.tile([0.0, 1.0], 100)
     changed = items.copy()
     changed[0] = 1.0
@@ -30,7 +30,7 @@ def test_the_interval_is_paired():
     assert score(items).stderr > 0.03
 
 
-def test_the_interval_holds_what_it_should():
+def test_the_interval_covers_the_true_change():
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""The loop over tasks and levels: scores of the harness, every item once, resumed where it was cut off."""
+"""The loop over tasks and levels: its scores are those of lm-eval, and it resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIX = ["piqa", "copa", "boolq", "lambada", "gsm8k", "tydiqa"]
 
 
 def definition(folder, name: str, include: str, files: dict[str, object], **fields):
-    """A task of the harness on local files, written by hand as its documentation says."""
+    """A task definition on local files, written as lm-eval's documentation says."""
     from pathlib import Path
 
     from lm_eval import tasks
@@ -72,8 +72,8 @@ def write_definitions(folder, bench, read_jsonl, gen_toks: int):
 NAMES = ["piqa", "winogrande", "boolq", "lambada_openai", "gsm8k", "tydiqa_goldp_fi"]
 
 
-def test_dense_scores_are_the_harnesss(tmp_path, make_suite, stories, bench, read_jsonl):
-    """Every metric of six tasks, equal to the last digit to lm-eval's own model on definitions of its own."""
+def test_dense_scores_are_those_of_lm_eval(tmp_path, make_suite, stories, bench, read_jsonl):
+    """Every metric of six tasks equals that of lm-eval's own model and task definitions to the last digit."""
     from lm_eval import simple_evaluate
     from lm_eval.api.metrics import mean_stderr
     from lm_eval.models.huggingface import HFLM
@@ -160,7 +160,7 @@ def test_changed_settings_are_run_anew(tmp_path, make_suite, levels, sparse_leve
 
 
 def test_generated_programs_are_counted_as_failed_and_the_run_goes_on(tmp_path, make_suite, monkeypatch):
-    """A model that writes programs which fork, fill the disk, call out and read the home folder."""
+    """The model writes programs that fork, fill the disk, open a connection and read the home folder."""
     programs = iter(
         [
             "import os\nwhile True: os.fork()\n",
@@ -197,7 +197,7 @@ def test_items_are_logged(tmp_path, make_suite, read_jsonl):
     assert lines[0]["arguments"][0][0].startswith("The man turned on the faucet")
 
 
-def test_what_is_refused(tmp_path, make_suite, levels):
+def test_settings_that_are_refused(tmp_path, make_suite, levels):
     suite, tasks = make_suite(tmp_path, ["copa"])
     with pytest.raises(InputError, match="two levels are called 'dense'"):
         suite.run(tasks, [levels[0], levels[0]])
@@ -209,7 +209,7 @@ def test_what_is_refused(tmp_path, make_suite, levels):
         make_suite(tmp_path, ["copa"], batch_size="many")
 
 
-def test_batch_size_by_itself(tmp_path, make_suite, stories):
+def test_batch_size_by_default(tmp_path, make_suite, stories):
     assert choose_batch_size(stories, 512) == 16
     assert choose_batch_size(stories, 2**20) == 1
     suite, tasks = make_suite(tmp_path, ["copa"], limit=4, batch_size="auto")
@@ -218,7 +218,7 @@ def test_batch_size_by_itself(tmp_path, make_suite, stories):
     assert row.num_items == 4
 
 
-def test_float16_on_a_cpu_is_told(tmp_path, make_suite, stories_folder, caplog):
+def test_a_warning_about_float16_on_a_cpu(tmp_path, make_suite, stories_folder, caplog):
     from sparsing.evaluation.suite import Suite
     from sparsing.models.loading import load_model
 

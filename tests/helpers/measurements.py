@@ -1,4 +1,4 @@
-"""Measurements to draw, without a model: random figures of the right shapes."""
+"""Measurements made without a model, for tests of reports: random numbers of the right shapes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_measurement(
     intervals: bool = True,
     **changed: object,
 ) -> Measurement:
-    """A measurement of these sizes; `changed` replaces fields, those of the provenance included."""
+    """A measurement of these sizes; `changed` replaces fields of the measurement or of its provenance."""
     rng = np.random.default_rng(n_layers + num_tokens)
     ratios = tuple(rng.uniform(0.2, 0.6, n_layers).tolist())
     mean = float(np.mean(ratios))

@@ -66,7 +66,7 @@ def test_the_command_lists_checkpoints_and_every_model_type(capsys):
 
 def test_the_command_does_not_import_torch():
     code = (
-        "import sys; from sparsing.cli.models import models; models();"
+        "import sys; from sparsing.cli.models import list_model_types; list_model_types();"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

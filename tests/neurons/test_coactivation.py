@@ -1,4 +1,4 @@
-"""The sample of tokens and the neighbours that it shows."""
+"""The sample of tokens, its packed bits, and the neighbours computed from it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsing.neurons.coactivation import MIN_FIRINGS, neighbours, pack, sample_slots, unpack
+from sparsing.neurons.coactivation import MIN_FIRINGS, find_neighbours, pack, sample_slots, unpack
 
 
 @pytest.mark.parametrize("d_ff", [1, 8, 13, 40])
@@ -19,34 +19,34 @@ def test_bits_come_back(d_ff):
 
 @pytest.mark.parametrize(("num_tokens", "sample"), [(10, 10), (1000, 64), (97, 13)])
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_every_slot_is_filled_once_in_whatever_pieces(num_tokens, sample, step):
+def test_every_slot_is_filled_once_for_any_batch_size(num_tokens, sample, step):
     tokens, slots = [], []
     for begin in range(0, num_tokens, step):
-        chosen, found = sample_slots(begin, min(step, num_tokens - begin), num_tokens, sample)
+        chosen, places = sample_slots(begin, min(step, num_tokens - begin), num_tokens, sample)
         tokens += (chosen + begin).tolist()
-        slots += found.tolist()
+        slots += places.tolist()
     assert slots == list(range(sample))
     assert np.ptp(np.diff(tokens)) <= 1
 
 
-def test_neighbours_are_those_of_the_correlation_matrix():
+def test_neighbours_follow_the_correlation_matrix():
     rng = np.random.default_rng(0)
     active = rng.random((400, 30)) < rng.uniform(0.1, 0.6, 30)
     active[:, 7] = active[:, 3] ^ (rng.random(400) < 0.05)
-    numbers, found = neighbours(active, 4)
+    indices, correlations = find_neighbours(active, 4)
     wanted = np.corrcoef(active.T.astype(float))
     np.fill_diagonal(wanted, -2)
-    assert numbers[3, 0] == 7
-    assert numbers[7, 0] == 3
-    np.testing.assert_allclose(found, np.sort(wanted, axis=1)[:, ::-1][:, :4], atol=1e-5)
-    assert np.array_equal(numbers, np.argsort(-wanted, axis=1)[:, :4])
+    assert indices[3, 0] == 7
+    assert indices[7, 0] == 3
+    np.testing.assert_allclose(correlations, np.sort(wanted, axis=1)[:, ::-1][:, :4], atol=1e-5)
+    assert np.array_equal(indices, np.argsort(-wanted, axis=1)[:, :4])
 
 
 def test_a_silent_a_rare_and_an_always_active_neuron_have_no_neighbours():
     active = np.random.default_rng(0).random((100, 6)) < 0.5
     active[:, 0], active[:, 1], active[:, 2] = False, True, False
     active[: MIN_FIRINGS - 1, 2] = True
-    numbers, found = neighbours(active, 3)
-    assert (numbers[:3] == -1).all()
-    assert np.isnan(found[:3]).all()
-    assert set(numbers[3:].ravel()) == {3, 4, 5, -1}
+    indices, correlations = find_neighbours(active, 3)
+    assert (indices[:3] == -1).all()
+    assert np.isnan(correlations[:3]).all()
+    assert set(indices[3:].ravel()) == {3, 4, 5, -1}

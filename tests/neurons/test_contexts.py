@@ -1,4 +1,4 @@
-"""Contexts against brute force: the largest token of each of a neuron's best stretches, whatever the batches."""
+"""Contexts against brute force: the largest token of each of a neuron's best stretches, for any batch size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.models.loading import LoadedModel
-from sparsing.neurons.contexts import STRETCH, TopContexts, merged
+from sparsing.neurons.contexts import STRETCH, TopContexts, merge_contexts
 from sparsing.neurons.neuron_observer import NeuronObserver, NeuronTotals
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.corpus import Corpus
@@ -22,14 +22,16 @@ def cuts(n_layers: int = 2) -> Thresholds:
     return Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03,) * n_layers)
 
 
-def watched(model: LoadedModel, corpus: Corpus, **settings) -> NeuronTotals:
+def watch(model: LoadedModel, corpus: Corpus, **settings) -> NeuronTotals:
     observer = NeuronObserver(model, corpus, cuts(), sample=64, contexts=K)
-    return run_pass(model, corpus, observer, key="k", settings=PassSettings(**settings), head=False).totals
+    return run_pass(
+        model, corpus, observer, key="k", settings=PassSettings(**settings), head=False
+    ).totals
 
 
 def brute_force(model: LoadedModel, corpus: Corpus, layer: int, neuron: int) -> list[tuple[float, int]]:
     """(value, place) of the best stretches of one neuron, from every activation, one window at a time."""
-    found = []
+    best = []
     site = model.sites[layer]
     for window, batch in enumerate(corpus.batches(1)):
         kept = {}
@@ -48,14 +50,14 @@ def brute_force(model: LoadedModel, corpus: Corpus, layer: int, neuron: int) -> 
             ]
             if places:
                 _, value, place = max(places)
-                found.append((value, place))
-    return sorted(found, key=lambda pair: -abs(pair[0]))[:K]
+                best.append((value, place))
+    return sorted(best, key=lambda pair: -abs(pair[0]))[:K]
 
 
 @pytest.mark.parametrize("model_type", ["llama", "opt", "gpt2"])
 def test_contexts_of_single_neurons_by_brute_force(model_type):
     model, corpus = tiny_loaded(model_type), text_corpus(400, window=50, stride=45, bos="always")
-    totals = watched(model, corpus, batch_size=3)
+    totals = watch(model, corpus, batch_size=3)
     for layer, neuron in ((0, 0), (0, 17), (1, 5), (1, 31)):
         wanted = brute_force(model, corpus, layer, neuron)
         contexts = totals.sites[layer].contexts
@@ -63,10 +65,10 @@ def test_contexts_of_single_neurons_by_brute_force(model_type):
         assert contexts.place[:, neuron].tolist() == [place for _, place in wanted]
 
 
-def test_batches_do_not_matter():
+def test_batch_size_does_not_matter():
     model, corpus = tiny_loaded(), text_corpus(700, window=64)
-    one, many = watched(model, corpus, batch_size=1), watched(model, corpus, batch_size=11)
-    for a, b in zip(one.sites, many.sites, strict=True):
+    single, many = watch(model, corpus, batch_size=1), watch(model, corpus, batch_size=11)
+    for a, b in zip(single.sites, many.sites, strict=True):
         assert (a.contexts.place == b.contexts.place).float().mean() > 0.999
         assert torch.equal(a.count, b.count)
         assert torch.equal(a.bits, b.bits)
@@ -83,11 +85,10 @@ def test_fewer_places_than_wanted_and_a_silent_neuron():
 
 
 def test_the_best_of_two_corpora():
-    parts = [
-        (torch.tensor([[3.0, -9.0], [1.0, 0.0]]), torch.tensor([[7, 8], [5, -1]])),
-        (torch.tensor([[-4.0, 2.0], [2.0, 1.0]]), torch.tensor([[1, 2], [3, 4]])),
-    ]
-    value, place, corpus = merged(parts)
-    assert value.tolist() == [[-4.0, -9.0], [3.0, 2.0]]
-    assert place.tolist() == [[1, 8], [7, 2]]
-    assert corpus.tolist() == [[1, 0], [0, 1]]
+    first, second = (TopContexts.empty(2, 2, torch.device("cpu")) for _ in range(2))
+    first.value, first.place = torch.tensor([[3.0, -9.0], [1.0, 0.0]]), torch.tensor([[7, 8], [5, -1]])
+    second.value, second.place = torch.tensor([[-4.0, 2.0], [2.0, 1.0]]), torch.tensor([[1, 2], [3, 4]])
+    contexts = merge_contexts([first, second], torch.tensor([1.0, 0.5]))
+    assert contexts.value.tolist() == [[-4.0, -4.5], [3.0, 1.0]]
+    assert contexts.place.tolist() == [[1, 8], [7, 2]]
+    assert contexts.corpus.tolist() == [[1, 0], [0, 1]]

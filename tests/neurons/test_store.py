@@ -6,8 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from sparsing.neurons.store import AFTER, BEFORE, NeuronTable, around, save_vocabulary
-from sparsing.neurons.study import study_neurons
+from sparsing.neurons.store import TOKENS_AFTER, TOKENS_BEFORE, context_text, save_vocabulary, write_study
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.corpus import load_corpus
 
@@ -19,12 +18,11 @@ CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """(study, rows of the neuron table, folder, texts by corpus name)."""
+    """The study, the rows of its neuron table, and its folder."""
     folder = tmp_path_factory.mktemp("study")
     model = tiny_loaded()
     corpora = {"a": text_corpus(200, window=40, bos="always"), "b": text_corpus(90, window=40, seed=1)}
-    with NeuronTable(folder / "neurons.parquet", corpora, model.tokenizer) as table:
-        study = study_neurons(model, corpora, CUTS, contexts=3, on_layer=table.add)
+    study = write_study(model, corpora, folder, thresholds=CUTS, contexts=3)
     return study, pq.read_table(folder / "neurons.parquet").to_pylist(), folder
 
 
@@ -43,7 +41,7 @@ def test_a_row_per_neuron_with_the_numbers_of_the_study(stored):
         assert len(row["promoted"]) == len(row["demoted"]) == 6
 
 
-def test_contexts_are_found_in_the_text_and_the_first_has_the_largest_norm(stored):
+def test_contexts_occur_in_the_text_and_the_first_has_the_largest_norm(stored):
     _, rows, _ = stored
     texts = {"a": random_text(200), "b": random_text(90, seed=1)}
     for row in rows:
@@ -51,36 +49,43 @@ def test_contexts_are_found_in_the_text_and_the_first_has_the_largest_norm(store
         assert abs(row["contexts"][0]["value"]) == pytest.approx(row["max_norm"], rel=1e-5)
         for context in row["contexts"]:
             assert len(context["token"]) == 1
-            assert len(context["before"]) <= BEFORE
-            assert len(context["after"]) <= AFTER
+            assert len(context["before"]) <= TOKENS_BEFORE
+            assert len(context["after"]) <= TOKENS_AFTER
             assert context["before"] + context["token"] + context["after"] in texts[context["corpus"]]
 
 
-def test_around_stays_in_its_window():
+def test_context_text_stays_in_its_window():
     tokenizer = tiny_tokenizer()
     corpus = load_corpus(["abcdefghijklmnopqrstuvwxyz"], tokenizer, window=11, bos="always")
     width = corpus.width
-    assert around(corpus, width + 1, tokenizer) == ("", "k", "lmnopqrs")
-    assert around(corpus, width + 10, tokenizer) == ("klmnopqrs", "t", "")
-    assert around(corpus, 0, tokenizer) == ("", "<s>", "abcdefgh")
+    assert context_text(corpus, width + 1, tokenizer) == ("", "k", "lmnopqrs")
+    assert context_text(corpus, width + 10, tokenizer) == ("klmnopqrs", "t", "")
+    assert context_text(corpus, 0, tokenizer) == ("", "<s>", "abcdefgh")
 
 
-def test_a_failed_study_leaves_no_table(tmp_path):
-    model, corpora = tiny_loaded(), {"a": text_corpus(60)}
+def test_a_failed_study_leaves_no_table(tmp_path, monkeypatch):
+    def fail(self, index, layer):
+        raise KeyboardInterrupt
 
-    def fails():
-        with NeuronTable(tmp_path / "neurons.parquet", corpora, model.tokenizer) as made:
-            study_neurons(model, corpora, CUTS, on_layer=made.add)
-            raise KeyboardInterrupt
-
+    monkeypatch.setattr("sparsing.neurons.store.NeuronTable.add", fail)
     with pytest.raises(KeyboardInterrupt):
-        fails()
-    assert not list(tmp_path.iterdir())
+        write_study(tiny_loaded(), {"a": text_corpus(60)}, tmp_path, thresholds=CUTS)
+    assert {path.name for path in tmp_path.iterdir()} <= {".journal"}
 
 
-def test_vocabulary(stored):
-    study, _, folder = stored
-    path = save_vocabulary(study, tiny_tokenizer(), folder / "vocabulary.parquet")
+def test_a_finished_study_leaves_no_journal(stored):
+    _, _, folder = stored
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "neurons.json",
+        "neurons.parquet",
+        "neurons.safetensors",
+        "vocabulary.parquet",
+    ]
+
+
+def test_vocabulary(stored, tmp_path):
+    study, _, _ = stored
+    path = save_vocabulary(study, tiny_tokenizer(), tmp_path / "vocabulary.parquet")
     rows = {row["text"]: row for row in pq.read_table(path).to_pylist()}
     text = random_text(200) + random_text(90, seed=1)
     assert {token: row["count"] for token, row in rows.items()} == {

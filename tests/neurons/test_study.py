@@ -1,4 +1,4 @@
-"""The numbers of a study against every activation kept, and that it resumes to the same bits."""
+"""The numbers of a study against all activations, and equal numbers after an interruption."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 import sparsing.neurons.study
 from sparsing.errors import InputError
 from sparsing.measuring.journal import Journal
-from sparsing.neurons import lens
-from sparsing.neurons.default_thresholds import calibrated
+from sparsing.neurons.default_thresholds import learn_thresholds
 from sparsing.neurons.study import NeuronStudy, study_neurons
 from sparsing.rules.thresholds import Thresholds
 
@@ -57,30 +56,30 @@ def test_saved_and_loaded(tmp_path):
     study = study_neurons(tiny_loaded(), {"a": text_corpus(60)}, cuts())
     again = NeuronStudy.load(study.save(tmp_path / "neurons.json"))
     assert again.to_dict() == study.to_dict()
-    assert np.isnan(again.specialisation).all(), "one corpus has nothing to be special in"
+    assert np.isnan(again.specialisation).all(), "one corpus has no specialisation"
 
 
-def test_a_cut_off_study_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
+def test_an_interrupted_study_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr("sparsing.measuring.journal.SAVE_EVERY_SEC", 0.0)
     model, corpora = tiny_loaded(), {"a": text_corpus(400), "b": text_corpus(300, seed=3)}
     whole = study_neurons(model, corpora, cuts(), batch_size=2)
     count = sparsing.neurons.study.NeuronObserver._count_vocabulary
     left = iter([True] * 9)
 
-    def stops(self):
+    def stop(self):
         if next(left, None) is None:
             raise KeyboardInterrupt
         count(self)
 
-    def journal(corpus):
-        return Journal(tmp_path, {"corpus": corpus.sha256()})
+    def journals():
+        return {name: Journal(tmp_path, {"corpus": corpus.sha256()}) for name, corpus in corpora.items()}
 
     with monkeypatch.context() as patch:
-        patch.setattr(sparsing.neurons.study.NeuronObserver, "_count_vocabulary", stops)
+        patch.setattr(sparsing.neurons.study.NeuronObserver, "_count_vocabulary", stop)
         with pytest.raises(KeyboardInterrupt):
-            study_neurons(model, corpora, cuts(), batch_size=2, journal=journal)
+            study_neurons(model, corpora, cuts(), batch_size=2, journals=journals())
     assert len(list(tmp_path.glob("*.safetensors"))) == 2, "one corpus done, one begun"
-    resumed = study_neurons(model, corpora, cuts(), batch_size=2, journal=journal)
+    resumed = study_neurons(model, corpora, cuts(), batch_size=2, journals=journals())
     for name in ("frequency", "mean_norm", "max_norm", "neighbour", "vocabulary_ratio"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
 
@@ -96,26 +95,17 @@ def test_specialisation():
 
 def test_thresholds_are_learned_where_none_are_given():
     model, corpus = trained(), text_corpus(900)
-    found = calibrated(model, corpus, 0.3)
+    learned = learn_thresholds(model, corpus, 0.3)
     study = study_neurons(model, {"a": corpus}, cett=0.3)
-    assert study.thresholds.values == found.values
+    assert study.thresholds.values == learned.values
     assert 0 < study.overall_frequency.mean() < 1
-
-
-def test_what_a_column_promotes():
-    model = tiny_loaded()
-    site, embedding = model.sites[1], model.model.get_output_embeddings().weight
-    up, down = lens.promoted(model, site, 5)
-    logits = embedding[: len(model.tokenizer)].double() @ site.weight.double()
-    for neuron in (0, 9, site.d_ff - 1):
-        order = logits[:, neuron].argsort(descending=True)
-        assert up[neuron].tolist() == order[:5].tolist()
-        assert down[neuron].tolist() == order.flip(0)[:5].tolist()
 
 
 def test_refusals():
     model = tiny_loaded()
-    with pytest.raises(InputError, match="a study needs a corpus and at least 1 context, got 0 and 8"):
+    with pytest.raises(
+        InputError, match="a study needs a corpus and at least 1 context, got 0 corpora and 8 contexts"
+    ):
         study_neurons(model, {}, cuts())
     with pytest.raises(InputError, match="3 thresholds for a model of 2"):
         study_neurons(

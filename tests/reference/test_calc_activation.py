@@ -1,4 +1,4 @@
-"""The drop-in for the reference's script, against what the reference printed (`../shared/parity/golden.json`)."""
+"""The drop-in for the reference's script, compared with the reference's output (`../shared/parity/golden.json`)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_equals_the_reference(shared, tmp_path, capsys, checkpoint, strategy, ar
 
 
 def test_pplp_finds_the_ratio_and_draws(tmp_path, capsys, monkeypatch, shared):
-    """PPL-p% on the trained model, and the picture where the reference puts it."""
+    """PPL-p% on the trained model, and the picture in the folder that the reference uses."""
     stories = (shared / "text" / "tinystories_maxme1.txt").read_text(encoding="utf-8")
     text = tmp_path / "input.txt"
     text.write_text(stories[:1200].replace("<|endoftext|>", ""), encoding="utf-8")
@@ -65,7 +65,7 @@ def test_pplp_finds_the_ratio_and_draws(tmp_path, capsys, monkeypatch, shared):
     assert (tmp_path / "outputs" / "activation.jpg").read_bytes()[:2] == b"\xff\xd8"
 
 
-def test_bad_input_is_told_in_one_line(tmp_path, capsys):
+def test_bad_input_gives_a_message_of_one_line(tmp_path, capsys):
     text = tmp_path / "input.txt"
     text.write_text("a few words", encoding="utf-8")
     command = ["--from-pretrained", str(tmp_path / "none"), "--input-file", str(text)]

@@ -1,4 +1,4 @@
-"""The reference's script: its arguments, its environment, its layout; its scores are those of the command."""
+"""The drop-in for the reference's evaluation: arguments, environment, layout, and the scores of `evaluate`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_layout_of_the_reference(model, monkeypatch, capsys, read_jsonl):
     assert names == {
         "_all_results.json",
         "gsm8k_gsm8k_gen",
-        *(f"tydiqa_{one}_gen" for one in ("ar", "fi", "id", "te")),
+        *(f"tydiqa_{language}_gen" for language in ("ar", "fi", "id", "te")),
     }
     everything = json.loads((folder / "_all_results.json").read_text())
     assert set(everything["tydiqa"]) == {"ar", "fi", "id", "te", "mean_result"}
@@ -118,7 +118,7 @@ def test_dense_without_mode(model, monkeypatch):
         (["8", "copa", "ppl"], {"mode": "sparse", "thresholds": "1,2"}, "2 thresholds for a model of 5"),
     ],
 )
-def test_what_is_refused(model, monkeypatch, capsys, arguments, environment, message):
+def test_arguments_that_are_refused(model, monkeypatch, capsys, arguments, environment, message):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert main([str(model), *arguments]) == 2

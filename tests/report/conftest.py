@@ -1,4 +1,4 @@
-"""A browser for the tests of the page: the machine's Chromium, driven by Playwright; skips where either is absent."""
+"""Fixtures that open the page in the machine's Chromium with Playwright. Tests skip if either is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .page_results import save_comparison, save_evaluation, save_law, save_measu
 
 @pytest.fixture(scope="session")
 def whole_report(tmp_path_factory) -> Path:
-    """A page with everything on it: measures, checkpoints, rules, a law, two studies of neurons, an evaluation."""
+    """A page with all parts: measures, checkpoints, rules, a law, two studies of neurons, an evaluation."""
     folder = tmp_path_factory.mktemp("report")
     save_measurements(folder / "measured")
     save_comparison(folder / "compared")
@@ -36,19 +36,19 @@ def browser() -> Iterator[Any]:
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: pip install 'sparsing[dev]'"
     )
-    found = (
+    binary = (
         os.environ.get("SPARSING_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     )
-    if not found:
+    if not binary:
         pytest.skip("needs Chromium, e.g. Debian's package chromium, or SPARSING_CHROMIUM=/path/to/it")
     with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        started = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
         yield started
         started.close()
 
 
-class Opened:
-    """A page in a window, with all it complained of and asked for."""
+class OpenPage:
+    """A page in a browser window, with a record of its console messages, dialogs and requests."""
 
     def __init__(self, browser: Any, path: Path, *, width: int = 1280, dark: bool = False):
         scheme = "dark" if dark else "light"
@@ -70,28 +70,28 @@ class Opened:
             self.complaints.append(f"asked for {request.url}")
 
     def scroll_through(self) -> None:
-        """Bring every part near the screen once, so that all that is shown late is shown."""
+        """Brings every part near the screen once, so that parts that wait for it are drawn."""
         height = self.page.evaluate("document.body.scrollHeight")
         for top in range(0, height, 600):
             self.page.evaluate(f"scrollTo({{top: {top}, behavior: 'instant'}})")
             self.page.wait_for_timeout(30)
 
     def close(self) -> None:
-        """End with no complaint."""
+        """Closes the window and checks that there were no complaints."""
         self.context.close()
         assert self.complaints == []
 
 
 @pytest.fixture(scope="module")
-def _window(browser, whole_report) -> Iterator[Opened]:
-    window = Opened(browser, whole_report)
+def _window(browser, whole_report) -> Iterator[OpenPage]:
+    window = OpenPage(browser, whole_report)
     window.scroll_through()
     yield window
     window.close()
 
 
 @pytest.fixture
-def opened(_window) -> Iterator[Opened]:
-    """The whole report on a desktop in light colours, scrolled through; opening takes seconds, so it is shared."""
+def opened(_window) -> Iterator[OpenPage]:
+    """The whole report on a desktop in light colours, scrolled through. Opening takes seconds, so tests share it."""
     yield _window
     assert _window.complaints == []

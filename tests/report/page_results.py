@@ -1,4 +1,4 @@
-"""A folder of saved results with everything that a report shows, made without a real model where that is enough."""
+"""Saved results of every kind that a report shows, made without a model where possible."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def save_law(folder: Path) -> None:
 
 
 def save_study(folder: Path, *, seed: int = 0) -> None:
-    """Two corpora on the tiny model; one is called like an attack."""
+    """A study of two corpora with the tiny model; the name of one corpus is a script."""
     model = tiny_loaded()
     corpora = {"code": text_corpus(900, seed=seed), ALARM: text_corpus(900, seed=seed + 1)}
     cuts = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
@@ -91,7 +91,7 @@ def save_study(folder: Path, *, seed: int = 0) -> None:
 
 
 def save_evaluation(folder: Path) -> None:
-    """Tasks of two groups and one called like an attack, at two levels, with a perplexity that has no interval."""
+    """Tasks of two groups and one whose name is a script, at two levels; and a perplexity, which has no interval."""
     rng = np.random.default_rng(0)
     outcomes = []
     for task, group, title, items, right in (

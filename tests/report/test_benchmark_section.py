@@ -1,4 +1,4 @@
-"""The card, the cautions and the charts of an evaluation; what has no interval has no point."""
+"""The card, the warnings and the charts of an evaluation. Scores without an interval are not drawn."""
 
 from __future__ import annotations
 

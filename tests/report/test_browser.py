@@ -1,4 +1,4 @@
-"""The page in a real browser: it asks for nothing, complains of nothing, runs no foreign script; each control acts."""
+"""The page in a real browser: no requests, no console messages, no foreign scripts, and every control works."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from .conftest import Opened
+from .conftest import OpenPage
 from .page_results import ALARM, LEVELS, MODEL
 
 CONTROLS = {
@@ -16,11 +16,11 @@ CONTROLS = {
     "button.back", "button.next", "input.front", "input.layer", "input.search", "select#panel", "select.sort",
     "select.only", "select#explorer",
 }  # fmt: skip
-"""All that can be clicked; a new control needs a test here."""
+"""Every control of the page. A new control needs a test here."""
 
 
 def saved(page, locator) -> list[list[str]]:
-    """What a click on a CSV button downloads, as rows."""
+    """The rows of the CSV file that a click on the button downloads."""
     playwright = pytest.importorskip("playwright.sync_api")
     try:
         with page.expect_download(timeout=2000) as waiting:
@@ -52,7 +52,7 @@ def layout(locator, path: str):
     ],
 )
 def test_nothing_is_wider_than_the_screen_and_every_chart_is_drawn(browser, whole_report, width, dark):
-    window = Opened(browser, whole_report, width=width, dark=dark)
+    window = OpenPage(browser, whole_report, width=width, dark=dark)
     page = window.page
     window.scroll_through()
     page.wait_for_timeout(200)
@@ -189,7 +189,7 @@ def test_benchmarks(opened):
 
 
 def test_points_of_levels_stand_side_by_side(opened):
-    """Drawn apart with their intervals and names; in the CSV they stand at the task."""
+    """They are drawn apart with intervals and names; the CSV file holds the number of the task."""
     scores = chart(opened.page, f"Change of each score: {MODEL}")
     drawn = scores.locator(".plot").evaluate("plot => plot.data.map(trace => [...trace.x])")
     assert len(drawn) == len(LEVELS)
@@ -322,7 +322,7 @@ def test_the_command_can_be_copied(opened):
 
 MISSING = """[...document.querySelectorAll('.chart, .explorer')].filter(part => part.offsetParent)
     .filter(part => !part.querySelector('.main-svg, tbody tr')).length"""
-"""Charts and lists of neurons of the shown panels that are still blank."""
+"""Number of visible charts and lists of neurons that are still empty."""
 INK = "[...new Set([...document.querySelectorAll('.xtick text')].map(text => text.style.fill))]"
 """Colours of the labels of all charts."""
 LIGHT = "rgb(31, 35, 40)"
@@ -338,8 +338,8 @@ def tell_by_event(page, on: bool) -> None:
 
 @pytest.mark.parametrize("printing", [pytest.param(tell_by_media, marks=pytest.mark.slow), tell_by_event])
 def test_printed_all_is_drawn_in_light_colours(browser, whole_report, printing):
-    """Also what was never near the screen, also from a dark screen, to which it goes back."""
-    window = Opened(browser, whole_report, dark=True)
+    """Parts that were never near the screen are drawn too, and a dark page returns to dark colours."""
+    window = OpenPage(browser, whole_report, dark=True)
     page = window.page
     assert page.evaluate(MISSING) > 3
     assert LIGHT not in page.evaluate(INK)
@@ -354,7 +354,7 @@ def test_printed_all_is_drawn_in_light_colours(browser, whole_report, printing):
 
 @pytest.mark.slow
 def test_a_pdf_is_light_whole_and_without_controls(browser, whole_report):
-    window = Opened(browser, whole_report, dark=True)
+    window = OpenPage(browser, whole_report, dark=True)
     assert window.page.pdf().startswith(b"%PDF")
     assert window.page.evaluate(MISSING) == 0
     window.page.emulate_media(media="print")

@@ -1,4 +1,4 @@
-"""What is read from run folders and how it is laid out."""
+"""Reading results from run folders, and the layout of the document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token text is drawn as it is where the fonts can, and escaped where not."""
+"""Token text is drawn unchanged if the fonts have its glyphs, and escaped otherwise."""
 
 from __future__ import annotations
 

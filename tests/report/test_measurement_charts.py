@@ -42,7 +42,12 @@ def make_curves(n_layers: int, score: str = "neuron_norm") -> Curves:
     sums = np.array([30.0, 31.0])
     return Curves(
         sites=tuple(f"model.layers.{i}.mlp.down_proj" for i in range(n_layers)),
-        scores={score: curve}, d_ff=24, sampled_tokens=20, num_tokens=20, window_nll=sums, window_labels=sums
+        scores={score: curve},
+        d_ff=24,
+        sampled_tokens=20,
+        num_tokens=20,
+        window_nll=sums,
+        window_labels=sums,
     )
 
 

@@ -1,4 +1,4 @@
-"""The page as a file: what is escaped, what its policy allows, what is in it and how large it is."""
+"""The page as a file: escaping, security policy, contents and size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing a figure: formats, whole files, the same bytes for the same figure, no trace in matplotlib's settings."""
+"""Writing figures: formats, atomic writes, reproducible bytes, and matplotlib settings left unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study's answers on made-up cells whose truth is known: each of the three answers is reached, and by its rule."""
+"""The study's answers on constructed cells with a known answer: every rule can give each of its three answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def example(study):
     return study.CellResult.load(STUDY / "results" / "0.3M-relu-seed1.json")
 
 
-def made(example, curve, *, preset="nano-0.3M", act="relu", loss=0.0, noise=2e-4, **fields):
+def make_cell(example, curve, *, preset="nano-0.3M", act="relu", loss=0.0, noise=2e-4, **fields):
     """The cell with the ratios of `curve(tokens)`, held-out losses shifted by `loss`."""
     rng = np.random.default_rng(len(preset) + len(act))
     points = []
@@ -62,7 +62,7 @@ def rising(tokens: float) -> float:
 
 def scales(example, relu, silu):
     return [
-        made(example, curve, preset=preset, act=act)
+        make_cell(example, curve, preset=preset, act=act)
         for preset in ("nano-0.3M", "nano-0.9M")
         for act, curve in (("relu", relu), ("silu", silu))
     ]
@@ -70,10 +70,10 @@ def scales(example, relu, silu):
 
 @pytest.fixture
 def quick(study, monkeypatch):
-    """Fits without what takes seconds and decides nothing here: the rivals, and which first points to leave out."""
-    monkeypatch.setattr("sparsing.laws.fitting._rivals", lambda fitted, aicc: ())
-    law_fit = functools.partial(fit, form="log_line", drop=2, num_resamples=0)
-    monkeypatch.setattr(study, "law_fit", lambda cell: law_fit(study.points_of(cell)))
+    """Fits without the slow steps that decide nothing here: rival forms, and the choice of early points."""
+    monkeypatch.setattr("sparsing.laws.fitting._rivals", lambda curve, aicc: ())
+    fit_line = functools.partial(fit, form="log_line", drop=2, num_resamples=0)
+    monkeypatch.setattr(study, "fit_law", lambda cell: fit_line(study.points_of(cell)))
 
 
 @pytest.mark.usefixtures("quick")
@@ -92,19 +92,19 @@ def test_equal_quality(study, example):
 
 
 def test_the_gap_is_taken_at_the_lowest_loss_that_both_reach(study, example):
-    relu = made(example, lambda tokens: 0.1, noise=0)
-    silu = made(example, lambda tokens: 0.3, act="silu", loss=0.5, noise=0)
-    loss, a, b, low, high = study.gap(relu, silu)
-    assert loss == pytest.approx(min(point.loss for point in silu.track.points))
-    assert (a, b) == pytest.approx((0.1, 0.3))
-    assert (low, high) == pytest.approx((-0.2 - 1e-3 * 2**0.5, -0.2 + 1e-3 * 2**0.5))
+    relu = make_cell(example, lambda tokens: 0.1, noise=0)
+    silu = make_cell(example, lambda tokens: 0.3, act="silu", loss=0.5, noise=0)
+    gap = study.gap_at_equal_loss(relu, silu)
+    assert gap.loss == pytest.approx(min(point.loss for point in silu.track.points))
+    assert (gap.relu, gap.silu) == pytest.approx((0.1, 0.3))
+    assert (gap.low, gap.high) == pytest.approx((-0.2 - 1e-3 * 2**0.5, -0.2 + 1e-3 * 2**0.5))
 
 
 def shapes(example, curve):
-    """The seven shapes, with the ratio that `curve(width over depth)` gives."""
+    """The seven shapes, with the ratio `curve(width over depth)`."""
     sizes = ((256, 1), (176, 2), (144, 3), (112, 5), (96, 7), (80, 10), (64, 15))
     return [
-        made(
+        make_cell(
             example,
             lambda tokens, at=d_model / n_layers: curve(at),
             preset=f"nano-{d_model}x{n_layers}",
@@ -122,7 +122,7 @@ def test_width_against_depth(study, example):
 
     assert answer(lambda at: 0.05 + 0.001 * min(at, 60)) == study.YES
     assert answer(lambda at: 0.03 * at**0.35) == study.OPEN, (
-        "a power law comes nearer, with a coefficient less"
+        "a power law has a smaller error with one coefficient less"
     )
     assert answer(lambda at: 0.05 + 0.02 * math.log(at)) == study.OPEN
     assert answer(lambda at: 0.2 - 0.0005 * at) == study.NO
@@ -131,11 +131,11 @@ def test_width_against_depth(study, example):
 
 def test_scale_limit(study, example, monkeypatch):
     # one form for both, whose limit these points identify
-    law_fit = functools.cache(lambda points: fit(points, "silu", drop=0, num_resamples=0))
-    monkeypatch.setattr(study, "law_fit", lambda cell: law_fit(study.points_of(cell)))
+    fit_silu = functools.cache(lambda points: fit(points, "silu", drop=0, num_resamples=0))
+    monkeypatch.setattr(study, "fit_law", lambda cell: fit_silu(study.points_of(cell)))
 
     def cell(preset: str, act: str, limit: float):
-        return made(example, lambda tokens: limit - 0.1 * (tokens / 1e5) ** -1.0, preset=preset, act=act)
+        return make_cell(example, lambda tokens: limit - 0.1 * (tokens / 1e5) ** -1.0, preset=preset, act=act)
 
     first = [cell("nano-0.3M", act, 0.4) for act in ("relu", "silu")]
     same, lower = ([cell("nano-0.9M", act, limit) for act in ("relu", "silu")] for limit in (0.4, 0.35))
@@ -145,7 +145,7 @@ def test_scale_limit(study, example, monkeypatch):
 
     assert answer(*first, *same) == study.YES
     assert answer(*first, *lower) == study.NO
-    assert answer(*first, *lower, spread=0.03) == study.OPEN, "another seed could do it"
+    assert answer(*first, *lower, spread=0.03) == study.OPEN, "another seed could give this difference"
     assert answer(*first, *lower, spread=math.nan) == study.OPEN
     assert answer(*first, same[0], lower[1]) == study.OPEN, "the activations differ"
     assert answer(first[0], same[0]) == study.OPEN, "one activation is half of the claim"
@@ -160,9 +160,9 @@ def test_the_page_is_written_from_any_cells(study, example, monkeypatch):
     cells = {cell.name: cell for cell in scales(example, falling, rising)}
     page = report.page(cells)
     assert page.count("**shows up**") == 3
-    assert "No seed is repeated yet." in page
-    assert "peak rate 0.01" in page
-    again = made(example, falling, preset="nano-0.9M", seed=2)
+    assert "No preset has a second seed yet." in page
+    assert "peak learning rate 0.01" in page
+    again = make_cell(example, falling, preset="nano-0.9M", seed=2)
     assert re.search(
         r"nano-0.9M, ReLU: 12\.\d+% \(seed 1\), 12\.\d+% \(seed 2\)", report.page(cells | {again.name: again})
     )

@@ -1,4 +1,4 @@
-"""The demo's text: the same on every call, no document on both sides, no data tables, no tests."""
+"""The standard library as text: equal on every call, disjoint splits, without data tables and tests."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_code_and_manual_are_both_there(splits):
     assert any(name.startswith("topics#") for name in names)
 
 
-def test_side_depends_on_the_name_alone(tmp_path, splits):
+def test_the_split_depends_on_the_name_alone(tmp_path, splits):
     for split in ("train", "heldout"):
         name = next(name for name, _ in splits[split] if "#" not in name and "." not in name)
         root = library(tmp_path / split, {f"{name}.py": b"other = 1\n"})

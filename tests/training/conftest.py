@@ -1,4 +1,4 @@
-"""The text of the tiny runs, and one of them trained to its end."""
+"""Fixtures: the text of the tiny runs, and a finished tiny run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _training_text(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, training_text) -> Path:
-    """The folder of a tiny run that went through; read-only."""
+    """The folder of a finished tiny run. Tests must not change it."""
     from sparsing.training.trainer import train
 
     folder = tmp_path_factory.mktemp("run") / "tiny"

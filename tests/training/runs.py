@@ -1,4 +1,4 @@
-"""A tiny run: a text on disk, a configuration that trains on it in about a second."""
+"""A tiny run: a text on disk, and a configuration that trains on it in about a second."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TINY: dict[str, Any] = {
     **{"checkpoints.at": [5 * 128, 12 * 128], "checkpoints.resume_every": 4 * 128},
     **{"data.heldout_tokens": 64},
 }
-"""Twenty steps of four windows; models are kept after steps 5, 12 and 20, states to resume after every fourth."""
+"""Twenty steps of four windows. Models are kept after steps 5, 12 and 20; every fourth step can be resumed."""
 
 
 def write_text(folder: Path) -> Path:
-    """The documents as files of a folder, in their order."""
+    """Write the documents as files of a folder, in order."""
     folder.mkdir()
     for i, text in enumerate(TEXTS):
         (folder / f"{i:02}.txt").write_text(text, encoding="utf-8")
@@ -30,7 +30,7 @@ def write_text(folder: Path) -> Path:
 
 
 def tiny_config(text: Path, **overrides: Any) -> TrainConfig:
-    """The tiny run on this text; keys with `__` for the dot."""
+    """The tiny run on this text. Keyword arguments are keys with `__` for the dot."""
     changed = {key.replace("__", "."): value for key, value in overrides.items()}
     return read_train_config(overrides={**TINY, "data.text": str(text), "data.heldout": str(text), **changed})
 

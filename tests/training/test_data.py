@@ -1,4 +1,4 @@
-"""Token files and windows: every document whole and in order, each pass over the text once, any start the same."""
+"""Token files and windows: documents are complete and in order, and windows depend only on their index and seed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def whole(texts):
     return [(text, True) for text in texts]
 
 
-def test_documents_stand_whole_between_their_marks(tokenizer, tmp_path):
+def test_documents_are_between_bos_and_eos(tokenizer, tmp_path):
     ids = write_tokens(tmp_path / "tokens.bin", whole(TEXTS), tokenizer, most=10**6, key={})
     assert ids.dtype == np.uint16
     parts = np.split(ids, np.flatnonzero(ids == tokenizer.eos_token_id) + 1)
@@ -53,7 +53,7 @@ def test_reading_stops_at_the_wanted_number(tokenizer, tmp_path):
     assert len(write_tokens(tmp_path / "tokens.bin", endless(), tokenizer, most=1000, key={})) == 1000
 
 
-def test_a_file_is_used_again_under_its_key_only(tokenizer, tmp_path):
+def test_a_token_file_is_reused_only_with_the_same_key(tokenizer, tmp_path):
     path = tmp_path / "tokens.bin"
     write_tokens(path, whole(TEXTS), tokenizer, most=500, key={"text": "a"})
     again = write_tokens(
@@ -78,7 +78,7 @@ def test_rows_of_a_table_are_documents(tokenizer, tmp_path, suffix):
         list(read_texts(str(path), split="train", column="text"))
 
 
-def test_the_builtin_text_has_two_sides():
+def test_the_builtin_text_has_two_splits():
     train, held = (next(iter(read_texts("builtin", split=split, column=""))) for split in ("train", "test"))
     assert train != held
 
@@ -96,14 +96,14 @@ def test_every_pass_shows_every_window_once_in_another_order():
     assert min(starts[0]) != min(starts[1])
 
 
-def test_a_window_does_not_depend_on_what_was_read_before():
+def test_a_window_does_not_depend_on_earlier_reads():
     ids = np.arange(8 * 10 + 7, dtype=np.uint16)
     straight, jumping = (Windows(ids, 8, 30, seed=1) for _ in range(2))
     order = [25, 3, 17, 4, 29, 0]
-    found = {i: jumping[i]["input_ids"].tolist() for i in order}
-    assert all(straight[i]["input_ids"].tolist() == found[i] for i in range(30) if i in found)
+    windows = {i: jumping[i]["input_ids"].tolist() for i in order}
+    assert all(straight[i]["input_ids"].tolist() == windows[i] for i in range(30) if i in windows)
     other = Windows(ids, 8, 30, seed=2)
-    assert [other[i]["input_ids"].tolist() for i in order] != list(found.values())
+    assert [other[i]["input_ids"].tolist() for i in order] != list(windows.values())
 
 
 def test_held_out_windows_come_in_order():
@@ -116,7 +116,7 @@ def test_a_text_shorter_than_a_window_is_refused():
         Windows(np.arange(10, dtype=np.uint16), 16, 4)
 
 
-def test_a_tokenizer_reads_up_to_its_sample_and_comes_back_from_disk(tokenizer, tmp_path):
+def test_a_tokenizer_reads_its_sample_and_can_be_saved(tokenizer, tmp_path):
     few = train_tokenizer(TEXTS, 280, 32, sample_chars=len(TEXTS[0]))
     assert few.get_vocab() != tokenizer.get_vocab()
     assert few.get_vocab() == train_tokenizer(TEXTS[:1], 280, 32).get_vocab()
@@ -126,6 +126,6 @@ def test_a_tokenizer_reads_up_to_its_sample_and_comes_back_from_disk(tokenizer, 
     assert again("a")["input_ids"][0] == again.bos_token_id
 
 
-def test_no_tokenizer_there(tmp_path):
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(InputError, match="gives no tokenizer"):
         open_tokenizer(tmp_path)

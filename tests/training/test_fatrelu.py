@@ -1,4 +1,4 @@
-"""FATReLU: the threshold acts in training, gradients pass through what stays, checkpoints carry it."""
+"""FATReLU: the threshold acts in training, kept neurons get gradients, and checkpoints get a thresholds file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_it_is_the_rule_fat():
 
 
 def test_only_kept_neurons_learn():
-    """h of a neuron whose gate lies below eps is 0, and nothing flows back through it."""
+    """A neuron whose gate is not above eps has h = 0 and gets no gradient."""
     model = relu_model().train()
     act, down = model.model.layers[0].mlp.act_fn, model.model.layers[0].mlp.down_proj
     gates, inputs = [], []
@@ -41,7 +41,7 @@ def test_only_kept_neurons_learn():
     model(input_ids=tiny_input(), labels=tiny_input()).loss.backward()
     cut = gates[0] <= 0.5
     assert 0.2 < cut.float().mean() < 1.0
-    assert (gates[0] > 0)[cut].any(), "some were above 0 before the threshold"
+    assert (gates[0] > 0)[cut].any(), "some gates between 0 and eps"
     assert not inputs[0][cut].any()
     assert not gates[0].grad[cut].any()
     assert gates[0].grad[~cut].any()

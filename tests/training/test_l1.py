@@ -1,4 +1,4 @@
-"""The L1 penalty: its schedule by hand, its value and gradient from the definition, and the Trainer's loss."""
+"""The L1 penalty: its schedule and gradient by hand, its value against the definition, and the loss of the Trainer."""
 
 from __future__ import annotations
 
@@ -116,14 +116,14 @@ def test_a_penalty_without_a_forward_pass_is_refused():
 
 
 def _enable_checkpointing(model, options):
-    """Under its name in this version of transformers; the old one warns."""
+    """Turn on gradient checkpointing by its new name where transformers has it, since the old name warns."""
     new = getattr(model, "activation_checkpointing_enable", None)
     (new or model.gradient_checkpointing_enable)(options)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_gradient_checkpointing(reentrant):
-    """Without re-entrance the same gradient; with it the activations have none, which is said."""
+    """Non-reentrant checkpointing gives the same gradient; reentrant checkpointing gives none and raises an error."""
     model = build("llama").train()
     penalty = L1Penalty(CONSTANT).attach(model)
     model(input_ids=tiny_input())
@@ -145,7 +145,7 @@ def test_gradient_checkpointing(reentrant):
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_trainers_loss_is_the_sum(accumulation, tmp_path):
-    """At a rate of 0 the model stays, so the losses with and without differ by the penalty alone."""
+    """At learning rate 0 the model stays the same, so the two losses differ by the penalty alone."""
     options = {"steps": 2, "learning_rate": 0.0, "gradient_accumulation_steps": accumulation}
     plain = tiny_trainer(tmp_path / "plain", **options)
     plain.train()

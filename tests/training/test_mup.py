@@ -1,4 +1,4 @@
-"""muP: the multipliers, the initial deviations and the learning rates, against the formulas worked out by hand."""
+"""muP: multipliers, initial standard deviations and learning rates against hand calculations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_deviations_and_rates(parametrization, scale):
     assert len(undecayed) == sum(p.ndim == 1 for p in weights.values())
 
 
-def test_the_seed_decides_the_weights_and_nothing_else_is_drawn():
+def test_the_seed_decides_the_weights_and_the_random_state_is_kept():
     shape = ModelTable(**SHAPE)
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -61,7 +61,7 @@ def test_the_seed_decides_the_weights_and_nothing_else_is_drawn():
     assert not torch.equal(first, other)
 
 
-def test_output_at_the_start_keeps_its_size_with_the_width():
+def test_initial_outputs_have_the_same_size_at_every_width():
     sizes = []
     for width in (64, 256):
         shape = ModelTable(
@@ -74,6 +74,6 @@ def test_output_at_the_start_keeps_its_size_with_the_width():
     assert not math.isnan(sizes[0])
 
 
-def test_what_transformers_does_not_know_is_refused():
+def test_an_unknown_activation_function_is_refused():
     with pytest.raises(InputError, match=r"hidden_act must be one of .*relu.*, got 'rleu'"):
         make_granite_config(ModelTable(**SHAPE, hidden_act="rleu"))

@@ -1,4 +1,4 @@
-"""ReLU-fication: every block is changed, saving keeps it, and what cannot be changed is refused untouched."""
+"""ReLU-fication: every block changes, saving keeps the change, and unsupported models are refused without a change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_gates_are_relu_and_saving_keeps_it(model_type, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", sorted(REFUSED))
-def test_what_saving_would_lose_is_refused(model_type):
+def test_a_change_that_saving_would_lose_is_refused(model_type):
     model = build(model_type)
     with pytest.raises(InputError, match=REFUSED[model_type]):
         relufy(model)
@@ -48,7 +48,7 @@ def test_it_can_be_turned_back():
         assert torch.equal(model(tiny_input()).logits, tiny_model("llama")(tiny_input()).logits)
 
 
-def test_a_relu_model_stays_as_it_is():
+def test_a_relu_model_is_not_changed():
     model = build("llama", hidden_act="relu")
     modules = list(model.modules())
     assert list(relufy(model).modules()) == modules

@@ -1,4 +1,4 @@
-"""Token counts as steps, and the learning rate that transformers makes of them."""
+"""Conversion of token counts to steps, and the learning rate that transformers computes from the steps."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_log_spaced_checkpoints_are_a_factor_apart():
     assert factors == pytest.approx(10**0.5, rel=0.02)
 
 
-def test_states_to_resume_from():
+def test_checkpoints_to_resume_from():
     made = schedule(checkpoints__at=[2048 * 7], checkpoints__resume_every=2048 * 40)
     assert [step for step in range(1, 101) if made.saves(step)] == [7, 40, 80, 100]
-    assert schedule(training__log_every=30).resume_every == 30  # a short run is not all saving
+    assert schedule(training__log_every=30).resume_every == 30  # a short run does not save all the time
 
 
-def test_the_rate_warms_up_stays_and_falls_to_nothing():
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
     made = schedule(training__warmup=0.1, training__decay=0.2)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     rate = get_scheduler(

@@ -39,7 +39,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def source():
-    """Text of the kind that `trained()` has learned: pruning costs something on it."""
+    """Text like the training text of `trained()`, on which pruning raises the perplexity."""
     return load_corpus([source_text()[:800]], tiny_tokenizer(), window=48)
 
 
@@ -93,7 +93,7 @@ def test_training_is_the_same_to_the_last_digit(model_type, corpus, tmp_path):
     assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / SPARSITY_FILE)] == [0, 2, 4, 6]
 
 
-def test_bfloat16_training_is_watched_too(corpus, tmp_path):
+def test_bfloat16_training_is_measured_too(corpus, tmp_path):
     trainer = tiny_trainer(tmp_path, steps=4, bf16=True)
     SparsityCallback(corpus, every=2).attach(trainer)
     trainer.train()
@@ -140,7 +140,7 @@ def test_ppl_is_found_on_the_same_model(source):
 
 
 def test_a_resumed_run_writes_each_step_once(corpus, tmp_path):
-    """A run that is cut off at step 7, after the row of step 6, goes on from the checkpoint of step 4."""
+    """A run that is cut off at step 7, after the row of step 6, resumes from the checkpoint of step 4."""
 
     class Cut(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -173,7 +173,7 @@ def test_a_resumed_run_writes_each_step_once(corpus, tmp_path):
 
 
 def test_every_is_chosen_from_the_time_a_step_takes(corpus, tmp_path, monkeypatch):
-    """By a clock of its own: a step takes 1 s, a probe 2 s, PPL-p% 20 s."""
+    """With a simulated clock: a step takes 1 s, a probe 2 s, PPL-p% 20 s."""
     clock = [0.0]
 
     class Tick(TrainerCallback):
@@ -257,15 +257,15 @@ def test_numbers_out_of_bounds_are_refused(wrong, corpus):
 
 @pytest.mark.slow
 def test_under_torchrun_the_main_process_measures_alone(tmp_path):
-    """Two processes, gloo: the same losses with and without, and each row once."""
+    """Two processes with gloo: the losses are the same with and without the callback, and no row is written twice."""
     script = Path(__file__).with_name("watched_on_two.py")
-    said = {}
+    printed = {}
     for how in ("plain", "watched"):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         done = subprocess.run(
             [*command, str(script), str(tmp_path / how), how], capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
-        said[how] = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
-    assert said["plain"] == said["watched"]
+        printed[how] = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
+    assert printed["plain"] == printed["watched"]
     assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / SPARSITY_FILE)] == [0, 2, 4]

@@ -36,7 +36,7 @@ def read(loaded):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """Three checkpoints as the Trainer leaves them: between a random model and a trained one."""
+    """Three checkpoints in the layout of the Trainer, interpolated between a random and a trained model."""
     folder = tmp_path_factory.mktemp("runs") / "tiny-run"
     begin, end = build("llama").state_dict(), trained().model.state_dict()
     for step in STEPS:
@@ -114,8 +114,8 @@ def test_everything_is_saved_and_loads_again(tracked):
     assert not (folder / ".journal").exists()
 
 
-def test_a_run_that_was_cut_off_goes_on(run, tracked, tmp_path, monkeypatch):
-    """Killed while it measures the second checkpoint: the figures are the same, and no whole pass runs again."""
+def test_a_run_that_was_cut_off_resumes(run, tracked, tmp_path, monkeypatch):
+    """A run killed during the second checkpoint ends with the same figures, and no finished pass runs again."""
     plain, calls = sparsing.measuring.passes.window_nll, [0]
 
     def count_and_stop(*args):
@@ -136,7 +136,9 @@ def test_a_run_that_was_cut_off_goes_on(run, tracked, tmp_path, monkeypatch):
         go(tmp_path / "cut")
     limit, calls[0] = -1, 0
     again = go(tmp_path / "cut")
-    assert calls[0] <= 4 + 2, f"of {whole} batches those that were left, and the cut pass from its start"
+    assert calls[0] <= 4 + 2, (
+        f"of {whole} batches only the remaining ones, and the interrupted pass from its start"
+    )
     assert again.points == tracked[0].points
     assert again.search == tracked[0].search
 
@@ -153,10 +155,10 @@ def test_one_model_is_in_memory_at_a_time(run, tmp_path):
 
     track(find_checkpoints(run)[1:], read, tmp_path, last=2, ppl_ratio=1.05, load=load)
     assert len(alive) > 6, "models are loaded again for every try"
-    assert most[0] <= 2, "the one that is loaded, and the one before until it is let go"
+    assert most[0] <= 2, "the loaded model, and the previous one until it is released"
 
 
-def test_tokens_that_are_not_known_are_asked_for(run, tmp_path):
+def test_unknown_tokens_are_refused(run, tmp_path):
     import shutil
 
     copy = tmp_path / "run"
@@ -214,7 +216,7 @@ def test_a_target_that_no_level_reaches_is_refused(run, tmp_path):
         track(find_checkpoints(run)[-1:], read, tmp_path, ppl_ratio=1e9)
 
 
-def test_the_untrained_model_is_tracked_and_lies_on_no_law(run, tmp_path):
+def test_the_untrained_model_is_tracked_but_not_in_the_csv(run, tmp_path):
     import shutil
 
     copy = tmp_path / "run"

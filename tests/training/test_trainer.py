@@ -1,4 +1,4 @@
-"""Whole tiny runs: they learn, repeat themselves, go on after a stop, and their checkpoints can be measured."""
+"""Whole tiny runs: the loss falls, runs are reproducible, resuming is exact, and checkpoints can be measured."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def curve(run: Path) -> bytes:
     return (run / "loss.jsonl").read_bytes()
 
 
-def test_a_run_learns_and_logs_what_it_says(finished_run):
+def test_a_run_learns_and_logs_its_losses(finished_run):
     lines = read_loss_curve(finished_run)
     trained = [line for line in lines if "loss" in line]
-    judged = [line for line in lines if "heldout_loss" in line]
+    heldout = [line for line in lines if "heldout_loss" in line]
     assert [line["step"] for line in trained] == [3, 4, 5, 6, 8, 9, 12, 15, 16, 18, 20]
-    assert [line["step"] for line in judged] == [5, 12, 20]
+    assert [line["step"] for line in heldout] == [5, 12, 20]
     assert all(line["tokens"] == line["step"] * 128 for line in lines)
     assert trained[-1]["loss"] < trained[0]["loss"] - 0.5
-    assert judged[-1]["heldout_loss"] < judged[0]["heldout_loss"] - 0.3
+    assert heldout[-1]["heldout_loss"] < heldout[0]["heldout_loss"] - 0.3
     rates = {line["step"]: line["lr"] for line in trained}
     assert rates[12] == pytest.approx(0.01)  # stable
     assert rates[20] == pytest.approx(0.005)  # the second of two steps of decay
 
 
-def test_checkpoints_load_say_their_place_and_only_the_newest_can_be_resumed(finished_run):
+def test_checkpoints_load_and_only_the_newest_can_be_resumed(finished_run):
     folders = complete_checkpoints(finished_run)
     assert [folder.name for folder in folders] == ["checkpoint-5", "checkpoint-12", "checkpoint-20"]
     assert [(folder / "optimizer.pt").exists() for folder in folders] == [False, False, True]
@@ -63,7 +63,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(finished_run, 
 
 
 @pytest.mark.parametrize("stop", [2, 5, 11])
-def test_a_stopped_run_goes_on_to_the_same_bytes(finished_run, training_text, tmp_path, stop):
+def test_a_stopped_run_resumes_to_the_same_bytes(finished_run, training_text, tmp_path, stop):
     config = tiny_config(training_text)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", callbacks=(StopAt(stop),))
@@ -75,14 +75,14 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(finished_run, training_text, tm
         assert torch.equal(ours, theirs)
 
 
-def test_a_half_written_checkpoint_is_thrown_away(finished_run, training_text, tmp_path):
+def test_a_half_written_checkpoint_is_removed(finished_run, training_text, tmp_path):
     config = tiny_config(training_text)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run", callbacks=(StopAt(13),))
     broken = tmp_path / "run" / "checkpoint-12"
     (broken / "training_state.json").unlink()
     (broken / "model.safetensors").write_bytes(b"half")
-    train(config, tmp_path / "run")  # from the beginning: the state of step 8 is gone with the save of 12
+    train(config, tmp_path / "run")  # from the beginning: saving step 12 has removed the state of step 8
     assert curve(tmp_path / "run") == curve(finished_run)
 
 
@@ -95,14 +95,14 @@ def test_checkpoints_of_another_trainer_are_not_touched(training_text, tmp_path)
     assert theirs.read_bytes() == b"theirs"
 
 
-def test_a_line_that_a_kill_has_cut_short_is_no_line(finished_run, tmp_path):
-    whole = (finished_run / "loss.jsonl").read_text(encoding="utf-8")
-    (tmp_path / "loss.jsonl").write_text(whole[:-5], encoding="utf-8")
+def test_an_incomplete_last_line_is_ignored(finished_run, tmp_path):
+    complete = (finished_run / "loss.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "loss.jsonl").write_text(complete[:-5], encoding="utf-8")
     assert read_loss_curve(tmp_path) == read_loss_curve(finished_run)[:-1]
     assert read_loss_curve(tmp_path / "nowhere") == []
 
 
-def test_a_finished_run_is_left_as_it_is(finished_run, training_text):
+def test_a_finished_run_is_not_changed(finished_run, training_text):
     before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
     assert train(tiny_config(training_text), finished_run) == read_loss_curve(finished_run)
     assert {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()} == before
@@ -157,8 +157,8 @@ def test_the_extras_reach_the_trainer(finished_run, training_text, tmp_path):
     train(tiny_config(training_text, **plain), tmp_path / "plain")
     ours, theirs = (read_loss_curve(tmp_path / name)[0]["loss"] for name in ("all", "plain"))
     first = [line["loss"] for line in read_loss_curve(finished_run) if "loss" in line]
-    assert theirs < first[0] - 0.5  # it started from the trained weights
-    assert ours > theirs + 0.1  # the L1 term and the other activation
+    assert theirs < first[0] - 0.5  # training started from the trained weights
+    assert ours > theirs + 0.1  # the L1 penalty and the other activation function
     rows = [
         json.loads(line) for line in (tmp_path / "all" / "sparsity.jsonl").read_text("utf-8").splitlines()
     ]
@@ -167,7 +167,7 @@ def test_the_extras_reach_the_trainer(finished_run, training_text, tmp_path):
     assert load_model(tmp_path / "all" / "checkpoint-20").model.config.hidden_act == "relu2"
 
 
-def test_going_on_does_not_need_the_start_any_more(finished_run, training_text, tmp_path):
+def test_resuming_does_not_need_the_start_checkpoint(finished_run, training_text, tmp_path):
     start = shutil.copytree(finished_run / "checkpoint-20", tmp_path / "start")
     config = tiny_config(training_text, sparser__start=str(start))
     with pytest.raises(KeyboardInterrupt):
@@ -184,7 +184,7 @@ def test_a_start_of_another_shape_is_refused(finished_run, training_text, tmp_pa
         train(config, tmp_path / "run")
 
 
-def test_watching_without_a_held_out_text_is_refused(training_text, tmp_path):
+def test_tracking_without_a_held_out_text_is_refused(training_text, tmp_path):
     with pytest.raises(InputError, match=r"\[tracking\] needs a held-out text"):
         train(tiny_config(training_text, data__heldout="", tracking__tokens=64), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -253,7 +253,7 @@ def test_two_processes_give_the_loss_of_one(training_text, tmp_path):
 
 
 def _reached(run: Path, step: int) -> bool:
-    """Whether the curve of a run in progress has come to this step."""
+    """Whether the loss curve of a running process has reached this step."""
     path = run / "loss.jsonl"
     steps = re.findall(r'"step": (\d+)', path.read_text("utf-8")) if path.exists() else []
     return bool(steps) and int(steps[-1]) >= step

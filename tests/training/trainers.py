@@ -1,4 +1,4 @@
-"""A transformers Trainer on a tiny model and random text, as a user has one."""
+"""A transformers Trainer on a tiny model and random text, set up as a user would."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def windows(count: int = 64, length: int = 16) -> list[dict[str, torch.Tensor]]:
 def tiny_trainer(
     folder: Path, model: PreTrainedModel | None = None, *, steps: int = 12, **options: Any
 ) -> Trainer:
-    """Two windows a step, the loss logged at every step."""
+    """A Trainer with two windows per step that logs the loss of every step."""
     callbacks: list[TrainerCallback] = options.pop("callbacks", [])
     settings: dict[str, Any] = {
         **{"max_steps": steps, "per_device_train_batch_size": 2, "logging_steps": 1, "learning_rate": 1e-3},
@@ -33,5 +33,5 @@ def tiny_trainer(
 
 
 def losses(trainer: Trainer) -> list[float]:
-    """What the Trainer logged, step by step."""
+    """The logged losses, step by step."""
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]

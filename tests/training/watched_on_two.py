@@ -1,4 +1,4 @@
-"""A training script for torchrun: `watched_on_two.py FOLDER plain|watched`; the main process prints its losses."""
+"""A training script for torchrun: `watched_on_two.py FOLDER plain|watched`. The main process prints the losses."""
 
 from __future__ import annotations
 

@@ -16,16 +16,9 @@ import torch
 
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
+from sparsing.bench import engines
 from sparsing.bench.block_result import BlockBenchmark, BlockTiming
-from sparsing.bench.engines import (
-    Engine,
-    block_bytes,
-    dense_engine,
-    llama_cpp_engines,
-    sparse_engines,
-    torch_compiled,
-    torch_eager,
-)
+from sparsing.bench.engines import Engine, block_bytes
 from sparsing.bench.interleaved_timing import CacheFlush, time_engines
 from sparsing.bench.planted import SPREAD, PlantedBlock, plant_block
 from sparsing.bench.reference_output import ReferenceOutput
@@ -107,7 +100,7 @@ def bench_blocks(
     return run.result(shapes)
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Case:
     """The layers of one shape in one dtype, and their inputs."""
 
@@ -140,7 +133,8 @@ class _Run:
         self.left_out: list[str] = []
 
     def result(self, shapes: Sequence[DecodeShape]) -> BlockBenchmark:
-        plan = self.plan
+        """All timings so far, with the settings of the run."""
+        plan, names = self.plan, ",".join(shape.name for shape in shapes)
         return BlockBenchmark(
             lines=tuple(self.lines),
             bandwidth=self.bandwidth,
@@ -150,13 +144,9 @@ class _Run:
             flushed_bytes=self.flushed_bytes,
             compile_sec=self.compile_sec,
             left_out=tuple(self.left_out),
-            weights=(
-                f"planted: random, natural ReLU ratio as wanted, probit of the frequencies normal with {SPREAD:g}"
-            ),
+            weights=f"planted: random, natural ReLU ratio as wanted, probit of the frequencies normal with {SPREAD:g}",
             processor=processor_name(),
-            provenance=made_now(
-                model=",".join(shape.name for shape in shapes), dtype=",".join(plan.dtypes), device="cpu"
-            ),
+            provenance=made_now(model=names, dtype=",".join(plan.dtypes), device="cpu"),
         )
 
     def time_dtype(
@@ -175,36 +165,33 @@ class _Run:
             ratio: planted.inputs(INPUT_TOKENS, 1.0 if ratio is None else ratio, seed=2).to(kind)
             for ratio in (None, *self.plan.ratios)
         }
-        case = _Case(
-            shape=shape,
-            dtype=dtype,
-            layers=layers,
-            downs=downs,
-            inputs=inputs,
-            reference=ReferenceOutput(packed, inputs),
-        )
+        reference = ReferenceOutput(packed, inputs)
+        case = _Case(shape, dtype, layers, downs, inputs, reference)
         with ExitStack() as stack:
+            # these serve every batch; only torch.compile has to compile for each batch size
             fixed = [*self._own_engines(layers, planted), *self._llama_cpp_engines(case, stack)]
             for batch in self.plan.batches:
-                engines = [*self._torch_engines(case, batch), *fixed]
-                times = time_engines(engines, inputs, batch=batch, rounds=self.plan.rounds, flush=self.flush)
-                self.lines += self._timings(case, batch, engines, times)
+                group = [*self._torch_engines(case, batch), *fixed]
+                times = time_engines(group, inputs, batch=batch, rounds=self.plan.rounds, flush=self.flush)
+                self.lines += self._timings(case, batch, group, times)
                 advance(1)
 
     def _own_engines(self, layers: list[PackedFFN], planted: PlantedBlock) -> Iterator[Engine]:
-        yield dense_engine(layers)
+        yield engines.dense_engine(layers)
         for ratio in self.plan.ratios:
-            yield from sparse_engines(layers, planted, ratio, bits=self.plan.bits, recall=self.plan.recall)
+            yield from engines.sparse_engines(
+                layers, planted, ratio, bits=self.plan.bits, recall=self.plan.recall
+            )
 
     def _torch_engines(self, case: _Case, batch: int) -> Iterator[Engine]:
         if case.dtype == "int8":
             self._leave_out("torch: no int8 weights in its public linear layers")
             return
         if "eager" in self.plan.engines:
-            yield torch_eager(case.layers, case.downs)
+            yield engines.torch_eager(case.layers, case.downs)
         if "compile" in self.plan.engines:
             try:
-                engine, seconds = torch_compiled(case.layers, case.downs, case.inputs[None][:batch])
+                engine, seconds = engines.torch_compiled(case.layers, case.downs, case.inputs[None][:batch])
             except InputError as error:
                 self._leave_out(str(error))
                 return
@@ -214,7 +201,7 @@ class _Run:
     def _llama_cpp_engines(self, case: _Case, stack: ExitStack) -> Iterator[Engine]:
         if "llama.cpp" in self.plan.engines:
             try:
-                yield from llama_cpp_engines(
+                yield from engines.llama_cpp_engines(
                     case.shape, case.dtype, count=len(case.layers), threads=self.threads, stack=stack
                 )
             except InputError as error:
@@ -225,15 +212,15 @@ class _Run:
             self.left_out.append(reason)
 
     def _timings(
-        self, case: _Case, batch: int, engines: Sequence[Engine], times: np.ndarray
+        self, case: _Case, batch: int, group: Sequence[Engine], times: np.ndarray
     ) -> Iterator[BlockTiming]:
         """One result per engine from `times`, milliseconds of shape `(engines, rounds)`."""
+        # medians, since other work on the machine makes a few samples far too slow
         medians = np.median(times, axis=1)
-        best = min((i for i, engine in enumerate(engines) if engine.dense), key=lambda i: medians[i])
-        for engine, row, median in zip(engines, times, medians, strict=True):
+        best = min((i for i, engine in enumerate(group) if engine.dense), key=lambda i: medians[i])
+        for engine, row, median in zip(group, times, medians, strict=True):
             # read the counters first: judging calls the engine once more
             moved, read_ratio = self._bytes_moved(case, engine)
-            quality = case.reference.judge(engine)
             # quotients within a round, because both times then met the same state of the machine
             low, high = np.percentile(times[best] / row, [25, 75])
             speedup, ceiling = medians[best] / median, case.dense_bytes / moved
@@ -250,16 +237,13 @@ class _Run:
                 speedup=float(speedup),
                 speedup_low=float(low),
                 speedup_high=float(high),
-                active_ratio=quality.active_ratio,
                 read_ratio=read_ratio,
-                predicted_ratio=quality.predicted_ratio,
-                recall=quality.recall,
                 bytes_moved=moved,
                 bytes_per_sec=bytes_per_sec,
                 bandwidth_share=bytes_per_sec / self.bandwidth.peak_bytes_per_sec,
                 byte_ceiling=ceiling,
                 ceiling_share=float(speedup / ceiling),
-                output_error=quality.output_error,
+                **dataclasses.asdict(case.reference.judge(engine)),
             )
 
     def _bytes_moved(self, case: _Case, engine: Engine) -> tuple[float, float | None]:

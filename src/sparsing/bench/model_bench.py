@@ -113,20 +113,16 @@ def bench_planted_models(
                 model = build_model(shape, dtype)
                 sites = find_sites(model)
                 with ExitStack() as stack:
-                    case = _Case(
-                        model=model,
-                        sites=sites,
-                        # gate above 0 is what ReLU itself keeps, so the rule changes no output
-                        thresholds=Thresholds(rule="fat", level=0.0, on="gate", values=(0.0,) * len(sites)),
-                        shape=shape,
-                        dtype=dtype,
-                        text=_random_text(shape.vocab_size, plan),
-                        llama_cpp=run.open_llama_cpp(shape, dtype, stack),
-                    )
+                    llama_cpp = run.open_llama_cpp(shape, dtype, stack)
+                    # gate above 0 is what ReLU itself keeps, so the rule changes no output
+                    rule = Thresholds(rule="fat", level=0.0, on="gate", values=(0.0,) * len(sites))
+                    text = _random_text(shape.vocab_size, plan)
                     for ratio in plan.ratios:
                         plant_model(model, sites, ratio)
-                        run.time_model(dataclasses.replace(case, ratio=ratio), advance)
-                del model, sites, case  # frees the weights before the next model is built
+                        run.time_model(
+                            _Case(model, sites, rule, shape, dtype, ratio, text, llama_cpp), advance
+                        )
+                del model, sites  # frees the weights before the next model is built
     weights = "planted: random attention, natural ReLU ratio of every layer as wanted, the text dictated"
     return run.result(weights, ",".join(shape.name for shape in shapes), ",".join(plan.dtypes))
 
@@ -155,15 +151,8 @@ def bench_loaded_model(
     run = _Run(plan)
     bar = (progress or Progress(False)).bar("rounds", plan.rounds)
     with inference_threads(run.threads), bar as advance, ExitStack() as stack:
-        case = _Case(
-            model=loaded.model,
-            sites=loaded.sites,
-            thresholds=thresholds,
-            shape=shape,
-            dtype=loaded.dtype,
-            text=ids,
-            llama_cpp=run.open_llama_cpp(shape, loaded.dtype, stack),
-        )
+        llama_cpp = run.open_llama_cpp(shape, loaded.dtype, stack)
+        case = _Case(loaded.model, loaded.sites, thresholds, shape, loaded.dtype, None, ids, llama_cpp)
         run.time_model(case, advance)
     return run.result(
         "the checkpoint's own; llama.cpp has random ones of this shape", loaded.name, loaded.dtype
@@ -183,7 +172,7 @@ def _random_text(vocab_size: int, plan: ModelPlan) -> list[int]:
     return torch.randint(3, vocab_size, (plan.text_tokens,), generator=generator).tolist()
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Case:
     """One model at one activation ratio, and everything that the engines need to decode with it."""
 
@@ -192,7 +181,7 @@ class _Case:
     thresholds: Thresholds
     shape: DecodeShape
     dtype: str
-    ratio: float | None = None
+    ratio: float | None
     """Requested activation ratio; None for a checkpoint."""
     text: list[int]
     """Token ids: first those for calibration, then those for the recall, last the prompt and its continuation."""
@@ -202,6 +191,7 @@ class _Case:
     def dense_bytes(self) -> dict[str, float]:
         """Name of a dense engine to the bytes of weights that it reads per token."""
         own = model_weight_bytes(self.model, self.sites).total_bytes
+        # llama.cpp stores the same number of weights, only in another number of bytes per weight
         element = next(self.model.parameters()).element_size()
         return {HUGGING_FACE: own, OWN_DENSE: own} | {
             f"llama.cpp {kind}": own * size / element for kind, size in BYTES_PER_WEIGHT.items()
@@ -236,10 +226,9 @@ class _Run:
         if not self.plan.with_llama_cpp:
             return {}
         kind = WEIGHT_TYPES[dtype][0]
+        opened = open_llama_cpp(shape, kind, threads=self.threads, context=self.plan.decoded_tokens)
         try:
-            model = stack.enter_context(
-                open_llama_cpp(shape, kind, threads=self.threads, context=self.plan.decoded_tokens)
-            )
+            model = stack.enter_context(opened)
         except InputError as error:
             self.left_out.append(str(error))
             return {}
@@ -250,7 +239,7 @@ class _Run:
         predictors, recalls = self._predictors(case)
         ids = case.text[-self.plan.decoded_tokens :]
         warmup = ids[: self.plan.prompt_tokens + _WARMUP_TOKENS]
-        self._round(case, predictors, warmup, {})
+        self._round(case, predictors, warmup, {})  # compiles kernels and fills the allocator's pools
         samples: dict[str, _Samples] = {}
         for _ in range(self.plan.rounds):
             self._round(case, predictors, ids, samples)
@@ -283,6 +272,7 @@ class _Run:
                 case.model, case.thresholds, predictor=predictor, measure=False, prefill="dense"
             ) as fast:
                 if predictor is None:
+                    # the exact kernels also run dense, so the weights are packed only once for both engines
                     fast.mode = "dense"
                     add(OWN_DENSE, hugging_face_seconds(case.model, ids, prompt))
                     fast.mode = "sparse"
@@ -316,6 +306,7 @@ class _Run:
         dense = [name for name, engine in samples.items() if engine.stats is None]
         for name, engine in samples.items():
             stats = engine.stats
+            # dense engines are not instrumented; the bytes of sparse ones were counted by their kernels
             moved = dense_bytes[name] if stats is None else stats.bytes_per_step
             low, high = 1e3 * np.percentile(engine.seconds, [25, 75])
             yield ModelTiming(

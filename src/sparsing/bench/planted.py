@@ -33,7 +33,7 @@ _CLOSEST = 1e-6
 """A ratio of 1 is planted as `1 - _CLOSEST`, since its level would be infinite."""
 
 
-def level_of(ratio: float, spread: float) -> float:
+def planted_level(ratio: float, spread: float) -> float:
     """The level at which a share `ratio` of the neurons is active, averaged over neurons; `ratio` is in (0, 1)."""
     return math.sqrt(1 + spread**2) * float(norm.ppf(ratio))
 
@@ -65,7 +65,7 @@ class PlantedBlock:
         noise = torch.randn(tokens, self.packed.d_model, generator=torch.Generator().manual_seed(seed))
         # noise along the directions would add to the level of single tokens
         noise -= noise @ axes.T @ axes
-        level = level_of(min(ratio, 1 - _CLOSEST), self.spread)
+        level = planted_level(min(ratio, 1 - _CLOSEST), self.spread)
         return noise + _unit_length(self.packed.d_model) * (axes[0] + level * axes[1])
 
 

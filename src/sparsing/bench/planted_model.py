@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sparsing.bench.planted import SPREAD, level_of
+from sparsing.bench.planted import SPREAD, planted_level
 from sparsing.decode.predict.inputs import inputs_tapped
 from sparsing.errors import InputError
 
@@ -62,10 +62,11 @@ def build_model(shape: DecodeShape, dtype: str, *, context: int = 4096, seed: in
         max_position_embeddings=context,
         tie_word_embeddings=True,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # transformers initialises weights from the global generator
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
         embedding = model.get_input_embeddings().weight.data
+        # the norm of some rows is enough, and a full float32 copy of the embedding would be large
         random_norm = embedding[:1024].float().norm(dim=1).mean()
         constant = torch.randn(shape.d_model)
         embedding += (constant * (_CONSTANT * random_norm / constant.norm())).to(embedding)
@@ -87,7 +88,7 @@ def plant_model(
             f"the activation ratio of a model must be in (0, 1), got {ratio}; write 0.065 for 6.5% of the neurons"
         )
     generator = torch.Generator().manual_seed(seed)
-    level = level_of(ratio, spread)
+    level = planted_level(ratio, spread)
 
     def on_input(layer: int, x: torch.Tensor) -> None:
         probit = level + spread * torch.randn(sites[layer].d_ff, generator=generator)
@@ -96,6 +97,7 @@ def plant_model(
 
     vocab = model.config.vocab_size
     ids = torch.randint(vocab, (_TOKENS // _WINDOW, _WINDOW), generator=torch.Generator().manual_seed(seed))
+    # the hooks run before each block, so a block is already shifted when it computes its output
     with torch.inference_mode(), inputs_tapped(sites, on_input):
         model.model(input_ids=ids, use_cache=False)
 

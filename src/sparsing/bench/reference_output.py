@@ -24,14 +24,14 @@ _TOKENS = 8
 """Tokens on which outputs are compared: the most that one call of a kernel takes."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class EngineQuality:
     """How exact one engine is; the fields are those of `BlockTiming`, and None where they do not apply."""
 
-    output_error: float | None = None
-    active_ratio: float | None = None
-    predicted_ratio: float | None = None
-    recall: float | None = None
+    output_error: float | None
+    active_ratio: float | None
+    predicted_ratio: float | None
+    recall: float | None
 
 
 class ReferenceOutput:
@@ -50,18 +50,13 @@ class ReferenceOutput:
 
     def judge(self, engine: Engine) -> EngineQuality:
         """Compare the engine's first layer and its predictor with the reference. Calls the engine once."""
-        x, h = self._inputs[engine.ratio], self._h[engine.ratio]
-        error = active = predicted = recall = None
+        x, h, predictor = self._inputs[engine.ratio], self._h[engine.ratio], engine.predictor
+        error = predicted = recall = None
         if engine.blocks_per_call == 1:  # an engine that runs a whole model has no output of one block
             expected = self._outputs[engine.ratio]
-            output = engine.calls[0](x[:_TOKENS]).float()
-            error = float((output - expected).norm() / expected.norm())
-        if not engine.dense:
-            active = float((h != 0).float().mean())
-        if engine.predictor is not None:
-            selected = engine.predictor.predict(x, self._act)
-            predicted = float(selected.float().mean())
-            recall = recall_of(selected, h.abs() * self._norms)
-        return EngineQuality(
-            output_error=error, active_ratio=active, predicted_ratio=predicted, recall=recall
-        )
+            error = float((engine.calls[0](x[:_TOKENS]).float() - expected).norm() / expected.norm())
+        if predictor is not None:
+            selected = predictor.predict(x, self._act)
+            predicted, recall = float(selected.float().mean()), recall_of(selected, h.abs() * self._norms)
+        active = None if engine.dense else float((h != 0).float().mean())
+        return EngineQuality(error, active, predicted, recall)

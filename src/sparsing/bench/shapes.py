@@ -58,7 +58,7 @@ for _name in PRESETS:
         DecodeShape(
             name=_name,
             d_model=_preset.d_model,
-            d_ff=_preset.d_model * 5 // 2,
+            d_ff=_preset.d_model * 5 // 2,  # table 8 of Sparsing Law: d_ff = 2.5 d_model
             n_layers=_preset.n_layers,
             n_heads=_heads,
             n_kv_heads=_heads,

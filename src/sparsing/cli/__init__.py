@@ -1,7 +1,7 @@
-"""The `sparsing` command: one file per subcommand, each with `add_parser(subparsers)` and `run(args)`.
+"""The `sparsing` command. Each module of this folder whose name does not begin with `_` is one subcommand.
 
-Every module of this folder whose name does not begin with `_` is a subcommand. They import torch and
-transformers inside `run` only, so `sparsing --help` answers at once.
+A subcommand has `add_parser(subparsers)` and `run(args)`, which returns the exit status. It imports torch and
+transformers inside `run` only, because they take seconds to import and `sparsing --help` must answer at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with every subcommand found in this folder."""
+    """The parser of the command line, with all subcommands of this folder."""
     from sparsing import __version__
 
     parser = argparse.ArgumentParser(
@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure, exploit and predict activation sparsity in large language models.",
     )
     parser.add_argument("--version", action="version", version=f"sparsing {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is being done (to stderr)")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log progress to stderr (default: off)")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
         command = importlib.import_module(f"{__name__}.{module}")
@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0 done, 2 bad input, 130 interrupted."""
+    """Runs one command and returns its exit status: 0 for success, 2 for invalid input, 130 after Ctrl-C."""
     from sparsing.errors import SparsityError
 
     args = build_parser().parse_args(argv)
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(levelname)s: %(message)s",
         stream=sys.stderr,
     )
-    # a warning is said in one line, without the place in the code
+    # users need the text of a warning in one line, not the line of code that issued it
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("sparsing").warning("%s", message)
     try:
         return args.run(args)
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was computed is kept, the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished work is saved, run the same command again to continue", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         return 0

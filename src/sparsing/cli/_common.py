@@ -1,9 +1,11 @@
-"""Arguments and set-up that several commands share: which model, which text, where to."""
+"""Parts that several commands share: groups of arguments, loading of model and text, printing of results.
+
+Commands import this module as `common`. It imports torch only inside functions, as the commands do.
+"""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -17,15 +19,18 @@ if TYPE_CHECKING:
     from sparsing.text.corpus import Corpus
 
 DEFAULT_WINDOW = 2048
+"""Tokens per window for models that can read more: long windows cost memory and change the metrics little."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how a model is loaded."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--dtype", help="float32, bfloat16, float16 or float64 (default: the checkpoint's own)"
     )
     group.add_argument(
-        "--device", help="cpu, cuda, cuda:1, mps, or auto to spread over all (default: cuda or cpu)"
+        "--device",
+        help="cpu, cuda, cuda:1, mps, or auto to spread over all devices (default: cuda, else cpu)",
     )
     group.add_argument("--revision", help="branch, tag or commit on the hub (default: main)")
     group.add_argument(
@@ -38,12 +43,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_corpus_arguments(
     parser: argparse.ArgumentParser, *, required: bool = True, max_tokens: int | None = None
 ) -> None:
+    """Adds the options that say which text is read and how it is divided into windows.
+
+    Args:
+        required: Whether `--text` must be given.
+        max_tokens: Default of `--max-tokens`; None reads all tokens.
+    """
     group = parser.add_argument_group("text")
     group.add_argument(
         "--text",
         required=required,
         metavar="SOURCE",
-        help="text file, folder of text, .jsonl, .parquet, or a dataset on the hub as name or name:config",
+        help="text file, folder of text, .jsonl, .parquet, or a dataset on the hub (name or name:config)",
     )
     group.add_argument("--split", default="train", help="split of a dataset (default: train)")
     group.add_argument("--column", default="text", help="column of jsonl, parquet, datasets (default: text)")
@@ -52,25 +63,25 @@ def add_corpus_arguments(
         type=int,
         default=max_tokens,
         metavar="N",
-        help=f"stop after N tokens (default: {max_tokens or 'all'})",
+        help=f"read at most N tokens (default: {max_tokens or 'all'})",
     )
     group.add_argument(
         "--window",
         type=int,
         metavar="N",
-        help=f"tokens per window (default: the model's length, at most {DEFAULT_WINDOW})",
+        help=f"tokens per window (default: the model's maximum, but at most {DEFAULT_WINDOW})",
     )
     group.add_argument(
-        "--stride", type=int, metavar="N", help="tokens between window starts (default: no overlap)"
+        "--stride", type=int, metavar="N", help="tokens between the starts of windows (default: no overlap)"
     )
     group.add_argument(
-        "--documents", action="store_true", help="one document per window in place of packing them"
+        "--documents", action="store_true", help="one document per window (default: documents are packed)"
     )
     group.add_argument(
         "--bos",
         choices=("auto", "always", "never"),
         default="auto",
-        help="put BOS before each window (default: auto, as the tokenizer does)",
+        help="put a BOS token before each window (default: auto, as the tokenizer does)",
     )
     group.add_argument("--count-bos", action="store_true", help="count BOS as a token (default: off)")
     group.add_argument(
@@ -78,29 +89,33 @@ def add_corpus_arguments(
         type=float,
         default=0.1,
         metavar="SHARE",
-        help="share of the text, from its end, on which the thresholds are only checked (default: 0.1)",
+        help="share of the text, at its end, that only checks the thresholds, in [0, 0.9] (default: 0.1)",
     )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say where results go and what is printed."""
     group = parser.add_argument_group("run")
     group.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="folder for the results (default: outputs/<model>)"
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="windows per batch (default: by memory)")
-    group.add_argument("--json", action="store_true", help="one JSON document on stdout in place of tables")
-    group.add_argument("--no-figures", action="store_true", help="write no pictures (default: PNG and SVG)")
-    group.add_argument("--quiet", action="store_true", help="no progress bars (default: on a terminal)")
+    group.add_argument("--json", action="store_true", help="print one JSON document (default: tables)")
+    group.add_argument("--no-figures", action="store_true", help="write no figures (default: PNG and SVG)")
+    group.add_argument(
+        "--quiet", action="store_true", help="draw no progress bars (default: bars on a terminal)"
+    )
 
 
 def make_progress(args: argparse.Namespace) -> Progress:
+    """Progress bars on a terminal, or none with `--quiet`."""
     from sparsing.base.progress import Progress
 
     return Progress(False if args.quiet else None)
 
 
-def load(args: argparse.Namespace, name: str) -> LoadedModel:
-    """The model `name` with the arguments of `add_model_arguments`."""
+def load_checkpoint(args: argparse.Namespace, name: str) -> LoadedModel:
+    """Loads the model `name` as the options of `add_model_arguments` say."""
     from sparsing.models.loading import load_model
 
     return load_model(
@@ -113,16 +128,19 @@ def load(args: argparse.Namespace, name: str) -> LoadedModel:
 
 
 def load_to_decode(args: argparse.Namespace, name: str) -> LoadedModel:
-    """As `load`; a float16 checkpoint becomes bfloat16 on a CPU, which has no kernels for it, unless --dtype says."""
-    loaded = load(args, name)
+    """As `load_checkpoint`, but a float16 checkpoint on a CPU becomes bfloat16 unless `--dtype` is given.
+
+    The CPU kernels support no float16.
+    """
+    loaded = load_checkpoint(args, name)
     if args.dtype is None and loaded.device == "cpu" and loaded.dtype == "float16":
         args.dtype = "bfloat16"
-        loaded = load(args, name)
+        loaded = load_checkpoint(args, name)
     return loaded
 
 
 def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Corpus | None]:
-    """Calibration and held-out corpus with the arguments of `add_corpus_arguments`."""
+    """Reads the text as the options of `add_corpus_arguments` say; returns calibration and held-out corpus."""
     from sparsing.text.corpus import load_corpus, split_holdout
 
     corpus = load_corpus(
@@ -141,10 +159,10 @@ def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Co
 
 
 def window_of(loaded: LoadedModel, wanted: int | None) -> int:
-    """Tokens per window: as wanted, else the model's length up to a cap.
+    """Tokens per window: `wanted` if given, else the model's number of positions, but at most `DEFAULT_WINDOW`.
 
     Raises:
-        InputError: more than the model has positions for.
+        InputError: If `wanted` is more than the model's number of positions.
     """
     from sparsing.errors import InputError
 
@@ -157,7 +175,7 @@ def window_of(loaded: LoadedModel, wanted: int | None) -> int:
 
 
 def open_subject(args: argparse.Namespace, loaded: LoadedModel, folder: Path, scores: set[str]) -> Subject:
-    """The model on its text, calibrated, with a journal in `folder`."""
+    """Reads the text and calibrates the model on it; a journal in `folder` lets a later run continue."""
     from sparsing.measuring.run_folder import open_journal
     from sparsing.measuring.subject import Subject
 
@@ -174,18 +192,8 @@ def open_subject(args: argparse.Namespace, loaded: LoadedModel, folder: Path, sc
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout; results become their `to_dict`."""
-    print(json.dumps(_jsonable(value), indent=1))
-
-
-def _jsonable(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return value.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_jsonable(item) for item in value]
-    return value
+    """Prints one JSON document on stdout. `value` may contain results, which are printed as their `to_dict()`."""
+    print(json.dumps(value, indent=1, default=lambda result: result.to_dict()))
 
 
 def print_table(
@@ -205,5 +213,6 @@ def print_table(
     for i, name in enumerate(header):
         table.add_column(name, justify="right" if i and not prose else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # as it is: a path may look like markup
+        table.add_row(*(Text(cell) for cell in row))  # rich would read `[...]` in a path as markup
+    # a fixed width in a pipe: rich's default of 80 columns would wrap the tables
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)

@@ -34,28 +34,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("model", help="checkpoint folder or name on the hub")
     group = parser.add_argument_group("what is compared")
-    group.add_argument(
-        "--rule", nargs="+", default=["cett", "fat", "top_k"], help="names of rules (default: cett fat top_k)"
-    )
-    group.add_argument(
-        "--ppl",
-        nargs="+",
-        type=float,
-        default=[1.0, 5.0],
-        metavar="P",
-        help="perplexity targets, percent above dense (default: 1 5)",
-    )
-    group.add_argument(
-        "--predict",
-        type=int,
-        choices=(0, 4, 8),
-        default=4,
-        metavar="BITS",
-        help="bits of the predictor's copy of the weights; 0 times no predictor (default: 4)",
-    )
-    group.add_argument(
-        "--new-tokens", type=int, default=48, metavar="N", help="tokens of a timed run (default: 48)"
-    )
+    rules = ["cett", "fat", "top_k"]
+    group.add_argument("--rule", nargs="+", default=rules, help="names of rules (default: cett fat top_k)")
+    ppl = "perplexity targets, percent above dense (default: 1 5)"
+    group.add_argument("--ppl", nargs="+", type=float, default=[1.0, 5.0], metavar="P", help=ppl)
+    bits = "bits of the predictor's copy of the weights; 0 times no predictor (default: 4)"
+    group.add_argument("--predict", type=int, choices=(0, 4, 8), default=4, metavar="BITS", help=bits)
+    tokens = "tokens of a timed run (default: 48)"
+    group.add_argument("--new-tokens", type=int, default=48, metavar="N", help=tokens)
     common.add_corpus_arguments(parser, max_tokens=8_000)
     common.add_model_arguments(parser)
     common.add_run_arguments(parser)
@@ -100,18 +86,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(advice: Advice) -> None:
     provenance, peak = advice.provenance, advice.roofline.bandwidth.peak_bytes_per_sec
-    header = [
-        "rule",
-        "way",
-        "active",
-        "ppl ratio",
-        "MB/token",
-        "ceiling",
-        "bytes allow",
-        "tok/s",
-        "dense",
-        "speed-up",
-    ]
+    header = ["rule", "way", "active", "ppl ratio", "MB/token", "ceiling", "bytes allow", "tok/s", "dense"]
+    header.append("speed-up")
     title = (
         f"{provenance.model}, {provenance.dtype}, {advice.threads} threads:"
         f" {advice.weights.total_bytes / 1e6:.3f} MB a token, {advice.ffn_share:.0%} feed-forward;"

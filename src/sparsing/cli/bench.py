@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.bench.block_bench import BlockPlan
     from sparsing.bench.block_result import BlockBenchmark
     from sparsing.bench.model_bench import ModelPlan
     from sparsing.bench.model_result import ModelBenchmark
@@ -41,107 +40,50 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     group = parser.add_argument_group("what is timed")
     choice = group.add_mutually_exclusive_group()
-    choice.add_argument(
-        "--shape",
-        nargs="+",
-        default=["0.8B"],
-        help="names of shapes: 0.1B to 2.4B of the paper, Llama-3.2-1B, Llama-3-8B (default: 0.8B)",
-    )
-    choice.add_argument(
-        "--model", help="time this model: a checkpoint folder or a name on the hub; needs --thresholds"
-    )
-    group.add_argument(
-        "--whole",
-        action="store_true",
-        help="time the whole model of each shape in generate(), batch 1 (default: one block)",
-    )
-    group.add_argument(
-        "--thresholds", metavar="FILE", help="thresholds of --model, written by `sparsing measure`"
-    )
-    group.add_argument(
-        "--text",
-        metavar="FILE",
-        help="text that --model is calibrated on and decodes (default: random tokens)",
-    )
-    group.add_argument(
-        "--ratio",
-        type=float,
-        nargs="+",
-        metavar="R",
-        help="activation ratios of planted weights, in (0, 1] (default: 0.02 to 1; whole models: 0.065 0.4)",
-    )
-    group.add_argument(
-        "--batch",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="tokens decoded at once by a block, 1 to 8 (default: 1)",
-    )
-    group.add_argument(
-        "--dtype",
-        nargs="+",
-        metavar="D",
-        help="dtypes of the weights: float32, bfloat16; for blocks also int8 (default: float32; --model: its own)",
-    )
+    shapes = "names of shapes: 0.1B to 2.4B of the paper, Llama-3.2-1B, Llama-3-8B (default: 0.8B)"
+    choice.add_argument("--shape", nargs="+", default=["0.8B"], help=shapes)
+    choice.add_argument("--model", help="a checkpoint folder or a name on the hub; needs --thresholds")
+    whole = "time the whole model of each shape in generate(), batch 1 (default: one block)"
+    group.add_argument("--whole", action="store_true", help=whole)
+    group.add_argument("--thresholds", metavar="FILE", help="of --model, written by `sparsing measure`")
+    text = "text that --model is calibrated on and decodes (default: random tokens)"
+    group.add_argument("--text", metavar="FILE", help=text)
+    ratio = "activation ratios of planted weights, in (0, 1] (default: 0.02 to 1; whole models: 0.065 0.4)"
+    group.add_argument("--ratio", type=float, nargs="+", metavar="R", help=ratio)
+    batch = "tokens decoded at once by a block, 1 to 8 (default: 1)"
+    group.add_argument("--batch", type=int, nargs="+", metavar="N", help=batch)
+    dtype = "float32, bfloat16, and int8 for blocks (default: float32; --model: dtype of the checkpoint)"
+    group.add_argument("--dtype", nargs="+", metavar="D", help=dtype)
     group = parser.add_argument_group("how it is timed")
-    group.add_argument(
-        "--bits",
-        type=int,
-        nargs="+",
-        metavar="B",
-        help="bits of the predictors, 4 or 8 (default: 4 8; whole models: 4)",
-    )
-    group.add_argument(
-        "--recall",
-        type=float,
-        default=0.995,
-        help="recall that predictors are calibrated for, in (0, 1] (default: 0.995)",
-    )
+    bits = "bits of the predictors, 4 or 8 (default: 4 8; whole models: 4)"
+    group.add_argument("--bits", type=int, nargs="+", metavar="B", help=bits)
+    recall = "recall that predictors are calibrated for, in (0, 1] (default: 0.995)"
+    group.add_argument("--recall", type=float, default=0.995, help=recall)
     group.add_argument("--rounds", type=int, metavar="N", help="timed rounds (default: 15; whole models: 3)")
-    group.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: as many as torch uses)"
+    threads = "CPU threads (default: as many as torch uses)"
+    group.add_argument("--threads", type=int, default=0, metavar="N", help=threads)
+    prompt = "tokens of the prompt of a whole model (default: 64)"
+    group.add_argument("--prompt-tokens", type=int, default=64, metavar="N", help=prompt)
+    new = "tokens that a whole model decodes per round (default: 24)"
+    group.add_argument("--new-tokens", type=int, default=24, metavar="N", help=new)
+    names = ["eager", "compile", "llama.cpp"]
+    engines = (
+        "dense engines besides our own kernel (default: all; whole models: llama.cpp and always Hugging Face)"
     )
-    group.add_argument(
-        "--prompt-tokens",
-        type=int,
-        default=64,
-        metavar="N",
-        help="tokens of the prompt of a whole model (default: 64)",
-    )
-    group.add_argument(
-        "--new-tokens",
-        type=int,
-        default=24,
-        metavar="N",
-        help="tokens that a whole model decodes per round (default: 24)",
-    )
-    group.add_argument(
-        "--engines",
-        nargs="*",
-        choices=("eager", "compile", "llama.cpp"),
-        default=["eager", "compile", "llama.cpp"],
-        help="dense engines besides our own kernel (default: all; whole models: llama.cpp, and always Hugging Face)",
-    )
+    group.add_argument("--engines", nargs="*", choices=names, default=names, help=engines)
     group = parser.add_argument_group("output")
-    group.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("outputs/bench"),
-        metavar="DIR",
-        help="folder of the results (default: outputs/bench)",
-    )
+    folder, output = Path("outputs/bench"), "folder of the results (default: outputs/bench)"
+    group.add_argument("-o", "--output", type=Path, default=folder, metavar="DIR", help=output)
     group.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     group.add_argument("--no-figures", action="store_true", help="draw no figures (default: PNG and SVG)")
-    group.add_argument(
-        "--quiet", action="store_true", help="show no progress bar (default: shown on a terminal)"
-    )
+    group.add_argument("--quiet", action="store_true", help="show no progress bar")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     from sparsing.measuring.run_folder import check_writable
 
+    # before minutes of timing, not after
     check_writable(args.output)
     if args.model or args.whole:
         bench = _bench_checkpoint(args) if args.model else _bench_planted_models(args)
@@ -160,9 +102,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _bench_blocks(args: argparse.Namespace) -> BlockBenchmark:
-    from sparsing.bench.block_bench import bench_blocks
+    from sparsing.bench.block_bench import BlockPlan, bench_blocks
 
-    return bench_blocks(_shapes(args), _block_plan(args), progress=common.make_progress(args))
+    batches, engines = tuple(args.batch or [1]), tuple(args.engines)
+    plan = BlockPlan(**_common_options(args), batches=batches, engines=engines)
+    return bench_blocks(_shapes(args), plan, progress=common.make_progress(args))
 
 
 def _bench_planted_models(args: argparse.Namespace) -> ModelBenchmark:
@@ -195,12 +139,6 @@ def _shapes(args: argparse.Namespace) -> list[DecodeShape]:
     from sparsing.bench.shapes import SHAPES
 
     return [SHAPES[name] for name in args.shape]
-
-
-def _block_plan(args: argparse.Namespace) -> BlockPlan:
-    from sparsing.bench.block_bench import BlockPlan
-
-    return BlockPlan(**_common_options(args), batches=tuple(args.batch or [1]), engines=tuple(args.engines))
 
 
 def _model_plan(args: argparse.Namespace) -> ModelPlan:

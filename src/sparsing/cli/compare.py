@@ -1,4 +1,4 @@
-"""`sparsing compare`: perplexity against activation ratio, one curve per rule, on the same tokens."""
+"""`sparsing compare`: measures perplexity against activation ratio, one curve per rule, on the same tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "compare",
-        help="rules against each other: perplexity against activation ratio",
+        help="compare rules: perplexity against activation ratio",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         type=float,
         default=10.0,
         metavar="P",
-        help="highest cost in perplexity, percent (default: 10)",
+        help="largest rise of perplexity, in percent (default: 10)",
     )
     group.add_argument("--steps", type=int, default=6, metavar="N", help="levels per rule (default: 6)")
     common.add_corpus_arguments(parser)
@@ -51,28 +51,31 @@ def run(args: argparse.Namespace) -> int:
 
     rules = [make_rule(name) for name in args.rule]
     if not 0 < args.ppl < 1e6 or args.steps < 2:
-        raise InputError(f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps}")
+        raise InputError(
+            f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps};"
+            " the defaults are 10 and 6"
+        )
     folder = check_writable(args.output or default_folder(args.model))
-    loaded = common.load(args, args.model)
+    loaded = common.load_checkpoint(args, args.model)
     subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules})
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
     comparison.save(folder / "comparison.json")
     if not args.no_figures:
-        from sparsing.report.compare_figures import ppl_against_ratio
-        from sparsing.report.style import save
+        from sparsing.report.charts.rule_charts import frontier_picture
+        from sparsing.report.static import save_picture
 
-        save(ppl_against_ratio(comparison.points), folder, "ppl_against_ratio")
+        save_picture(frontier_picture(comparison.points), folder, "ppl_against_ratio")
     subject.journal.clear()
     if args.json:
         common.print_json(comparison)
     else:
         _print(comparison)
-        print(f"results and picture: {folder}")
+        print(f"results and figure: {folder}")
     return 0
 
 
 def _print(comparison: RuleComparison) -> None:
     from sparsing.report import measurement_tables as tables
 
-    title = f"{comparison.provenance.model}: activation ratio at a cost in perplexity (lower is sparser)"
+    title = f"{comparison.provenance.model}: activation ratio at a rise of perplexity (lower is sparser)"
     common.print_table(title, *tables.frontier(comparison))

@@ -1,17 +1,17 @@
-"""`sparsing demo`: the main job on two small built-in models, no download, ends with a page to open."""
+"""`sparsing demo`: measures two small built-in models without a download and writes a page to open in a browser."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
-    from sparsing.measuring.frontier import RuleComparison
+    from sparsing.demo.run import DemoModel
     from sparsing.measuring.measurement import Measurement
-    from sparsing.measuring.subject import Subject
 
 EPILOG = """examples:
   sparsing demo
@@ -22,16 +22,25 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "demo",
-        help="measure the two built-in models, write a page to open",
+        help="measure the two built-in models and write a page to open in a browser",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("demo-report"), metavar="DIR", help="default: demo-report"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo-report"),
+        metavar="DIR",
+        help="folder for the results (default: demo-report)",
     )
     parser.add_argument(
-        "--max-tokens", type=int, default=16_000, metavar="N", help="tokens of text (default: 16000)"
+        "--max-tokens",
+        type=int,
+        default=16_000,
+        metavar="N",
+        help="tokens of text to measure on (default: 16000)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars (default: on a terminal)")
     return parser
@@ -43,54 +52,44 @@ def run(args: argparse.Namespace) -> int:
     from sparsing.report import measurement_tables as tables
 
     folder = check_writable(args.output)
-    series, comparisons, subjects, studies = {}, {}, {}, []
-    for stage in run_demo(folder, max_tokens=args.max_tokens, progress=common.make_progress(args)):
-        if stage.comparison:
-            comparisons[stage.activation] = stage.comparison
-        elif stage.study:
-            studies.append(stage.study)
-        else:
-            series.setdefault(stage.activation, []).append(stage.measurement)
-            subjects[stage.activation] = stage.subject
-    _draw(folder, series, comparisons, subjects)
-    page = _write_page(folder, series, comparisons, studies)
+    models = list(run_demo(folder, max_tokens=args.max_tokens, progress=common.make_progress(args)))
+    series = {model.activation: model.measurements for model in models}
+    _draw(folder, models, series)
+    page = _write_page(folder, models)
     common.print_table("The built-in models along training", *tables.training(series))
-    for activation, comparison in comparisons.items():
+    for model in models:
         common.print_table(
-            f"{activation}: activation ratio at a cost in perplexity", *tables.frontier(comparison)
+            f"{model.activation}: activation ratio at a cost in perplexity",
+            *tables.frontier(model.comparison),
         )
     print(f"open {page}")
     return 0
 
 
-def _draw(
-    folder: Path,
-    series: dict[str, list[Measurement]],
-    comparisons: dict[str, RuleComparison],
-    subjects: dict[str, Subject],
-) -> None:
-    """The pictures, as files for papers and slides."""
-    from sparsing.report.compare_figures import along_training, ppl_against_ratio
-    from sparsing.report.figures import save, save_all
+def _draw(folder: Path, models: list[DemoModel], series: Mapping[str, Sequence[Measurement]]) -> None:
+    """Write the figures as files, for papers and slides."""
+    from sparsing.report.charts.measurement_charts import measurement_pictures
+    from sparsing.report.charts.rule_charts import frontier_picture
+    from sparsing.report.charts.training_charts import training_picture
+    from sparsing.report.static import save_picture, save_pictures
 
-    save(along_training(series), folder, "along_training")
-    for activation, measurements in series.items():
-        save_all(measurements[-1], folder / activation / "last", subjects[activation].curves)
-        save(ppl_against_ratio(comparisons[activation].points), folder / activation, "ppl_against_ratio")
+    save_picture(training_picture(series), folder, "along_training")
+    for model in models:
+        pictures = measurement_pictures(model.measurements[-1], model.subject.curves)
+        save_pictures(pictures, folder / model.activation / "last")
+        frontier = frontier_picture(model.comparison.points)
+        save_picture(frontier, folder / model.activation, "ppl_against_ratio")
 
 
-def _write_page(
-    folder: Path,
-    series: dict[str, list[Measurement]],
-    comparisons: dict[str, RuleComparison],
-    studies: list[Path],
-) -> Path:
+def _write_page(folder: Path, models: list[DemoModel]) -> Path:
     from sparsing.report.document import build_document
     from sparsing.report.page import write_report
     from sparsing.report.saved_results import Runs, read_runs
 
-    results = [result for measurements in series.values() for result in measurements]
-    neurons = read_runs(studies).studies
-    runs = Runs(measurements=results, comparisons=list(comparisons.values()), studies=neurons)
-    title = "Activation sparsity: the built-in demo"
-    return write_report(build_document(runs, title=title), folder / "index.html")
+    runs = Runs(
+        measurements=[result for model in models for result in model.measurements],
+        comparisons=[model.comparison for model in models],
+        studies=read_runs([model.study for model in models]).studies,
+    )
+    document = build_document(runs, title="Activation sparsity: the built-in demo")
+    return write_report(document, folder / "index.html")

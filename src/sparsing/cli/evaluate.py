@@ -45,34 +45,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run")
     group.add_argument(
-        "--tasks",
-        nargs="+",
-        metavar="TASK",
-        help="names of the paper or of lm-eval, separated by spaces or commas",
+        "--tasks", nargs="+", metavar="TASK", help="the paper's or lm-eval's names, with spaces or commas"
     )
     group.add_argument("--suite", choices=("paper",), help="the fourteen tasks of the paper, with its tables")
     group.add_argument(
-        "--thresholds",
-        nargs="+",
-        metavar="FILE",
-        default=[],
-        help="more levels than dense: files of a run",
+        "--thresholds", nargs="+", metavar="FILE", default=[], help="also run these levels: files of a run"
     )
     group.add_argument(
-        "--ppl",
-        nargs="+",
-        type=float,
-        metavar="P",
-        help="more levels than dense: PPL-P%%, measured on --text first",
+        "--ppl", nargs="+", type=float, metavar="P", help="also run PPL-P%%, measured on --text first"
     )
     group.add_argument(
-        "--task-data",
-        type=Path,
-        metavar="DIR",
-        help="local files with the items (default: lm-eval downloads them)",
+        "--task-data", type=Path, metavar="DIR", help="items from local files (default: downloaded)"
     )
     group.add_argument(
-        "--include-path", type=Path, metavar="DIR", help="folder with more task definitions, as for lm-eval"
+        "--include-path", type=Path, metavar="DIR", help="more task definitions, as for lm-eval"
     )
     group.add_argument(
         "--allow-code-execution",
@@ -82,29 +68,21 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_setting_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how")
+    group = parser.add_argument_group("settings")
     group.add_argument("--limit", type=int, metavar="N", help="first N items of each part (default: all)")
     group.add_argument(
         "--batch-size",
         metavar="N",
-        help="sequences per batch, or auto (default: auto on a GPU, by memory on a CPU)",
+        help="sequences per batch or auto (default: auto on a GPU, by memory on a CPU)",
     )
     group.add_argument(
-        "--max-length",
-        type=int,
-        metavar="N",
-        help="tokens of prompt and answer (default: the model's length)",
+        "--max-length", type=int, metavar="N", help="tokens of prompt and answer (default: the model's)"
     )
     group.add_argument(
-        "--max-gen-toks",
-        type=int,
-        metavar="N",
-        help="most tokens to generate per item (default: the task's own)",
+        "--max-gen-toks", type=int, metavar="N", help="most tokens to generate (default: the task's own)"
     )
     group.add_argument(
-        "--log-items",
-        action="store_true",
-        help="also write the prompt and answer of each item (default: off)",
+        "--log-items", action="store_true", help="also write prompts and answers (default: off)"
     )
 
 
@@ -156,6 +134,7 @@ def _task_names(args: argparse.Namespace) -> list[str]:
 
 
 def _check_levels(args: argparse.Namespace) -> None:
+    """Check `--ppl` before the model is loaded."""
     from sparsing.errors import InputError
     from sparsing.evaluation.model.launching import world_size
 
@@ -175,6 +154,7 @@ def _check_levels(args: argparse.Namespace) -> None:
 
 
 def _given_levels(args: argparse.Namespace) -> list[Level]:
+    """The dense level, and those of `--thresholds`."""
     from sparsing.evaluation.level import Level, level_of
     from sparsing.evaluation.outcome import DENSE
     from sparsing.rules.thresholds import read_thresholds
@@ -184,22 +164,23 @@ def _given_levels(args: argparse.Namespace) -> list[Level]:
 
 
 def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path) -> list[Level]:
+    """The levels of `--ppl`; they are measured once per model and text."""
     from sparsing.evaluation.level import level_of
-    from sparsing.measuring.levels import measure_levels
+    from sparsing.measuring.levels import measured
 
     if args.ppl is None:
         return []
     corpus, heldout = common.read_text(args, loaded)
     progress = common.make_progress(args)
-    found = measure_levels(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
-    return [level_of(thresholds, "") for thresholds in found]
+    levels = measured(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
+    return [level_of(thresholds, "") for thresholds in levels]
 
 
 def _load(args: argparse.Namespace) -> LoadedModel:
     from sparsing.evaluation.model.launching import process_device
 
     args.device = process_device(args.device)
-    return common.load(args, args.model)
+    return common.load_checkpoint(args, args.model)
 
 
 def _log_outcome(outcome: TaskOutcome) -> None:

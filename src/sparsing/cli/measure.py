@@ -1,4 +1,4 @@
-"""`sparsing measure`: how sparse a model is, per rule, level and layer, with thresholds to use again."""
+"""`sparsing measure`: measures how sparse a model is, per rule, level and layer, and writes the thresholds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "measure",
-        help="sparsity of a model under Top-k, FAT, CETT and PPL-p%%",
+        help="measure the sparsity of a model under Top-k, FAT, CETT and PPL-p%%",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="rules (default: cett fat top_k; cett with --ppl is PPL-p%%)",
     )
     group.add_argument(
-        "--ppl", nargs="+", type=float, metavar="P", help="cost in perplexity, percent (default: 1)"
+        "--ppl", nargs="+", type=float, metavar="P", help="rise of perplexity, in percent (default: 1)"
     )
     group.add_argument(
         "--level", nargs="+", type=float, metavar="X", help="levels in place of --ppl: eps, CETT or share k"
@@ -46,13 +46,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--scope",
         choices=("token", "sequence"),
         default="token",
-        help="what top_k ranks over; sequence as the reference code does (default: token)",
+        help="what top_k ranks together: a token, or a sequence as the reference does (default: token)",
     )
     group.add_argument(
         "--cett-from",
         nargs="+",
         metavar="CKPT",
-        help="find one CETT on these checkpoints jointly (their mean ppl_ratio) and use it for MODEL",
+        help="find one CETT for these checkpoints together (by their mean ppl_ratio) and use it for MODEL",
     )
     common.add_corpus_arguments(parser)
     common.add_model_arguments(parser)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     folder = check_writable(args.output or default_folder(args.model))
     level = _joint_level(args, jobs, folder) if args.cett_from else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
-    subject = common.open_subject(args, common.load(args, args.model), folder, scores)
+    subject = common.open_subject(args, common.load_checkpoint(args, args.model), folder, scores)
     results = [
         _measure_one(subject, rule, asked if level is None else {"level": level}, folder)
         for rule, asked in jobs
@@ -83,16 +83,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
-    """What to measure, one by one; every bad name and number is refused here, before a model is loaded."""
+    """One entry per measurement: a rule (None with --thresholds) and the keyword arguments of `measure`.
+
+    Raises:
+        InputError: If an option is invalid; this happens before a model is loaded.
+    """
     from sparsing.errors import InputError
     from sparsing.rules import make_rule
     from sparsing.rules.thresholds import read_thresholds
 
     chosen = [name for name in ("ppl", "level", "thresholds") if getattr(args, name) is not None]
     if len(chosen) > 1:
-        raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other; give one of them")
+        raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other; give only one of them")
     if args.cett_from and (chosen not in ([], ["ppl"]) or args.rule not in (None, ["cett"])):
-        raise InputError("--cett-from goes with --ppl and the rule cett alone")
+        raise InputError("--cett-from works only with --ppl and the rule cett; leave out the other options")
     if args.thresholds:
         return [(None, {"thresholds": read_thresholds(args.thresholds)})]
     names = args.rule or (["cett"] if args.cett_from else ["cett", "fat", "top_k"])
@@ -104,24 +108,29 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
         return [(rule, {"level": level}) for rule in rules for level in args.level]
     asked = args.ppl or [1.0]
     if bad := [p for p in asked if not 0 < p < 1e6]:
-        raise InputError(f"--ppl is a rise in percent above 0, got {bad[0]:g}; --ppl 1 means ppl_ratio 1.01")
+        raise InputError(
+            f"--ppl must be a rise in percent above 0, got {bad[0]:g}; --ppl 1 means ppl_ratio 1.01"
+        )
     if args.cett_from and len(asked) > 1:
         raise InputError(f"--cett-from finds one level, got --ppl {asked}; give one percentage")
     jobs: list[tuple[Rule | None, dict]] = [
         (rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked
     ]
-    if not (args.rule or args.cett_from):  # the whole picture: exact zeros, and the usual fixed CETT
+    if not (
+        args.rule or args.cett_from
+    ):  # without options, also measure exact zeros (fat 0) and the usual fixed CETT
         jobs += [(make_rule("fat"), {"level": 0.0}), (make_rule("cett"), {"level": 0.2})]
     return jobs
 
 
 def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
-    """The level that the checkpoints of --cett-from have in common."""
+    """The CETT at which the checkpoints of --cett-from together reach the wanted perplexity ratio."""
     from sparsing.measuring.joint_search import search_jointly
 
     (rule, asked) = jobs[0]
     subjects = [
-        common.open_subject(args, common.load(args, name), folder, {rule.score}) for name in args.cett_from
+        common.open_subject(args, common.load_checkpoint(args, name), folder, {rule.score})
+        for name in args.cett_from
     ]
     found = search_jointly(subjects, rule, asked["ppl_ratio"])
     found.save(folder / "joint-search.json")
@@ -138,14 +147,15 @@ def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path)
 
 
 def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:
-    """Pictures of what was searched for (of everything when nothing was), and the page."""
+    """Writes the page and figures; figures only of the searched levels if there are any. Returns the page."""
+    from sparsing.report.charts.measurement_charts import measurement_pictures
     from sparsing.report.document import build_document
-    from sparsing.report.figures import save_all
     from sparsing.report.page import write_report
     from sparsing.report.saved_results import Runs
+    from sparsing.report.static import save_pictures
 
     for result in [r for r in results if r.target_ppl_ratio] or results:
-        save_all(result, folder / result.slug, subject.curves)
+        save_pictures(measurement_pictures(result, subject.curves), folder / result.slug)
     return write_report(build_document(Runs(measurements=results)), folder / "index.html")
 
 

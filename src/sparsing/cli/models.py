@@ -1,9 +1,12 @@
-"""`sparsing models`: the published checkpoints by name, and the model types whose blocks are known."""
+"""`sparsing models`: lists the published checkpoints and the supported model types."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
+
+from sparsing.cli import _common as common
+from sparsing.models.published import PUBLISHED
 
 _EPILOG = """examples:
   sparsing models
@@ -15,57 +18,50 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "models",
         help="list the published checkpoints and the supported model types",
-        description="The ten published Sparsing Law checkpoints, and the model types of any other checkpoint.",
+        description="The ten published Sparsing Law checkpoints, and the model types that are supported.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document instead of tables")
+    parser.add_argument("--json", action="store_true", help="print one JSON document (default: tables)")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    listing = models()
+    model_types = list_model_types()
     if args.json:
-        print(json.dumps(listing, indent=1))
+        published = [dataclasses.asdict(checkpoint) for checkpoint in PUBLISHED]
+        common.print_json({"published": published, "model_types": model_types})
     else:
-        _print_tables(listing)
+        _print_tables(model_types)
     return 0
 
 
-def models() -> dict[str, object]:
-    """`published`: a list of checkpoints; `model_types`: shape of block to the model types that have it."""
-    import dataclasses
-
+def list_model_types() -> dict[str, list[str]]:
+    """Shape of feed-forward block (the file in `sites/families/`) to the model types that have this shape."""
     import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
-    from sparsing.models.published import PUBLISHED
     from sparsing.sites.discovery import FAMILIES
 
-    shapes: dict[str, list[str]] = {"gated": ["minicpm"]}  # loaded as Granite
+    shapes: dict[str, list[str]] = {
+        "gated": ["minicpm"]
+    }  # MiniCPM is loaded as Granite, so no family lists it
     for model_type in FAMILIES:
         shapes.setdefault(FAMILIES[model_type].__module__.rpartition(".")[2], []).append(model_type)
-    return {
-        "published": [dataclasses.asdict(checkpoint) for checkpoint in PUBLISHED],
-        "model_types": {shape: sorted(names) for shape, names in sorted(shapes.items())},
-    }
+    return {shape: sorted(names) for shape, names in sorted(shapes.items())}
 
 
-def _print_tables(listing: dict) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    published = Table(title="Published checkpoints", title_justify="left", box=None)
-    published.add_column("name", no_wrap=True)
-    for name in ("d_model", "n_layers", "d_ff", "n_heads", "params"):
-        published.add_column(name, justify="right", no_wrap=True)
-    for row in listing["published"]:
-        sizes = [str(row[key]) for key in ("d_model", "n_layers", "d_ff", "n_heads")]
-        published.add_row(row["name"], *sizes, f"{row['non_embedding_params'] // 1_000_000}M")
-    types = Table(title="\nModel types, by shape of block", title_justify="left", box=None)
-    types.add_column("shape", no_wrap=True)
-    types.add_column("model types")
-    for shape, names in listing["model_types"].items():
-        types.add_row(shape, ", ".join(names))
-    console.print(published)
-    console.print(types)
-    console.print("\nparams: without the embedding. Any local folder or hub name of these types works.")
+def _print_tables(model_types: dict[str, list[str]]) -> None:
+    common.print_table(
+        "Published checkpoints",
+        ["name", "d_model", "n_layers", "d_ff", "n_heads", "params"],
+        [
+            [
+                c.name,
+                *map(str, (c.d_model, c.n_layers, c.d_ff, c.n_heads)),
+                f"{c.non_embedding_params // 10**6}M",
+            ]
+            for c in PUBLISHED
+        ],
+    )
+    rows = [[shape, ", ".join(names)] for shape, names in model_types.items()]
+    common.print_table("Model types, by shape of block", ["shape", "model types"], rows, prose=True)
+    print("params: without the embedding. Any local folder or name on the hub of these types works.")

@@ -1,4 +1,4 @@
-"""`sparsing neurons`: what every feed-forward neuron does on one or several texts, in one streaming pass."""
+"""`sparsing neurons`: study every feed-forward neuron on one or several texts, in one streaming pass."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "neurons",
-        help="frequency, contexts, neighbours and words of every neuron",
+        help="firing frequency, contexts, neighbours and words of every neuron",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    parser.add_argument("model", help="folder of a checkpoint, or name of a model on the hub")
     group = parser.add_argument_group("when a neuron is active")
     choice = group.add_mutually_exclusive_group()
-    choice.add_argument("--thresholds", metavar="FILE", help="thresholds that `sparsing measure` has written")
+    choice.add_argument("--thresholds", metavar="FILE", help="thresholds.json written by `sparsing measure`")
     choice.add_argument(
-        "--cett", type=float, default=0.2, metavar="C", help="or thresholds at this CETT (default: 0.2)"
+        "--cett", type=float, default=0.2, metavar="C", help="learn thresholds with this CETT (default: 0.2)"
     )
     group.add_argument(
-        "--contexts", type=int, default=8, metavar="K", help="places kept per neuron (default: 8)"
+        "--contexts", type=int, default=8, metavar="K", help="contexts kept per neuron (default: 8)"
     )
     group = parser.add_argument_group("text")
     group.add_argument(
@@ -43,13 +43,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         nargs="+",
         required=True,
         metavar="[NAME=]SOURCE",
-        help="texts to tell apart: files, folders, .jsonl, .parquet, datasets on the hub",
+        help="texts to compare: files, folders, .jsonl, .parquet, or datasets on the hub",
     )
     group.add_argument("--split", default="train", help="split of a dataset (default: train)")
     group.add_argument("--column", default="text", help="column of jsonl, parquet, datasets (default: text)")
-    group.add_argument("--max-tokens", type=int, metavar="N", help="of each text (default: all)")
     group.add_argument(
-        "--window", type=int, metavar="N", help="tokens per window (default: the model's length)"
+        "--max-tokens", type=int, metavar="N", help="tokens read from each text (default: all)"
+    )
+    group.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help=f"tokens per window (default: the model's length, at most {common.DEFAULT_WINDOW})",
     )
     common.add_model_arguments(parser)
     common.add_run_arguments(parser)
@@ -57,29 +62,25 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.measuring.run_folder import check_writable, default_folder, open_journal
+    from sparsing.measuring.run_folder import check_writable, default_folder
     from sparsing.neurons.store import write_study
     from sparsing.rules.thresholds import read_thresholds
 
     sources = _sources(args.text)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
+    # Before the model is loaded, so that a wrong folder fails at once.
     folder = check_writable(args.output or default_folder(args.model) / "neurons")
-    loaded = common.load(args, args.model)
-    corpora = {name: _corpus(args, loaded, source) for name, source in sources.items()}
-    journals = {id(c): open_journal(folder, loaded, c, batch_size=args.batch_size) for c in corpora.values()}
+    loaded = common.load_checkpoint(args, args.model)
     study = write_study(
         loaded,
-        corpora,
+        {name: _corpus(args, loaded, source) for name, source in sources.items()},
         folder,
         thresholds=thresholds,
         cett=args.cett,
         contexts=args.contexts,
-        journal=lambda corpus: journals[id(corpus)],
         batch_size=args.batch_size,
         progress=common.make_progress(args),
     )
-    for journal in journals.values():
-        journal.clear()
     if not args.no_figures:
         _write_page(folder)
     if args.json:
@@ -90,16 +91,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sources(texts: list[str]) -> dict[str, str]:
-    """Names and sources; a text without a name is called after its file."""
+    """Sources by name; a text without a name is named after its file.
+
+    Raises:
+        InputError: If two texts have the same name.
+    """
     from sparsing.errors import InputError
 
     sources: dict[str, str] = {}
     for text in texts:
-        name, found, source = text.partition("=")
-        if not found or Path(text).exists():
+        name, equals, source = text.partition("=")
+        if not equals or Path(text).exists():  # a path may contain `=`
             name, source = Path(text).name.partition(".")[0] or text, text
         if name in sources:
-            raise InputError(f"two texts are called {name!r}; give them names: --text one=... two=...")
+            raise InputError(
+                f"two texts have the name {name!r}; give them names: --text first=... second=..."
+            )
         sources[name] = source
     return sources
 

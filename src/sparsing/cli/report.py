@@ -1,4 +1,4 @@
-"""`sparsing report`: one self-contained HTML file out of what earlier runs have saved."""
+"""`sparsing report`: writes one self-contained HTML file from the saved results of earlier runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "report",
-        help="one interactive HTML file of runs, to open from disk or to send",
+        help="write one interactive HTML file from saved results",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -24,10 +24,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folder (or .json) that measure, compare, demo, fit, neurons or evaluate has written",
+        help="folder or .json file written by measure, compare, demo, fit, neurons or evaluate",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="file to write (default: report.html)",
     )
     parser.add_argument("--title", help="heading of the page (default: the model's name)")
     return parser

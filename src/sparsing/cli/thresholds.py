@@ -1,4 +1,4 @@
-"""`sparsing thresholds`: show thresholds, or turn them into the reference's line and back."""
+"""`sparsing thresholds`: shows thresholds, or converts between JSON and the reference's line of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "thresholds",
-        help="show thresholds, convert between JSON and the thresholds= line",
+        help="show thresholds, or convert between JSON and the thresholds= line",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

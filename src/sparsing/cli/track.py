@@ -1,4 +1,4 @@
-"""`sparsing track`: the activation ratio of a run's checkpoints along training, at one CETT for all."""
+"""`sparsing track`: measures the activation ratio of the checkpoints of a training run, all at one CETT."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         type=float,
         default=1.0,
         metavar="P",
-        help="mean cost in perplexity of the last checkpoints, percent (default: 1)",
+        help="mean rise of the perplexity of the last checkpoints, percent (default: 1)",
     )
     group.add_argument(
         "--last",
@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--tokens-per-step",
         type=int,
         metavar="N",
-        help="training tokens of a step, for checkpoints that know their step only (default: as they say)",
+        help="training tokens of a step, if the checkpoints store only their step (default: from the checkpoints)",
     )
     common.add_corpus_arguments(parser)
     common.add_model_arguments(parser)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         last=args.last,
         tokens_per_step=args.tokens_per_step,
         batch_size=args.batch_size,
-        load=lambda name: common.load(args, name),
+        load=lambda name: common.load_checkpoint(args, name),
         progress=common.make_progress(args),
     )
     if not args.no_figures:
@@ -82,18 +82,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _beside(folder: Path) -> Path:
-    """`outputs/track-<run>`: a measurement of the run's last model may lie in `outputs/<run>`."""
+    """`outputs/track-<run>`, because `sparsing measure` writes into `outputs/<run>`."""
     return folder.with_name(f"track-{folder.name}")
 
 
 def _draw(result: Track, folder: Path) -> None:
     from sparsing.measuring.measurement import Measurement
-    from sparsing.report.compare_figures import along_training
-    from sparsing.report.style import save
+    from sparsing.measuring.run_folder import MEASUREMENT_FILE
+    from sparsing.report.charts.training_charts import training_picture
+    from sparsing.report.static import save_picture
 
-    measured = [Measurement.load(folder / point.name / "measurement.json") for point in result.points]
+    measured = [Measurement.load(folder / point.name / MEASUREMENT_FILE) for point in result.points]
     subtitle = f"one CETT, {result.level:.4g}, found on the last {len(result.joint)} checkpoints"
-    save(along_training({result.name: measured}, subtitle=subtitle), folder, "along-training")
+    save_picture(training_picture({result.name: measured}, subtitle=subtitle), folder, "along-training")
 
 
 def _print(result: Track, folder: Path) -> None:
@@ -116,8 +117,10 @@ def _print(result: Track, folder: Path) -> None:
         ],
     )
     if not result.search.converged:
-        print("the mean ppl ratio was not met within 1e-4; more text makes the steps finer")
-    print(f"results: {folder}; a law for them: sparsing fit {folder / 'points.csv'}")
+        print(
+            "the mean ppl ratio differs from the target by more than 1e-4; more text makes the search finer"
+        )
+    print(f"results: {folder}; fit a law with: sparsing fit {folder / 'points.csv'}")
 
 
 def _with_interval(ratio: float, interval: tuple[float, float] | None) -> str:

@@ -1,18 +1,21 @@
-"""`sparsing train`: pre-train a decoder as in the paper, at any scale, and go on where a run was cut off."""
+"""`sparsing train`: pre-trains a decoder with the recipe of the paper, at any scale, and resumes unfinished runs."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.training.config import TrainConfig
 
 EPILOG = """examples:
   sparsing train --preset nano-0.3M --hidden-act relu --tokens 2_000_000 -o runs/relu
   torchrun --nproc-per-node 8 -m sparsing train examples/train/paper-0.1B.toml --set training.seed=2 -o runs/0.1B
 
-The same command on the same folder goes on after the last checkpoint. docs/training.md lists every key.
+The same command on the same folder resumes after the last checkpoint. docs/training.md lists every key.
 """
 
 
@@ -25,11 +28,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "config", nargs="?", metavar="CONFIG.toml", help="the run (default: the preset alone)"
+        "config",
+        nargs="?",
+        metavar="CONFIG.toml",
+        help="configuration of the run (default: the preset alone)",
     )
-    parser.add_argument("--preset", metavar="NAME", help="shape by name, see --list-presets")
-    parser.add_argument("--list-presets", action="store_true", help="show the shapes and stop")
-    parser.add_argument("--hidden-act", metavar="NAME", help="activation, e.g. relu, silu (default: relu)")
+    parser.add_argument("--preset", metavar="NAME", help="shape of the model by name, see --list-presets")
+    parser.add_argument("--list-presets", action="store_true", help="print the shapes and exit")
+    parser.add_argument(
+        "--hidden-act", metavar="NAME", help="activation function, e.g. relu, silu (default: relu)"
+    )
     parser.add_argument("--tokens", metavar="N", help="training tokens, e.g. 10_000_000")
     parser.add_argument(
         "--text", metavar="SOURCE", help="text as for `sparsing measure`, or builtin (default: builtin)"
@@ -40,11 +48,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="any key of the configuration, e.g. training.lr=0.02; goes before the file",
+        help="set any key of the configuration, e.g. training.lr=0.02; wins over the file",
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder of the run (no default)")
-    parser.add_argument("--json", action="store_true", help="the loss curve as JSON on stdout")
-    parser.add_argument("--no-figures", action="store_true", help="write no picture (default: loss.png)")
+    parser.add_argument("-o", "--output", type=Path, metavar="RUN", help="folder of the run (required)")
+    parser.add_argument("--json", action="store_true", help="print the loss curve as JSON on stdout")
+    parser.add_argument("--no-figures", action="store_true", help="write no figure (default: loss.png)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar (default: on a terminal)")
     return parser
 
@@ -57,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         _list_presets()
         return 0
     if not (args.config or args.preset):
-        raise InputError("nothing to train; give a CONFIG.toml or --preset NAME (see --list-presets)")
+        raise InputError(
+            "no configuration to train; give a CONFIG.toml or --preset NAME (see --list-presets)"
+        )
     config = read_train_config(args.config, preset=args.preset or "", overrides=_overrides(args))
     if args.output is None:
         raise InputError("no folder for the run; give one with -o")
@@ -76,34 +86,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says about the configuration; `--set` after the short options."""
-    from sparsing.training.config_file import parse_pair, parse_pairs
+    """The keys that the command line sets; `--set` wins over the short options."""
+    from sparsing.training.config_file import parse_pairs
 
     short = {"model.hidden_act": args.hidden_act, "data.text": args.text}
-    pairs = {key: value for key, value in short.items() if value is not None}
-    if args.tokens is not None:
-        pairs |= [parse_pair(f"training.tokens={args.tokens}")]
-    return pairs | parse_pairs(args.set)
+    tokens = [] if args.tokens is None else [f"training.tokens={args.tokens}"]
+    return {key: value for key, value in short.items() if value is not None} | parse_pairs(
+        [*tokens, *args.set]
+    )
 
 
 def _list_presets() -> None:
     from sparsing.models.paper_shapes import PRESETS
 
-    shapes = sorted(
-        (PRESETS[name] for name in PRESETS), key=lambda p: (p.d_model // p.head_dim > 0, p.parameters)
-    )
+    shapes = sorted((PRESETS[name] for name in PRESETS), key=lambda preset: preset.parameters)
+    columns = ("preset", "d_model x n_layers", "width/depth", "blocks", "with embedding", "context")
     common.print_table(
         "shapes for --preset",
-        [
-            "preset",
-            "d_model x n_layers",
-            "width/depth",
-            "blocks",
-            "with embedding",
-            "context",
-            "tokens/step",
-            "",
-        ],
+        [*columns, "tokens/step", ""],
         [
             [
                 p.name,
@@ -127,24 +127,17 @@ def _draw(folder: Path, curve: list[dict[str, Any]]) -> Path:
     return save_image(loss_figure(curve, f"{folder.name}: loss"), folder / "loss.png")
 
 
-def _print(config: Any, folder: Path, curve: list[dict[str, Any]]) -> None:
-    from sparsing.training.run_checkpoints import complete_checkpoints
+def _print(config: TrainConfig, folder: Path, curve: list[dict[str, Any]]) -> None:
+    from sparsing.training.run_checkpoints import complete_checkpoints, step_of
 
     model = config.model
-    judged = {line["step"]: line["heldout_loss"] for line in curve if "heldout_loss" in line}
+    heldout = {line["step"]: f"{line['heldout_loss']:.4f}" for line in curve if "heldout_loss" in line}
     trained = {line["step"]: line for line in curve if "loss" in line}
     rows = []
     for checkpoint in complete_checkpoints(folder):
-        line = trained[int(checkpoint.name.rpartition("-")[2])]
-        heldout = judged.get(line["step"])
-        rows.append(
-            [
-                checkpoint.name,
-                f"{line['tokens']:,}",
-                f"{line['loss']:.4f}",
-                "" if heldout is None else f"{heldout:.4f}",
-            ]
-        )
+        line = trained[step_of(checkpoint)]
+        row = [checkpoint.name, f"{line['tokens']:,}", f"{line['loss']:.4f}", heldout.get(line["step"], "")]
+        rows.append(row)
     common.print_table(
         f"{folder}: {model.hidden_act}, {model.d_model}x{model.n_layers}, {model.num_parameters:,} parameters",
         ["checkpoint", "tokens", "loss, nats", "held-out loss, nats"],

@@ -1,6 +1,6 @@
-"""From thresholds to faster decoding: packed weights, a predictor of the active set, kernels, and what they buy.
+"""Faster decoding with thresholds: kernels that skip inactive neurons, predictors of the active set, and their speed.
 
-Public names are loaded on first use, as in `sparsing`.
+Start reading at `_accelerate.py`. Public names are loaded on first use, as in `sparsing`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HOME = {
     "predictor_effect": "predict.effect",
     "with_effect": "predict.effect",
 }
-"""Public name to module. No module is called like a function it exports: the module would hide it here."""
+"""Public name to module. A module with the name of a function that it exports would hide the function here."""
 
 __all__ = [*sorted(_HOME)]
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

@@ -1,8 +1,11 @@
-"""One feed-forward block of a model while it is accelerated: which way takes a call, and what has been read.
+"""One accelerated feed-forward block: it chooses how each call is computed, and counts the weights that calls read.
 
-Ways: `predicted` and `exact` are the kernel's sparse pass with and without a predictor, `torch` is the block's own
-forward with the rule applied by hooks. All keep to the thresholds, so a choice by speed does not change what the
-rule says. `dense` is the kernel with nothing skipped, the baseline.
+The ways to compute a call:
+    predicted   the kernel's sparse pass with a predictor
+    exact       the kernel's sparse pass without a predictor
+    torch       the block's own forward, with the rule applied by hooks
+    dense       the kernel with nothing skipped, the baseline
+The first three apply the same thresholds, so choosing among them by speed does not change the rule.
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sparsing.decode.kernels.dispatch import MAX_TOKENS, make_kernel
-from sparsing.decode.kernels.plain import hidden
+from sparsing.decode.kernels.dispatch import MAX_TOKENS, RowCounts, make_kernel
+from sparsing.decode.kernels.plain import active_mass
 
 if TYPE_CHECKING:
     import torch
@@ -22,30 +25,33 @@ if TYPE_CHECKING:
     from sparsing.decode.predict.quantised import LayerPredictor
 
 
+_NO_ROWS = RowCounts(gate=0, up=0, down=0)
+
+
 @dataclasses.dataclass
-class Read:
-    """What decoding has read of one block's neurons."""
+class BlockReads:
+    """Counts of what calls of one block have read."""
 
     calls: int = 0
     rows: int = 0
-    """Tokens: rows of `x`, summed over calls."""
-    neurons: list[int] = dataclasses.field(default_factory=lambda: [0, 0, 0])
+    """Number of tokens (rows of `x`) of all calls."""
+    neurons: RowCounts = _NO_ROWS
     """Rows of gate, up and down."""
     bytes_read: int = 0
-    """Of weights and of the predictor's copy."""
+    """Bytes of weights and of the predictor's copy."""
     active_mass: float = 0.0
-    """`neuron_norm` of the active neurons, summed over tokens; kept where recall is asked for."""
+    """Sum of `neuron_norm` of the active neurons over all tokens; counted only with `check_recall`."""
     predicted_mass: float = 0.0
-    """The part of it on predicted neurons."""
+    """The part of `active_mass` on predicted neurons."""
 
     @property
     def recall(self) -> float | None:
-        """None where it was not asked for."""
+        """Recall of the predictor; None without `check_recall`."""
         return self.predicted_mass / self.active_mass if self.active_mass else None
 
 
-class FastBlock:
-    """Takes calls of up to `MAX_TOKENS` rows by the chosen way, all others by the block's own forward."""
+class AcceleratedBlock:
+    """Computes calls of up to `MAX_TOKENS` rows in the chosen way, larger calls by the block's own forward."""
 
     def __init__(
         self,
@@ -57,7 +63,7 @@ class FastBlock:
         check_recall: bool = False,
     ):
         self.packed, self._cuts = packed, cuts
-        self._predictor = predictor if check_recall else None  # the kernel has a copy of its own
+        self._predictor = predictor if check_recall else None  # the kernel keeps its own copy
         self._own_forward = own_forward
         self._exact = make_kernel(packed, cuts)
         self._sparse = self._exact if predictor is None else make_kernel(packed, cuts, predictor)
@@ -65,15 +71,15 @@ class FastBlock:
         self.best = "exact" if predictor is None else "predicted"
         """The way of the kernel's sparse pass."""
         self.choice: dict[int, str] = {}
-        """Rows at once -> way; what is not in it goes by `best`."""
+        """Number of rows to the chosen way. Numbers that are missing go by `best`."""
         self.seconds: dict[int, dict[str, float]] = {}
-        """Timed rows at once -> way -> median seconds."""
+        """Number of timed rows to way to median seconds."""
         self.mode = "sparse"
         """`sparse`, `dense` (the kernel, nothing skipped) or `torch` (the model's own code, nothing skipped)."""
-        self._read = Read()
+        self._reads = BlockReads()
 
     def ways(self, x: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
-        """Every way, ready to be timed on `x (rows, d_model)`."""
+        """Every way as a function that computes the output for `x (rows, d_model)`, to be timed."""
         predicted = {"predicted": lambda: self._sparse.sparse(x)} if self._sparse is not self._exact else {}
         return predicted | {
             "exact": lambda: self._exact.sparse(x),
@@ -83,7 +89,7 @@ class FastBlock:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all its neurons."""
+        """Bytes of all neurons."""
         return self.packed.d_ff * self.packed.neuron_bytes
 
     @property
@@ -93,33 +99,33 @@ class FastBlock:
 
     @property
     def signature(self) -> str:
-        """What decides its speed beside the machine, the number of rows and the activation ratio."""
+        """Everything besides the machine, the number of rows and the activation ratio that decides its speed."""
         packed = self.packed
         copy = f"{self._copy_bytes} bytes of predictor" if self._copy_bytes else "no predictor"
         return f"block {packed.d_model} x {packed.d_ff} {packed.act} {packed.gate.dtype}, {copy}"
 
     def tensors(self) -> list[torch.Tensor]:
-        """The weights it reads."""
+        """The weights that the kernel reads."""
         weights = (self.packed.gate, self.packed.up, self.packed.down, self.packed.scales)
         return [weight for weight in weights if weight is not None]
 
     def ratio_on(self, x: torch.Tensor) -> float:
-        """Activation ratio on `x (tokens, d_model)`, token by token."""
+        """The activation ratio on `x (tokens, d_model)`, one token at a time. Resets the counts."""
         self.reset()
         for row in x.split(1):
             self._exact.sparse(row)
-        active = int(self._exact.counts[2])
+        active = self._exact.counts.down
         self.reset()
         return active / (len(x) * self.packed.d_ff)
 
     def way(self, rows: int) -> str:
-        """How a call of so many rows is taken."""
+        """The way in which a call with this number of rows is computed."""
         if rows > MAX_TOKENS or self.mode == "torch":
             return "torch"
         return "dense" if self.mode == "dense" else self.choice.get(rows, self.best)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """In place of the block's own; `x (..., d_model)`."""
+        """Replaces the block's own forward; `x (..., d_model)`."""
         rows = x.numel() // x.shape[-1]
         way = self.way(rows) if not x.requires_grad else "torch"  # kernels have no gradient
         if way == "torch":
@@ -129,37 +135,44 @@ class FastBlock:
             self._add_recall(flat, self._predictor)
         kernel = self._sparse if way == "predicted" else self._exact
         y = kernel.dense(flat) if way == "dense" else kernel.sparse(flat)
-        self._read.calls += 1
-        self._read.rows += rows
+        self._reads.calls += 1
+        self._reads.rows += rows
         return y.view(x.shape)
 
-    def masked(self, active: torch.Tensor) -> None:
-        """A call of few rows went through the block's own forward, with these neurons active: `(..., d_ff)`."""
-        rows = active.numel() // active.shape[-1]
-        read = self._read
-        read.calls += 1
-        read.rows += rows
-        kept = int(active.reshape(rows, -1).any(0).sum())
-        for matrix, count in enumerate((self.packed.d_ff, self.packed.d_ff, kept)):
-            read.neurons[matrix] += count
-        read.bytes_read += self.weight_bytes
+    def add_masked_call(self, active: torch.Tensor) -> None:
+        """Count a call that went through the block's own forward, where these neurons were active: `(..., d_ff)`.
 
-    def read(self) -> Read:
-        """Everything since the last reset."""
+        The block's own forward reads all weights. The `down` rows are still counted by the active neurons of any token,
+        so that the activation ratio does not depend on the way.
+        """
+        tokens = active.numel() // active.shape[-1]
+        kept = int(active.reshape(tokens, -1).any(0).sum())
+        reads = self._reads
+        reads.calls += 1
+        reads.rows += tokens
+        reads.neurons = _total(reads.neurons, RowCounts(self.packed.d_ff, self.packed.d_ff, kept))
+        reads.bytes_read += self.weight_bytes
+
+    def reads(self) -> BlockReads:
+        """The counts since the last reset, those of the kernels included."""
         kernels = {id(kernel): kernel for kernel in (self._exact, self._sparse)}.values()
-        counts = [self._read.neurons, *(kernel.counts for kernel in kernels)]
         return dataclasses.replace(
-            self._read,
-            neurons=[sum(int(count) for count in matrix) for matrix in zip(*counts, strict=True)],
-            bytes_read=self._read.bytes_read + sum(kernel.bytes_read() for kernel in kernels),
+            self._reads,
+            neurons=_total(self._reads.neurons, *(kernel.counts for kernel in kernels)),
+            bytes_read=self._reads.bytes_read + sum(kernel.bytes_read() for kernel in kernels),
         )
 
     def reset(self) -> None:
-        self._read = Read()
+        """Set all counts to zero."""
+        self._reads = BlockReads()
         for kernel in (self._exact, self._sparse):
             kernel.reset_counts()
 
     def _add_recall(self, x: torch.Tensor, predictor: LayerPredictor) -> None:
-        mass = hidden(self.packed, x, self._cuts).abs() * self.packed.column_norms()
-        self._read.active_mass += float(mass.sum())
-        self._read.predicted_mass += float((mass * predictor.predict(x, self.packed.act)).sum())
+        mass = active_mass(self.packed, x, self._cuts)
+        self._reads.active_mass += float(mass.sum())
+        self._reads.predicted_mass += float((mass * predictor.predict(x, self.packed.act)).sum())
+
+
+def _total(*counts: RowCounts) -> RowCounts:
+    return RowCounts(*map(sum, zip(*counts, strict=True)))

@@ -1,4 +1,7 @@
-"""A model's other projections while it decodes on a CPU: attention's and the head's, read at the speed of memory."""
+"""Projections outside the feed-forward blocks, accelerated on a CPU: those of attention, and the head.
+
+They are dense, but a kernel that reads at the speed of memory is faster than torch's matrix product for a few rows.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ if TYPE_CHECKING:
     from sparsing.sites.site import Site
 
 OWN, TORCH = "kernel", "torch"
-"""The two ways of a projection."""
+"""The two ways to compute a projection."""
 
 
-class FastLinear:
-    """Takes calls of up to `MAX_TOKENS` rows by the kernel unless torch was faster, all others by torch."""
+class AcceleratedLinear:
+    """Computes calls of up to `MAX_TOKENS` rows by the kernel, unless torch was faster; larger calls by torch."""
 
     def __init__(self, module: nn.Linear, dtype: torch.dtype | None = None):
+        # Numba is an optional extra, so it is imported only when a kernel is made
         from sparsing.decode.kernels.cpu.linear import CpuLinear
 
         weight = module.weight.detach()
@@ -29,33 +33,35 @@ class FastLinear:
         self._kernel = CpuLinear(self._weight, None if module.bias is None else module.bias.detach())
         self._d_in, self._d_out = module.in_features, module.out_features
         self.choice: dict[int, str] = {}
-        """Rows at once -> way; what is not in it goes by the kernel."""
+        """Number of rows to the chosen way. Numbers that are missing go by the kernel."""
         self.mode = "sparse"
+        """`torch` makes all calls go by torch; `sparse` and `dense` mean the same here."""
 
     @property
     def weight_bytes(self) -> int:
+        """Bytes of the weights that the kernel reads."""
         return self._weight.numel() * self._weight.element_size()
 
     @property
     def signature(self) -> str:
-        """What decides its speed beside the machine and the number of rows."""
+        """Everything besides the machine and the number of rows that decides its speed."""
         return f"linear {self._d_in} -> {self._d_out} {self._weight.dtype}"
 
     def tensors(self) -> list[torch.Tensor]:
-        """What is held in memory for it."""
+        """The tensors that it holds in memory."""
         return [self._weight]
 
     def sample(self, rows: int) -> torch.Tensor:
-        """Random input of `rows` rows."""
+        """A random input with `rows` rows, to be timed on."""
         x = torch.randn(rows, self._d_in, generator=torch.Generator().manual_seed(rows))
         return x.to(self._dtype)
 
     def ways(self, x: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
-        """Both ways, ready to be timed on `x (rows, in)`."""
+        """Both ways as functions that compute the output for `x (rows, in)`, to be timed."""
         return {OWN: lambda: self._kernel(x), TORCH: lambda: self._own_forward(x)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """In place of the module's own; `x (..., in)`."""
+        """Replaces the module's own forward; `x (..., in)`."""
         rows = x.numel() // x.shape[-1]
         by_torch = rows > MAX_TOKENS or self.mode == "torch" or self.choice.get(rows) == TORCH
         if by_torch or x.requires_grad:  # kernels have no gradient
@@ -64,10 +70,10 @@ class FastLinear:
 
 
 def other_linears(model: nn.Module, sites: Sequence[Site]) -> Iterator[tuple[str, nn.Linear]]:
-    """Plain linear layers that belong to none of these blocks and whose weights the kernel takes, by name."""
+    """The plain linear layers outside these blocks whose weights the kernel takes, with their names."""
     taken = {id(module) for site in sites for module in (*site.projections, site.down_proj)}
     for name, module in model.named_modules():
-        # a subclass may compute something else
+        # the exact type, since a subclass may compute something else
         if not isinstance(module, nn.Linear) or type(module) is not nn.Linear or id(module) in taken:
             continue
         if module.weight.dtype in (torch.float32, torch.bfloat16):

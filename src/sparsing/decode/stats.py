@@ -1,4 +1,7 @@
-"""What decoding has read, per token and against dense, as counted by the blocks while they ran."""
+"""Statistics of decoding: how many weights were read per step, against the number that dense decoding reads.
+
+The blocks count what they read while they run; this module adds up their counts.
+"""
 
 from __future__ import annotations
 
@@ -10,100 +13,107 @@ from typing import TYPE_CHECKING
 from sparsing.base.results import Result
 
 if TYPE_CHECKING:
-    from sparsing.decode.accelerated_block import FastBlock
+    from sparsing.decode.accelerated_block import AcceleratedBlock
 
 _NAN = math.nan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerRead(Result):
-    """One block. Shares are of its neurons, in [0, 1]; those of a call with several tokens belong to any of them."""
+    """The rows that one block has read, as shares of its neurons in [0, 1].
+
+    A row counts once for each call. A call with several tokens reads a row if any of its tokens needs it.
+    """
 
     kind = "layer_bytes_read"
 
     name: str
     """Dotted path of the block."""
     ways: dict[str, str]
-    """Rows at once -> way (`predicted`, `exact`, `torch`)."""
+    """Number of rows of the input to the way the block takes (`predicted`, `exact`, `torch`)."""
     activation_ratio: float
-    """Share of neurons whose `down` row was needed."""
+    """Share of neurons whose `down` row was read."""
     gate_ratio: float
-    """Share whose `gate` row was read at full precision."""
+    """Share of neurons whose `gate` row was read at full precision."""
     up_ratio: float
-    """Share whose `up` row was read."""
+    """Share of neurons whose `up` row was read."""
     recall: float | None
-    """Share of the active neurons' `neuron_norm` on predicted ones; None where not asked for."""
+    """Share of the active neurons' `neuron_norm` on predicted neurons; None without `check_recall`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeStats(Result):
-    """Reading of weights since the last reset, in forwards of few rows (decoding; a short prompt is one too)."""
+    """Weights read since the last reset, in forwards of at most 8 rows: decoding steps and short prompts."""
 
     kind = "decode_stats"
 
     mode: str
-    """`sparse` or `dense`."""
+    """`sparse`, `dense` or `torch`."""
     steps: int
-    """Forwards."""
+    """Number of forwards."""
     num_tokens: int
-    """Rows in them: batch times steps."""
+    """Number of rows of all forwards: batch size times steps."""
     activation_ratio: float
-    """Mean over accelerated layers."""
+    """Mean over the accelerated layers."""
     bytes_per_step: float
-    """Weights read in a step, the predictor's copy included; the cache of keys and values is left out."""
+    """Bytes of weights read in a step, including the predictor's copy, without the cache of keys and values."""
     dense_bytes_per_step: float
-    """The same with no neuron skipped."""
+    """Bytes of weights that a step reads if no neuron is skipped."""
     ffn_bytes_per_step: float
     """The part of `bytes_per_step` that the feed-forward blocks read."""
     recall: float | None
-    """Over all layers; None where not asked for."""
+    """Recall of the predictor over all layers; None without `check_recall`."""
     layers: tuple[LayerRead, ...]
-    """Accelerated blocks, in layer order."""
+    """The accelerated blocks, in layer order."""
 
     @property
     def bytes_ratio(self) -> float:
-        """`bytes_per_step` over dense."""
+        """`bytes_per_step` over `dense_bytes_per_step`."""
         return self.bytes_per_step / self.dense_bytes_per_step
 
     @property
     def byte_speedup(self) -> float:
-        """What the bytes that were skipped allow: dense bytes over sparse bytes."""
+        """The speed-up if time were proportional to bytes: dense bytes over sparse bytes."""
         return self.dense_bytes_per_step / self.bytes_per_step
 
 
-def decode_stats(blocks: dict[str, FastBlock], *, mode: str, other_bytes: float) -> DecodeStats:
-    """Add up blocks by name; `other_bytes` are read in each step beside them. NaN where nothing was decoded."""
-    reads = {name: block.read() for name, block in blocks.items()}
-    steps = max(read.calls for read in reads.values())
+def decode_stats(blocks: dict[str, AcceleratedBlock], *, mode: str, other_bytes: float) -> DecodeStats:
+    """The statistics of all blocks together; NaN if nothing was decoded.
+
+    Args:
+        blocks: Blocks by name, in layer order.
+        other_bytes: Bytes of the weights outside the blocks, all of which each step reads.
+    """
+    reads = [block.reads() for block in blocks.values()]
+    steps = max(read.calls for read in reads)
     layers = tuple(_layer(name, block) for name, block in blocks.items())
-    ffn = sum(read.bytes_read for read in reads.values()) / steps if steps else _NAN
-    dense = sum(block.weight_bytes for block in blocks.values())
-    masses = [(read.active_mass, read.predicted_mass) for read in reads.values() if read.active_mass]
-    active, predicted = (sum(part) for part in zip(*masses, strict=True)) if masses else (0.0, 0.0)
+    ffn_bytes = sum(read.bytes_read for read in reads) / steps if steps else _NAN
+    active = sum(read.active_mass for read in reads)
+    predicted = sum(read.predicted_mass for read in reads)
     return DecodeStats(
         mode=mode,
         steps=steps,
-        num_tokens=max(read.rows for read in reads.values()),
+        num_tokens=max(read.rows for read in reads),
         activation_ratio=_mean([layer.activation_ratio for layer in layers]),
-        bytes_per_step=other_bytes + ffn,
-        dense_bytes_per_step=other_bytes + dense,
-        ffn_bytes_per_step=ffn,
+        bytes_per_step=other_bytes + ffn_bytes,
+        dense_bytes_per_step=other_bytes + sum(block.weight_bytes for block in blocks.values()),
+        ffn_bytes_per_step=ffn_bytes,
         recall=predicted / active if active else None,
         layers=layers,
     )
 
 
-def _layer(name: str, block: FastBlock) -> LayerRead:
-    read = block.read()
-    asked = read.calls * block.packed.d_ff
-    gate, up, down = (count / asked if asked else _NAN for count in read.neurons)
+def _layer(name: str, block: AcceleratedBlock) -> LayerRead:
+    reads = block.reads()
+    neurons = reads.calls * block.packed.d_ff
+    gate, up, down = (rows / neurons if neurons else _NAN for rows in reads.neurons)
     return LayerRead(
         name=name,
         ways={str(rows): way for rows, way in sorted(block.choice.items())} or {"any": block.best},
         activation_ratio=down,
         gate_ratio=gate,
         up_ratio=up,
-        recall=read.recall,
+        recall=reads.recall,
     )
 
 

@@ -1,4 +1,4 @@
-"""Greedy generation with a clock: the time of every new token, whatever the batch."""
+"""Greedy generation by the model's own `generate()`, with the time of every new token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,33 +20,35 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TimedTokens:
-    """What was generated, and how fast."""
+    """Generated tokens and the time of each step."""
 
     ids: torch.Tensor
     """Prompt and new tokens, shape `(batch, tokens)`."""
     ttft_sec: float
-    """From the call to the first new token: the prompt's forward."""
+    """Time to first token: from the call to the end of the prompt's forward."""
     later_sec: tuple[float, ...]
-    """Of each step after the first, which writes a token of every sequence."""
+    """Time of each later step. A step writes one token of every sequence."""
 
     @property
     def num_new_tokens(self) -> int:
-        """New tokens of each sequence."""
+        """Number of new tokens of each sequence."""
         return 1 + len(self.later_sec)
 
     @property
     def tok_per_sec(self) -> float:
-        """New tokens after the first, of all sequences, over the time since the first; NaN for a single one."""
+        """New tokens after the first, of all sequences, over the time of their steps; NaN for a single new token."""
         written = len(self.later_sec) * self.ids.shape[0]
         return written / sum(self.later_sec) if written else math.nan
 
 
 class _Clock(StoppingCriteria):
+    """A stopping criterion that never stops: `generate()` calls it after each step, and it notes the time."""
+
     def __init__(self) -> None:
         self.stamps = [time.perf_counter()]
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        if input_ids.is_cuda:
+        if input_ids.is_cuda:  # a GPU computes the token later than Python returns it
             torch.cuda.synchronize(input_ids.device)
         self.stamps.append(time.perf_counter())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
@@ -57,46 +59,50 @@ def generate_timed(
     ids: torch.Tensor,
     *,
     max_new_tokens: int,
-    to_the_end: bool = False,
+    ignore_eos: bool = False,
     processors: Sequence[LogitsProcessor] = (),
 ) -> TimedTokens:
-    """Decode greedily from `ids (batch, tokens)`, none of them padding.
+    """Decode greedily after the prompt `ids (batch, tokens)`, which has no padding.
 
     Args:
-        to_the_end: Go on after an end-of-text token, so that every run has the same length.
-        processors: Of the logits, before the largest is taken.
+        ignore_eos: Continue after an end-of-text token, so that every run writes `max_new_tokens`.
+        processors: Change the logits of each step before the largest is taken.
 
     Raises:
-        InputError: less than one new token, or an empty prompt.
+        InputError: if `max_new_tokens` is below 1 or the prompt is empty.
     """
     if max_new_tokens < 1 or ids.numel() == 0:
         raise InputError(
-            f"give a prompt and at least one new token, got {ids.numel()} tokens and max_new_tokens={max_new_tokens}"
+            "generation needs a prompt of at least 1 token and max_new_tokens of at least 1, got"
+            f" {ids.numel()} tokens and max_new_tokens={max_new_tokens}"
         )
     clock = _Clock()
     ids = ids.to(model.device)
-    written = model.generate(  # pyright: ignore[reportCallIssue]
+    # transformers gives `generate` a type that no call fits, through its decorators
+    generate: Callable[..., Any] = getattr(model, "generate")  # noqa: B009
+    tokens: torch.Tensor = generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_new_tokens,
-        min_new_tokens=max_new_tokens if to_the_end else None,
+        min_new_tokens=max_new_tokens if ignore_eos else None,
         do_sample=False,
-        pad_token_id=_pad(model),
+        pad_token_id=_padding_id(model),
         logits_processor=LogitsProcessorList(processors),
         stopping_criteria=StoppingCriteriaList([clock]),
     )
-    first, *later = differences(clock.stamps)
-    return TimedTokens(ids=written, ttft_sec=first, later_sec=tuple(later))  # pyright: ignore[reportArgumentType]
+    first, *later = step_seconds(clock.stamps)
+    return TimedTokens(ids=tokens, ttft_sec=first, later_sec=tuple(later))
 
 
-def differences(stamps: Sequence[float]) -> list[float]:
-    """Of each to the one before."""
+def step_seconds(stamps: Sequence[float]) -> list[float]:
+    """Seconds between consecutive time stamps."""
     return [after - before for before, after in itertools.pairwise(stamps)]
 
 
-def _pad(model: PreTrainedModel) -> int:
-    """Any id will do where a model has no padding token: finished sequences are filled with it."""
-    end = model.generation_config.eos_token_id  # pyright: ignore[reportOptionalMemberAccess]
-    pad = model.generation_config.pad_token_id  # pyright: ignore[reportOptionalMemberAccess]
+def _padding_id(model: PreTrainedModel) -> int:
+    """The id that fills up finished sequences. Any id will do, so a model without a padding token uses another one."""
+    config = model.generation_config
+    assert config is not None, "a model that generates has a generation config"
+    end, padding = config.eos_token_id, config.pad_token_id
     first = end[0] if isinstance(end, list) and end else end
-    return pad if pad is not None else first if isinstance(first, int) else 0
+    return padding if padding is not None else first if isinstance(first, int) else 0

@@ -1,7 +1,7 @@
-"""What `sparsing demo` needs without a download: two small trained models and a text they never saw.
+"""The two small trained models of `sparsing demo`, and a text that they were not trained on. Nothing is downloaded.
 
-The models lie in `models/`, a few checkpoints along training each; `docs/demo-models.md` says how they were
-made. Importing this costs nothing: no torch, no file is read.
+The models are in `models/`, with a few checkpoints along training each; `docs/demo-models.md` tells how they were made.
+Importing this package loads no torch and reads no file.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ DEMO_ACTIVATIONS = ("relu", "silu")
 
 
 def checkpoints(activation: str) -> list[Path]:
-    """Folders of the model with this activation in training order, each loads by itself.
+    """The checkpoint folders of the model with this activation function, in the order of training.
 
     Raises:
-        InputError: not one of `DEMO_ACTIVATIONS`, or the package was installed without its models.
+        InputError: if `activation` is not one of `DEMO_ACTIVATIONS`, or the package was installed without its models.
     """
     if activation not in DEMO_ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(DEMO_ACTIVATIONS)}, got {activation!r}")
@@ -32,7 +32,7 @@ def checkpoints(activation: str) -> list[Path]:
 
 
 def heldout_text() -> str:
-    """The documents of the standard library that no demo model was trained on, a blank line between them."""
+    """The held-out documents of the standard library, separated by a blank line."""
     return "\n\n".join(library_documents("heldout"))
 
 

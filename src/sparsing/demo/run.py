@@ -1,6 +1,7 @@
-"""The demo: PPL-1% of the built-in models along their training; rules and neurons at the last checkpoints.
+"""The work of `sparsing demo`: measures the built-in models and saves the results; start at `run_demo`.
 
-The text is the part of the standard library that no demo model was trained on.
+Each model is measured at PPL-1% at every checkpoint along its training. At the last checkpoint the rules are compared
+and the neurons are studied. The text is the part of the standard library that no demo model was trained on.
 """
 
 from __future__ import annotations
@@ -18,47 +19,60 @@ if TYPE_CHECKING:
     from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
     from sparsing.measuring.subject import Subject
+    from sparsing.rules.thresholds import Thresholds
 
-RULES = ("cett", "fat", "top_k")
+COMPARED_RULES = ("cett", "fat", "top_k")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DemoStage:
-    """One finished part of the demo."""
+class DemoModel:
+    """What the demo has found out about one of the built-in models."""
 
     activation: str
-    measurement: Measurement | None = None
-    """PPL-1% of one checkpoint ..."""
-    subject: Subject | None = None
-    """... and what it was measured on."""
-    comparison: RuleComparison | None = None
-    """Or the rules compared at the last checkpoint."""
-    study: Path | None = None
-    """Or the folder with the study of its neurons."""
+    """Name of its activation function, one of `DEMO_ACTIVATIONS`."""
+    measurements: tuple[Measurement, ...]
+    """PPL-1% of each checkpoint, in the order of training."""
+    subject: Subject
+    """The last checkpoint, on which the rules were compared."""
+    comparison: RuleComparison
+    """The rules at the last checkpoint."""
+    study: Path
+    """Folder with the study of the neurons of the last checkpoint."""
 
 
-def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[DemoStage]:
-    """Measure everything; results are saved in `folder/<activation>/` as they come.
+def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[DemoModel]:
+    """Measure the built-in models, one after the other. Results are saved in `folder/<activation>/`.
+
+    Args:
+        max_tokens: Tokens of text to measure on; each kind of text in the study of neurons has half as many.
 
     Raises:
-        InputError: the folder is not writable, too few tokens.
+        InputError: if the folder is not writable, or there are too few tokens.
     """
+    from sparsing.measuring._measure import measure
     from sparsing.measuring.frontier import compare
+    from sparsing.measuring.run_folder import save_measurement
 
     text = heldout_text()
     for activation in DEMO_ACTIVATIONS:
-        subject = None
+        place, measurements = folder / activation, []
         for checkpoint in checkpoints(activation):
-            subject = _subject(checkpoint, text, max_tokens, progress)
-            yield _measured(subject, activation, folder / activation / checkpoint.name)
-        assert subject is not None, "a demo model has at least one checkpoint"
-        comparison = compare(subject, RULES, ppl_ratio=1.1)
-        comparison.save(folder / activation / "comparison.json")
-        yield DemoStage(activation=activation, comparison=comparison)
-        yield _studied(subject, activation, folder / activation / "neurons", max_tokens // 2, progress)
+            subject = _open_subject(checkpoint, text, max_tokens, progress)
+            measurements.append(measure(subject, "cett", ppl_ratio=1.01))
+            save_measurement(measurements[-1], place / checkpoint.name)
+        comparison = compare(subject, COMPARED_RULES, ppl_ratio=1.1)
+        comparison.save(place / "comparison.json")
+        _study_neurons(subject, measurements[-1].thresholds, place / "neurons", max_tokens // 2, progress)
+        yield DemoModel(
+            activation=activation,
+            measurements=tuple(measurements),
+            subject=subject,
+            comparison=comparison,
+            study=place / "neurons",
+        )
 
 
-def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -> Subject:
+def _open_subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -> Subject:
     from sparsing.measuring.subject import Subject
     from sparsing.models.loading import load_model
     from sparsing.text.corpus import load_corpus, split_holdout
@@ -73,21 +87,11 @@ def _subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -
     return Subject(loaded, corpus, heldout=heldout, progress=progress)
 
 
-def _measured(subject: Subject, activation: str, folder: Path) -> DemoStage:
-    from sparsing.measuring._measure import measure
-
-    result = measure(subject, "cett", ppl_ratio=1.01)
-    result.save(folder / "measurement.json")
-    result.thresholds.save(folder / "thresholds.json")
-    return DemoStage(activation=activation, measurement=result, subject=subject)
-
-
-def _studied(
-    subject: Subject, activation: str, folder: Path, max_tokens: int, progress: Progress
-) -> DemoStage:
-    """Every neuron of the model on each kind of text, active above the thresholds of PPL-1%."""
+def _study_neurons(
+    subject: Subject, thresholds: Thresholds, folder: Path, max_tokens: int, progress: Progress
+) -> None:
+    """Study every neuron on each kind of text; a neuron is active above its threshold of PPL-1%."""
     from sparsing.neurons.store import write_study
-    from sparsing.rules.thresholds import Thresholds
     from sparsing.text.corpus import load_corpus
 
     loaded = subject.loaded
@@ -96,6 +100,4 @@ def _studied(
         kind: load_corpus([text], loaded.tokenizer, window=window, max_tokens=max_tokens, name=kind)
         for kind, text in heldout_corpora().items()
     }
-    thresholds = Thresholds.load(folder.parent / checkpoints(activation)[-1].name / "thresholds.json")
     write_study(loaded, corpora, folder, thresholds=thresholds, progress=progress)
-    return DemoStage(activation=activation, study=folder)

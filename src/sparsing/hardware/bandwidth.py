@@ -56,6 +56,7 @@ def last_cache_bytes() -> int:
         path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     ]
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    # several caches are listed; the largest is the last level
     return max(
         (int(size[:-1]) * units[size[-1]] for size in sizes if size[-1:] in units), default=_DEFAULT_CACHE
     )

@@ -17,6 +17,8 @@ from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds
 
 Interval = tuple[float, float]
+DEAD_BELOW = 1e-3
+"""A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""
 
 DEAD_BELOW = 1e-3
 """A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""

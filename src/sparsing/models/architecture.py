@@ -1,4 +1,7 @@
-"""Which architecture a checkpoint means, and whether it is a causal LM whose sites are known."""
+"""Decides which architecture a checkpoint has and whether it can be measured, before any weights are read.
+
+A checkpoint can be measured if it is a causal language model and a file in `sites/families/` knows its model type.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
-def configuration(folder: Path, raw: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
-    """The configuration object of a causal LM; `raw` is its `config.json`.
+def build_config(folder: Path, raw: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
+    """The configuration object of a causal LM.
+
+    Args:
+        folder: Folder of the checkpoint.
+        raw: The content of its `config.json`.
+        trust_remote_code: Allow configuration classes that come with the checkpoint.
 
     Raises:
-        InputError: the values do not make a configuration.
-        UnsupportedModelError: transformers does not know the model type, or it is not a causal LM.
+        InputError: If the values in `raw` are invalid for the model type.
+        UnsupportedModelError: If transformers does not know the model type, or the model is not a causal LM.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -36,24 +44,25 @@ def configuration(folder: Path, raw: dict[str, Any], trust_remote_code: bool) ->
         if model_type == "minicpm":
             config = granite_config(raw)
         else:
+            # without `auto_map` there is no remote code, and transformers would warn about the unused flag
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust_remote_code and "auto_map" in raw
             )
     except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        if isinstance(error, UnsupportedModelError):
+        if isinstance(error, UnsupportedModelError):  # a ValueError too, and already a clear message
             raise
         raise InputError(
-            f"config.json in {str(folder)!r} is not a {model_type} configuration: {error}"
+            f"config.json in {str(folder)!r} is not a valid {model_type} configuration: {error}; correct the file"
         ) from error
-    if why := _not_causal(config, raw):
+    if reason := _why_not_causal(config, raw):
         raise UnsupportedModelError(
-            f"{str(folder)!r} is not a causal language model ({why}); give a decoder such as llama or opt"
+            f"{str(folder)!r} is not a causal language model ({reason}); give a decoder such as llama or opt"
         )
     return config
 
 
-def _not_causal(config: PreTrainedConfig, raw: dict[str, Any]) -> str | None:
-    """Why the checkpoint cannot predict the next token; None where it can."""
+def _why_not_causal(config: PreTrainedConfig, raw: dict[str, Any]) -> str | None:
+    """The reason why the checkpoint cannot predict the next token, or None if it can."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -74,10 +83,13 @@ def _not_causal(config: PreTrainedConfig, raw: dict[str, Any]) -> str | None:
 
 
 def check_architecture(config: PreTrainedConfig, trust_remote_code: bool) -> None:
-    """Find the sites on a model that has no memory, so that an unknown architecture costs no loading.
+    """Checks that the sites of the model can be found.
+
+    The model is built on the `meta` device, which allocates no memory, so an unsupported architecture is reported
+    before any weights are read.
 
     Raises:
-        UnsupportedModelError: no family knows the model type.
+        UnsupportedModelError: If no family knows the model type.
     """
     from transformers import AutoModelForCausalLM
 

@@ -1,7 +1,7 @@
-"""Load a causal LM with its tokenizer and its sites; every refusal comes before the long work.
+"""Loads a causal LM with its tokenizer and its sites; errors are raised before the weights are read.
 
-Order: the files, the configuration, the tokenizer, the architecture (on no memory), then the weights.
-Pickles are opened only through torch's `weights_only=True`; see `checkpoint.py` for what counts as weights.
+The order is: files, configuration, tokenizer, architecture (on the `meta` device), weights. Pickles are opened only
+with torch's `weights_only=True`. `checkpoint.py` decides which files are weights.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsing.errors import InputError
-from sparsing.models.architecture import check_architecture, configuration
-from sparsing.models.checkpoint import locate, read_config, refused_pickle, training_state, weight_format
+from sparsing.models.architecture import build_config, check_architecture
+from sparsing.models.checkpoint import (
+    locate_checkpoint,
+    pickle_error,
+    read_config,
+    training_position,
+    weight_format,
+)
 from sparsing.sites.discovery import find_sites
 from sparsing.sites.site import Site
 
@@ -42,21 +48,21 @@ class LoadedModel:
     sites: list[Site]
     """One per layer, in layer order."""
     name: str
-    """Folder or hub name, as the caller gave it."""
+    """Folder or name on the hub, as the caller gave it."""
     revision: str | None
-    """Commit on the hub; None for a local folder."""
+    """Commit on the hub. None for a local folder."""
     model_type: str
-    """As `config.json` says, so `minicpm` for what is loaded as Granite."""
+    """The model type in `config.json`. It is `minicpm` for a MiniCPM checkpoint, which is loaded as Granite."""
     num_parameters: int
-    """A tied head counts once."""
+    """Number of parameters; a tied head counts once."""
     dtype: str
     """E.g. `bfloat16`."""
     device: str
-    """E.g. `cuda:0`; several are joined by a comma."""
+    """E.g. `cuda:0`; several devices are joined by commas."""
     train_step: int | None
-    """Training step, where the checkpoint says so."""
+    """Training step. None if the checkpoint does not record it."""
     train_tokens: int | None
-    """Tokens trained on, where the checkpoint says so."""
+    """Tokens trained on. None if the checkpoint does not record them."""
 
     @classmethod
     def of(
@@ -70,10 +76,10 @@ class LoadedModel:
         train_step: int | None = None,
         train_tokens: int | None = None,
     ) -> LoadedModel:
-        """A model object of the caller's own; it is put in eval mode.
+        """Wraps a model that the caller has built, and puts it in eval mode.
 
         Raises:
-            UnsupportedModelError: no family knows the model.
+            UnsupportedModelError: If no family knows the model.
         """
         return cls(
             model=model.eval(),
@@ -90,7 +96,7 @@ class LoadedModel:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """The fields of `Provenance` that the model decides."""
+        """The fields of `Provenance` that describe the model."""
         names = ("revision", "model_type", "num_parameters", "dtype", "device", "train_step", "train_tokens")
         return {"model": self.name, **{name: getattr(self, name) for name in names}}
 
@@ -103,34 +109,34 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Load any causal LM of a registered model type, from a local folder or from the hub.
+    """Loads a causal LM of any registered model type, from a local folder or from the hub.
 
     Args:
-        name_or_path: Folder with `config.json`, weights and tokenizer (never looks at the network), or a hub
-            name. `model_type: minicpm` is loaded as Granite, without remote code.
-        dtype: `float32`, `float64`, `bfloat16` or `float16`; None takes what the configuration says.
-        device: E.g. `cpu`, `cuda`, `cuda:1`, `mps`; `auto` spreads a large model over all devices (needs
-            accelerate); None takes `cuda` where there is one, else `cpu`.
+        name_or_path: Folder with `config.json`, weights and tokenizer (the network is not used), or a name on the
+            hub. `model_type: minicpm` is loaded as Granite, without remote code.
+        dtype: `float32`, `float64`, `bfloat16` or `float16`. None takes the dtype of the configuration.
+        device: E.g. `cpu`, `cuda`, `cuda:1`, `mps`. `auto` spreads a large model over all devices and needs the
+            package accelerate. None takes `cuda` if available, else `cpu`.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the checkpoint's own code for model types that transformers does not know.
 
     Raises:
-        InputError: no such model, an incomplete or broken checkpoint, weights that are not finite, an unknown
-            dtype, a device that is not there.
-        UnsupportedModelError: not a causal LM, an architecture without a family, quantized weights, a pickle
-            that holds more than tensors.
+        InputError: If there is no such model, the checkpoint is incomplete or broken, weights are not finite, the
+            dtype is unknown or the device is not available.
+        UnsupportedModelError: If the model is not a causal LM, no family knows its architecture, its weights are
+            quantized, or its weights are a pickle that holds more than tensors.
     """
     name = str(name_or_path)
-    dtype_name, device_name = _dtype(dtype), _device(device)
-    folder, commit = locate(name, revision=revision, code=trust_remote_code)
+    dtype_name, device_name = _dtype_name(dtype), _device_name(device)
+    folder, commit = locate_checkpoint(name, revision=revision, code=trust_remote_code)
     raw = read_config(folder)
-    with _quiet():
-        config = configuration(folder, raw, trust_remote_code)
+    with _silence_transformers():
+        config = build_config(folder, raw, trust_remote_code)
         kind = weight_format(folder)
-        step, tokens = training_state(folder, revision)
-        tokenizer = _tokenizer(folder, trust_remote_code)
+        position = training_position(folder, revision)
+        tokenizer = _load_tokenizer(folder, trust_remote_code)
         check_architecture(config, trust_remote_code)
-        model = _weights(
+        model = _load_weights(
             folder,
             kind,
             config=config,
@@ -140,29 +146,29 @@ def load_model(
         )
     _check_finite(model)
     if device_name != "auto":
-        model.to(device_name)  # pyright: ignore[reportArgumentType]
+        model.to(device_name)  # pyright: ignore[reportArgumentType]  (transformers' decorator hides `self`)
     return LoadedModel.of(
         model,
         tokenizer,
         name=name,
         revision=commit,
         model_type=raw["model_type"],
-        train_step=step,
-        train_tokens=tokens,
+        train_step=position.step,
+        train_tokens=position.tokens,
     )
 
 
-def _dtype(dtype: str | torch.dtype | None) -> str:
+def _dtype_name(dtype: str | torch.dtype | None) -> str:
     name = "auto" if dtype is None else str(dtype).removeprefix("torch.")
     if name not in (*_DTYPES, "auto"):
         raise InputError(
-            f"unknown dtype {name!r}; allowed: {', '.join(_DTYPES)}, or none for the checkpoint's own"
+            f"unknown dtype {name!r}; allowed: {', '.join(_DTYPES)}; leave it out for the checkpoint's own"
         )
     return name
 
 
-def _device(device: str | torch.device | None) -> str:
-    """The device's name, checked to be there."""
+def _device_name(device: str | torch.device | None) -> str:
+    """The name of the device, after a check that the device can be used."""
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if str(device) == "auto":
@@ -170,7 +176,9 @@ def _device(device: str | torch.device | None) -> str:
             raise InputError("device='auto' needs accelerate: pip install 'sparsing[auto]'")
         return "auto"
     try:
-        torch.empty(1, device=device)
+        torch.empty(
+            1, device=device
+        )  # the only check that covers a wrong name, a missing driver and a wrong index
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -179,15 +187,15 @@ def _device(device: str | torch.device | None) -> str:
     return str(device)
 
 
-def _weights(folder: Path, kind: str, **options: Any) -> PreTrainedModel:
-    """The model with its weights, all of them from the checkpoint."""
+def _load_weights(folder: Path, kind: str, **options: Any) -> PreTrainedModel:
+    """The model with its weights. A weight that the checkpoint lacks is an error, since it would be random."""
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if kind == "bin":
         logger.warning("%s: pytorch_model.bin is a pickle; it is opened for its tensors only", folder)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  (a pair with `output_loading_info`)
             folder,
             use_safetensors=kind == "safetensors",
             weights_only=True,
@@ -196,9 +204,11 @@ def _weights(folder: Path, kind: str, **options: Any) -> PreTrainedModel:
             **options,
         )
     except pickle.UnpicklingError as error:
-        raise refused_pickle(folder, error) from error
+        raise pickle_error(folder, error) from error
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise InputError(f"the weights in {str(folder)!r} cannot be loaded: {error}") from error
+        raise InputError(
+            f"the weights in {str(folder)!r} cannot be loaded: {error}; download the checkpoint again"
+        ) from error
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"the weights in {str(folder)!r} lack {len(missing)} parameters, the first: {missing[0]};"
@@ -210,42 +220,50 @@ def _weights(folder: Path, kind: str, **options: Any) -> PreTrainedModel:
 
 
 def _check_finite(model: PreTrainedModel) -> None:
+    """Raises InputError if a weight is NaN or infinite, because then every measurement would be NaN."""
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:  # left on disk by device_map="auto"
+        if parameter.is_meta:  # device_map="auto" leaves weights on disk that fit on no device
             continue
+        # the extremes are NaN or infinite if any value is, and they need no boolean tensor of the parameter's size
         extremes = torch.stack(torch.aminmax(parameter.detach()))
         if not torch.isfinite(extremes).all():
             bad = int((~torch.isfinite(parameter)).sum())
             raise InputError(
                 f"parameter {name} has {bad} values of {parameter.numel()} that are NaN or infinite;"
-                " the checkpoint is broken, take an earlier one"
+                " the checkpoint is broken, use an earlier checkpoint"
             )
 
 
-def _tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """What AutoTokenizer finds, else the plain tokenizer of `tokenizer.json`."""
+def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer that AutoTokenizer loads, or the plain tokenizer of `tokenizer.json` if AutoTokenizer fails."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
         raise InputError(
             f"no tokenizer in {str(folder)!r}, wanted tokenizer.json;"
-            " save it there with tokenizer.save_pretrained(folder)"
+            " save the tokenizer there with tokenizer.save_pretrained(folder)"
         )
     try:
         return AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-    except Exception as error:  # whatever a tokenizer class of the checkpoint's choice raises
+    except Exception as error:  # the checkpoint chooses the tokenizer class, so any error is possible
         logger.info("%s: AutoTokenizer failed (%s), trying tokenizer.json", folder, error)
         try:
             return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         except Exception:
-            raise InputError(f"the tokenizer in {str(folder)!r} cannot be loaded: {error}") from error
+            raise InputError(
+                f"the tokenizer in {str(folder)!r} cannot be loaded: {error}; save it again"
+                " with tokenizer.save_pretrained(folder)"
+            ) from error
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the messages, warnings and progress bars of transformers; the caller's settings come back."""
+def _silence_transformers() -> Iterator[None]:
+    """Turns off messages, warnings and progress bars of transformers, and restores the caller's settings at the end.
+
+    The messages speak of loading details that the user cannot change; problems raise errors of this package.
+    """
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()

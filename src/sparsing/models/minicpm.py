@@ -1,7 +1,8 @@
-"""MiniCPM is Granite by another name: the same modules and weight names, four scalars called differently.
+"""Translates a MiniCPM configuration to Granite, so that MiniCPM checkpoints are loaded without remote code.
 
-So a checkpoint of `model_type: minicpm`, the ten published ones included, is loaded without remote code.
-MiniCPM (Hu et al. 2024, arXiv 2404.06395) scales embeddings, residual branches and logits as muP asks.
+Both architectures have the same modules and weight names and differ only in the names of four scalars. The ten
+published Sparsing Law checkpoints are MiniCPM. MiniCPM (Hu et al. 2024, arXiv 2404.06395) scales embeddings,
+residual branches and logits as muP requires.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ _SAME_NAME = (
 
 
 def granite_config(config: dict[str, Any]) -> GraniteConfig:
-    """The Granite configuration that computes what this MiniCPM configuration does.
+    """The Granite configuration that computes the same function as this MiniCPM configuration.
 
     `embedding_multiplier = scale_emb`, `residual_multiplier = scale_depth / sqrt(num_hidden_layers)`,
-    `logits_scaling = hidden_size / dim_model_base`, `attention_multiplier = head_dim ** -0.5`. What is absent
-    has the default of the reference's configuration class, a tied head included; other keys are ignored.
+    `logits_scaling = hidden_size / dim_model_base`, `attention_multiplier = head_dim ** -0.5`. Missing keys get the
+    defaults of the reference's configuration class, which include a tied head. Unknown keys are ignored.
 
     Raises:
-        UnsupportedModelError: the checkpoint has experts or latent attention, which Granite has not.
+        UnsupportedModelError: If the checkpoint has experts or latent attention, which Granite does not have.
     """
     from transformers import GraniteConfig
 
     for key in ("ffn_type", "attention_type"):
         if config.get(key, "vanilla") != "vanilla":
             raise UnsupportedModelError(
-                f"MiniCPM with {key}={config[key]!r} is not supported, only 'vanilla'"
+                f"MiniCPM with {key}={config[key]!r} is not supported, only 'vanilla'; give another checkpoint"
             )
     same = {key: config[key] for key in _SAME_NAME if config.get(key) is not None}
     hidden_size, num_layers = config.get("hidden_size", 4096), config.get("num_hidden_layers", 32)
@@ -66,7 +67,7 @@ def granite_config(config: dict[str, Any]) -> GraniteConfig:
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary embedding as transformers 5 names it, from `rope_theta` and `rope_scaling`."""
+    """The rotary embedding in the format of transformers 5, from the older keys `rope_theta` and `rope_scaling`."""
     scaling = dict(config.get("rope_scaling") or {})
     kind = scaling.pop("type", None) or scaling.pop("rope_type", None) or "default"
     return {**scaling, "rope_type": kind, "rope_theta": float(config.get("rope_theta", 10000.0))}

@@ -1,10 +1,12 @@
-"""Shapes to train by name: the paper's six, its nine of one size, and a grid small enough for two cores.
+"""Model shapes by name (`PRESETS`), so that a training configuration can say `0.1B` in place of six numbers.
 
-The six are table 8 of Sparsing Law (Luo et al., arXiv 2411.02335): `d_ff = 2.5 d_model`, heads of 128, vocabulary
-122,753. Of the nine shapes of 0.1B the paper gives the ends, 512x36 and 1792x3, and speaks of width-depth ratios
-of 74, 114 and 282; the others are derived: widths in steps of 128, each with the number of layers whose blocks
-come nearest to the 108M parameters of 768x16. Two of the eleven widths are left out: 1664 comes no nearer than
-12%, and of the rest 1280x6 is farthest off (4%) among those that the paper does not name.
+There are three groups. First, the six sizes in table 8 of Sparsing Law (Luo et al., arXiv 2411.02335): `d_ff = 2.5
+d_model`, head size 128, vocabulary 122,753. Second, nine shapes of equal size, 0.1B, that differ in width and
+depth. The paper states the two ends, 512x36 and 1792x3, and mentions width-depth ratios of 74, 114 and 282. The
+other shapes are derived: widths in steps of 128, each with the number of layers that brings the blocks nearest to
+the 108M parameters of 768x16. Two of the eleven widths are left out: 1664 differs from 108M by at least 12%, and
+1280x6 differs most (4%) among the remaining widths that the paper does not mention. Third, nano shapes that train
+on two CPU cores.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ PAPER_VOCABULARY = 122_753
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A shape and what goes with it."""
+    """A model shape with the settings that depend on it."""
 
     name: str
     d_model: int
@@ -29,12 +31,12 @@ class Preset:
     context: int = 4096
     dim_model_base: int = 256
     batch_tokens: int = 327_680
-    """Tokens of a step."""
+    """Tokens per optimizer step."""
     note: str = ""
-    """Where the shape is from."""
+    """Source of the shape, for the list of presets."""
 
     def tables(self) -> dict[str, Any]:
-        """The tables of a configuration that the preset fills."""
+        """The values that the preset sets in the tables of a training configuration."""
         return {
             "model": {
                 "d_model": self.d_model,
@@ -49,12 +51,12 @@ class Preset:
 
     @property
     def block_parameters(self) -> int:
-        """Weights of the attention and feed-forward matrices: `11.5 d_model^2` per layer, as in the paper's count."""
+        """Number of weights in attention and feed-forward matrices: `11.5 d_model^2` per layer, as the paper counts."""
         return self.n_layers * (4 * self.d_model**2 + 3 * self.d_model * (self.d_model * 5 // 2))
 
     @property
     def parameters(self) -> int:
-        """`block_parameters` and the tied embedding."""
+        """Number of weights in the blocks and in the tied embedding."""
         return self.block_parameters + self.vocab_size * self.d_model
 
 

@@ -1,7 +1,7 @@
 """The ten checkpoints that Luo et al. published with *Sparsing Law* (arXiv 2411.02335).
 
-Five scales, each trained once with ReLU and once with SiLU; all are MiniCPM, see `minicpm.py`. The shapes
-are those of the paper's model table: d_ff = 2.5 d_model, heads of 128, vocabulary 122,753, a tied head.
+Each of five scales was trained once with ReLU and once with SiLU. All are MiniCPM models (see `minicpm.py`). The
+shapes are those of the paper's model table: d_ff = 2.5 d_model, head size 128, vocabulary 122,753, tied head.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PublishedCheckpoint:
-    """One checkpoint on the hub; `load_model(name)` loads it."""
+    """One checkpoint on the hub. `load_model(name)` loads it."""
 
     name: str
     """Name on the hub."""
     scale: str
-    """The paper's label of the size, e.g. `0.1b`."""
+    """The paper's name of the size, e.g. `0.1b`."""
     activation: Literal["relu", "silu"]
     d_model: int
     n_layers: int
     d_ff: int
     n_heads: int
-    """Attention heads, each with its own key and value head."""
+    """Number of attention heads; each has its own key and value head."""
     non_embedding_params: int
-    """Parameters without the embedding, as the paper counts scale, to three digits."""
+    """Number of parameters without the embedding, which is the paper's measure of scale; three digits."""
 
 
 _SHAPES = {  # scale: d_model, n_layers, d_ff, n_heads, non-embedding parameters

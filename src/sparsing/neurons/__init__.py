@@ -1,4 +1,5 @@
-"""What every feed-forward neuron does on a corpus: how often it fires, where most, what it writes, with whom.
+"""Studies of neurons: how often each feed-forward neuron fires, where it is largest, which words it promotes.
 
-One dense pass in bounded memory (`watcher.py`); `study.py` puts the pieces together, `store.py` writes them.
+Start with `study.py`: one dense pass per corpus in bounded memory (`neuron_observer.py`), then the numbers of every
+layer. `store.py` writes a study to a folder, and `study_comparison.py` compares studies of corpora and models.
 """

@@ -1,4 +1,4 @@
-"""Thresholds for a study that was given none: a fixed CETT, learned on a few thousand tokens of its text."""
+"""Thresholds for a study without given thresholds: those of one CETT, learned on a few thousand tokens of its text."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from sparsing.text.corpus import Corpus
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
 
-CALIBRATION_TOKENS = 8192
+LEARNING_TOKENS = 8192
+"""About this many tokens are used to learn the thresholds."""
 
 
-def calibrated(
+def learn_thresholds(
     loaded: LoadedModel, corpus: Corpus, cett: float, *, settings: PassSettings | None = None
 ) -> Thresholds:
-    """The thresholds of each layer at which its CETT is `cett`, on windows spread evenly over the corpus.
+    """Thresholds at which the CETT of each layer is `cett`, learned on windows spread evenly over the corpus.
+
+    Args:
+        cett: Target of every layer.
+        settings: How the calibration pass runs.
 
     Raises:
-        InputError: a CETT outside what the rule allows.
+        InputError: If the rule does not allow this CETT.
     """
     rule = make_rule("cett")
     rule.check(cett)
-    count = min(corpus.n_windows, -(-CALIBRATION_TOKENS * corpus.n_windows // corpus.num_tokens))
+    count = min(corpus.n_windows, -(-LEARNING_TOKENS * corpus.n_windows // corpus.num_tokens))  # rounded up
     sample = corpus.part(np.linspace(0, corpus.n_windows - 1, count).round().astype(int))
     curves = calibrate(loaded, sample, settings=settings)
     provenance = made_now(**loaded.provenance(), **sample.provenance())

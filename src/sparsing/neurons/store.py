@@ -1,60 +1,89 @@
-"""A study on disk: numbers as JSON and safetensors, and two tables to query: neurons and vocabulary.
+"""A study in a folder: its numbers as JSON and safetensors, and two Parquet tables, of neurons and of the vocabulary.
 
-`neurons.parquet` has a row per neuron with its contexts as text, a row group per layer, so a reader can take a
-layer at a time and a writer never holds more than one.
+`write_study` runs a study and writes all of its files. `neurons.parquet` has one row per neuron with its contexts as
+text, and one row group per layer, so that neither writer nor reader holds more than one layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsing.base.progress import Progress
 from sparsing.base.results import write_atomic
 from sparsing.errors import InputError
-from sparsing.neurons.study import LayerContexts, NeuronStudy, study_neurons
+from sparsing.measuring.run_folder import check_writable, open_journal
+from sparsing.neurons.contexts import LayerContexts
+from sparsing.neurons.study import CONTEXTS_PER_NEURON, LayerStudy, NeuronStudy, study_neurons
+from sparsing.rules.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
     from sparsing.text.corpus import Corpus
 
 NEURONS, VOCABULARY, STUDY = "neurons.parquet", "vocabulary.parquet", "neurons.json"
-BEFORE, AFTER = 16, 8
-"""Tokens of context around the place."""
+TOKENS_BEFORE, TOKENS_AFTER = 16, 8
+"""Tokens of text around the token of a context."""
 
 
 def write_study(
-    loaded: LoadedModel, corpora: Mapping[str, Corpus], folder: Path, **options: Any
+    loaded: LoadedModel,
+    corpora: Mapping[str, Corpus],
+    folder: Path,
+    *,
+    thresholds: Thresholds | None = None,
+    cett: float = 0.2,
+    contexts: int = CONTEXTS_PER_NEURON,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> NeuronStudy:
-    """`study_neurons` with these options, with all of its files in `folder`.
+    """`study_neurons` with all files of the study in `folder`; the same call resumes an interrupted study.
 
     Raises:
-        InputError: as `study_neurons`, or the folder cannot be written.
+        InputError: If `study_neurons` raises it, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+    journals = {
+        name: open_journal(folder, loaded, corpus, batch_size=batch_size) for name, corpus in corpora.items()
+    }
     with NeuronTable(folder / NEURONS, corpora, loaded.tokenizer) as table:
-        study = study_neurons(loaded, corpora, on_layer=table.add, **options)
+        study = study_neurons(
+            loaded,
+            corpora,
+            thresholds,
+            cett=cett,
+            contexts=contexts,
+            journals=journals,
+            batch_size=batch_size,
+            progress=progress,
+            on_layer=table.add,
+        )
     save_vocabulary(study, loaded.tokenizer, folder / VOCABULARY)
     study.save(folder / STUDY)
+    for journal in journals.values():
+        journal.clear()
     return study
 
 
 class NeuronTable:
-    """Writes `neurons.parquet` layer by layer; the file appears when the block ends well."""
+    """Writer of `neurons.parquet`, layer by layer; the file appears when the `with` block ends without an error."""
 
     def __init__(self, path: Path, corpora: Mapping[str, Corpus], tokenizer: Any):
-        self._path, self._corpora, self._tokenizer = path, corpora, tokenizer
-        self._texts = list(corpora.values())
-        self._names = list(corpora)
+        self._path, self._tokenizer = path, tokenizer
+        self._corpora, self._names = list(corpora.values()), list(corpora)
         self._partial = path.with_name(f".{path.name}.partial")
         self._writer: Any = None
 
     def __enter__(self) -> NeuronTable:
         return self
 
-    def __exit__(self, kind: Any, *error: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._writer is not None:
             self._writer.close()
         if kind is None and self._writer is not None:
@@ -62,28 +91,34 @@ class NeuronTable:
         else:
             self._partial.unlink(missing_ok=True)
 
-    def add(self, layer: int, arrays: dict[str, np.ndarray], places: LayerContexts) -> None:
-        """Write the neurons of one layer."""
+    def add(self, index: int, layer: LayerStudy) -> None:
+        """Write the neurons of layer number `index`.
+
+        Raises:
+            InputError: If the disk is full or the folder cannot be written.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        d_ff = len(arrays["mean_norm"])
-        columns: dict[str, Any] = {
-            "layer": np.full(d_ff, layer, np.int32),
-            "neuron": np.arange(d_ff, dtype=np.int32),
-            **{f"frequency: {name}": arrays["frequency"][:, i] for i, name in enumerate(self._names)},
-            "mean_norm": arrays["mean_norm"],
-            "max_norm": arrays["max_norm"],
-            "neighbours": _lists(arrays["neighbour"]),
-            "neighbour_correlations": _lists(arrays["neighbour_correlation"]),
-            "promoted": self._words(arrays["promoted"]),
-            "demoted": self._words(arrays["demoted"]),
-            "contexts": self._contexts(places),
-        }
-        table = pa.table(columns)
+        d_ff = len(layer.mean_norm)
+        table = pa.table(
+            {
+                "layer": np.full(d_ff, index, np.int32),
+                "neuron": np.arange(d_ff, dtype=np.int32),
+                **{f"frequency: {name}": layer.frequency[:, i] for i, name in enumerate(self._names)},
+                "mean_norm": layer.mean_norm,
+                "max_norm": layer.max_norm,
+                "neighbours": _lists(layer.neighbour),
+                "neighbour_correlations": _lists(layer.neighbour_correlation),
+                "promoted": self._words(layer.promoted),
+                "demoted": self._words(layer.demoted),
+                "contexts": self._contexts(layer.contexts),
+            }
+        )
         try:
             if self._writer is None:
                 self._writer = pq.ParquetWriter(self._partial, table.schema, compression="zstd")
+            # Layers of different width have lists of different length; the first layer's types serve all.
             self._writer.write_table(table.cast(self._writer.schema))
         except OSError as error:
             raise InputError(
@@ -91,24 +126,24 @@ class NeuronTable:
             ) from error
 
     def _words(self, ids: np.ndarray) -> list[list[str]]:
-        known = {int(token): self._tokenizer.decode([int(token)]) for token in np.unique(ids) if token >= 0}
-        return [[known[int(token)] for token in row if token >= 0] for row in ids]
+        text = {int(token): self._tokenizer.decode([int(token)]) for token in np.unique(ids) if token >= 0}
+        return [[text[int(token)] for token in row if token >= 0] for row in ids]
 
-    def _contexts(self, places: LayerContexts) -> Any:
+    def _contexts(self, contexts: LayerContexts) -> Any:
         import pyarrow as pa
 
-        seen: dict[tuple[int, int], tuple[str, str, str]] = {}
+        texts: dict[tuple[int, int], tuple[str, str, str]] = {}
         rows = []
-        for neuron in range(places.value.shape[1]):
+        for values, places, corpora in zip(
+            contexts.value.T, contexts.place.T, contexts.corpus.T, strict=True
+        ):  # one neuron
             row = []
-            for value, place, corpus in zip(
-                places.value[:, neuron], places.place[:, neuron], places.corpus[:, neuron], strict=True
-            ):
+            for value, place, corpus in zip(values, places, corpora, strict=True):
                 if place >= 0:
                     at = (int(corpus), int(place))
-                    if at not in seen:  # neurons of a layer have places in common
-                        seen[at] = around(self._texts[at[0]], at[1], self._tokenizer)
-                    row.append((self._names[at[0]], float(value), *seen[at]))
+                    if at not in texts:  # many neurons of a layer share a place
+                        texts[at] = context_text(self._corpora[at[0]], at[1], self._tokenizer)
+                    row.append((self._names[at[0]], float(value), *texts[at]))
             rows.append([dict(zip(_CONTEXT, entry, strict=True)) for entry in row])
         fields = [(name, pa.float32() if name == "value" else pa.string()) for name in _CONTEXT]
         return pa.array(rows, type=pa.list_(pa.struct(fields)))
@@ -117,36 +152,46 @@ class NeuronTable:
 _CONTEXT = ("corpus", "value", "before", "token", "after")
 
 
-def around(corpus: Corpus, place: int, tokenizer: Any) -> tuple[str, str, str]:
-    """Text before, of and after the token at a place, within its window."""
+def context_text(corpus: Corpus, place: int, tokenizer: Any) -> tuple[str, str, str]:
+    """Text before, of and after the token at a place, all from the window of the token.
+
+    Args:
+        place: Index of the window times the width of the corpus, plus the position in the window.
+    """
     window, position = divmod(place, corpus.width)
-    lead = int(corpus.bos is not None)
+    lead = int(
+        corpus.bos is not None
+    )  # the first position of a window may be a bos token that is not in the text
     start, length = int(corpus.starts[window]), int(corpus.lengths[window])
     at = start + position - lead
     if position < lead:
-        return "", tokenizer.decode([corpus.bos]), _decode(tokenizer, corpus.ids[start : start + AFTER])
-    begin, end = max(start, at - BEFORE), min(start + length, at + AFTER + 1)
+        return (
+            "",
+            tokenizer.decode([corpus.bos]),
+            _decode(tokenizer, corpus.ids[start : start + TOKENS_AFTER]),
+        )
+    begin, end = max(start, at - TOKENS_BEFORE), min(start + length, at + TOKENS_AFTER + 1)
     before = _decode(tokenizer, corpus.ids[begin:at])
     until = _decode(tokenizer, corpus.ids[begin : at + 1])
     whole = _decode(tokenizer, corpus.ids[begin:end])
-    # a token that ends in the middle of a character changes the text before it
+    # A prefix keeps the spaces between tokens, but a token that ends inside a character changes the text before it.
     if until.startswith(before) and whole.startswith(until):
         return before, until[len(before) :], whole[len(until) :]
     return before, _decode(tokenizer, corpus.ids[at : at + 1]), _decode(tokenizer, corpus.ids[at + 1 : end])
 
 
 def save_vocabulary(study: NeuronStudy, tokenizer: Any, path: Path) -> Path:
-    """Write how often each token was seen and its mean activation ratio."""
+    """Write the occurrences and the mean activation ratio of each token that occurs."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    seen = np.flatnonzero(study.vocabulary_count)
+    ids = np.flatnonzero(study.vocabulary_count)
     table = pa.table(
         {
-            "id": seen.astype(np.int32),
-            "text": [tokenizer.decode([int(token)]) for token in seen],
-            "count": study.vocabulary_count[seen],
-            "activation_ratio": study.vocabulary_ratio[seen],
+            "id": ids.astype(np.int32),
+            "text": [tokenizer.decode([int(token)]) for token in ids],
+            "count": study.vocabulary_count[ids],
+            "activation_ratio": study.vocabulary_ratio[ids],
         }
     )
     write_atomic(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))

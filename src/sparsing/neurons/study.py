@@ -1,9 +1,9 @@
-"""The study of a model's neurons: one dense pass per corpus, then what the totals say.
+"""`study_neurons`: one dense pass over each corpus, and the numbers of every neuron that result.
 
     study = study_neurons(loaded, {"code": code, "prose": prose}, thresholds)
 
-`NeuronStudy` holds numbers only; the texts of the contexts are written layer by layer (`store.py`), since for
-a large model they would not fit in memory.
+A `NeuronStudy` holds numbers only. The texts of the contexts of a large model would not fit in memory, so
+`study_neurons` hands over each layer as it is done, and `store.py` writes its texts.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +26,9 @@ from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import Cost
 from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.neurons import lens
-from sparsing.neurons.coactivation import SAMPLE_TOKENS, neighbours, unpack
-from sparsing.neurons.contexts import merged
-from sparsing.neurons.default_thresholds import calibrated
+from sparsing.neurons.coactivation import COACTIVATION_TOKENS, find_neighbours, unpack
+from sparsing.neurons.contexts import LayerContexts, merge_contexts
+from sparsing.neurons.default_thresholds import learn_thresholds
 from sparsing.neurons.neuron_observer import NeuronObserver, NeuronTotals
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.corpus import Corpus
@@ -36,23 +36,23 @@ from sparsing.text.corpus import Corpus
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
 
-CONTEXTS = 8
-"""Contexts kept per neuron."""
+CONTEXTS_PER_NEURON = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class NeuronStudy(Result):
-    """Every neuron of a model on one or several corpora. Narrower layers are padded with NaN and -1."""
+    """Numbers of every neuron of a model on one or several corpora. Narrower layers are padded with NaN and -1."""
 
     kind = "neuron_study"
 
     corpora: tuple[str, ...]
+    """Names of the corpora."""
     num_tokens: tuple[int, ...]
     """Counted tokens of each corpus."""
     thresholds: Thresholds
-    """Above these a neuron is active."""
+    """A neuron is active above its threshold."""
     tokenizer_sha256: str
-    """Digest of the vocabulary: studies with the same can be compared token by token."""
+    """Digest of the vocabulary; studies with the same digest can be compared token by token."""
     frequency: np.ndarray
     """Share of tokens on which each neuron is active, shape `(n_corpora, n_layers, d_ff)`, float32."""
     mean_norm: np.ndarray
@@ -60,49 +60,55 @@ class NeuronStudy(Result):
     max_norm: np.ndarray
     """Largest `neuron_norm`, same shape."""
     neighbour: np.ndarray
-    """Neurons of the same layer that fire most alike, shape `(n_layers, d_ff, neighbours)`, int32."""
+    """Neurons of the same layer whose firing correlates most, shape `(n_layers, d_ff, neighbours)`, int32."""
     neighbour_correlation: np.ndarray
-    """Correlation of firing with them (phi coefficient), same shape, float32."""
+    """Correlation of firing with each neighbour (phi coefficient), same shape, float32."""
     promoted: np.ndarray
-    """Token ids that the neuron's column of `down_proj` promotes, shape `(n_layers, d_ff, items)`, int32."""
+    """Ids of the tokens that the neuron's column of `down_proj` promotes, shape `(n_layers, d_ff, items)`, int32."""
     demoted: np.ndarray
     vocabulary_count: np.ndarray
-    """How often each token was seen, shape `(vocabulary,)`, int64."""
+    """Occurrences of each token, shape `(vocabulary,)`, int64."""
     vocabulary_ratio: np.ndarray
-    """Mean activation ratio over layers and over the places of each token, float32; NaN where never seen."""
+    """Mean activation ratio over layers and occurrences of each token, float32; NaN without occurrences."""
     cost: Cost
     provenance: Provenance
 
     @property
     def overall_frequency(self) -> np.ndarray:
-        """Over all tokens of all corpora, shape `(n_layers, d_ff)`."""
+        """Share of all tokens of all corpora on which each neuron is active, shape `(n_layers, d_ff)`."""
         return np.average(self.frequency, axis=0, weights=self.num_tokens)
 
     @property
     def specialisation(self) -> np.ndarray:
         """`1 - entropy / log(n_corpora)` of how a neuron's frequency is spread over the corpora.
 
-        0 where it fires equally often in each, 1 where in one only; NaN where it never fires, or for one corpus.
-        Shape `(n_layers, d_ff)`.
+        0 for a neuron that fires equally often in each corpus, 1 for a neuron that fires in one corpus only; NaN for a
+        neuron that never fires, and for a study of one corpus. Shape `(n_layers, d_ff)`.
         """
         if len(self.corpora) < 2:
             return np.full(self.mean_norm.shape, np.nan)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore"):  # a neuron that never fires gives 0 / 0
             part = self.frequency.astype(np.float64) / self.frequency.sum(0)
             entropy = -(part * np.log(np.where(part > 0, part, 1))).sum(0)
         return 1 - entropy / np.log(len(self.corpora))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerContexts:
-    """Where the neurons of one layer are largest; arrays have shape `(k, d_ff)`, -1 and 0 where there is none."""
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LayerStudy:
+    """Numbers of the neurons of one layer; the arrays are the layer's part of those of `NeuronStudy`."""
 
-    value: np.ndarray
-    """`neuron_norm` with the sign of `h`."""
-    place: np.ndarray
-    """Window times width plus position, in its corpus."""
-    corpus: np.ndarray
-    """Which corpus."""
+    frequency: np.ndarray
+    """Shape `(d_ff, n_corpora)`."""
+    mean_norm: np.ndarray
+    max_norm: np.ndarray
+    neighbour: np.ndarray
+    neighbour_correlation: np.ndarray
+    promoted: np.ndarray
+    demoted: np.ndarray
+    contexts: LayerContexts
+
+
+_ARRAYS = tuple(field.name for field in dataclasses.fields(LayerStudy) if field.name != "contexts")
 
 
 def study_neurons(
@@ -111,59 +117,59 @@ def study_neurons(
     thresholds: Thresholds | None = None,
     *,
     cett: float = 0.2,
-    contexts: int = CONTEXTS,
-    journal: Callable[[Corpus], Journal] = lambda corpus: Journal(),
+    contexts: int = CONTEXTS_PER_NEURON,
+    journals: Mapping[str, Journal] | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
-    on_layer: Callable[[int, dict[str, np.ndarray], LayerContexts], None] | None = None,
+    on_layer: Callable[[int, LayerStudy], None] | None = None,
 ) -> NeuronStudy:
-    """Run over each corpus once and say what every neuron did.
+    """Run the model over each corpus once and collect the numbers of every neuron.
 
     Args:
-        thresholds: Above these a neuron is active; None learns those of `cett` on a few thousand tokens.
-        contexts: Places kept per neuron.
-        journal: Gives the journal of a corpus, to resume from.
-        on_layer: Called with each layer's number, its arrays by the field names of `NeuronStudy`, and its
-            contexts: the only time that these are in memory.
+        corpora: Texts by name, in the tokens of this model.
+        thresholds: A neuron is active above its threshold; None learns thresholds on a few thousand tokens.
+        cett: CETT of the learned thresholds.
+        contexts: Contexts kept per neuron.
+        journals: Journal of each corpus by name, from which an interrupted study resumes.
+        on_layer: Called with the index and the numbers of each layer. Its contexts are in memory only then.
 
     Raises:
-        InputError: no corpus, or thresholds for another number of layers.
+        InputError: If there is no corpus, `contexts` is below 1, or the thresholds are for another number of layers.
     """
     if not corpora or contexts < 1:
-        raise InputError(f"a study needs a corpus and at least 1 context, got {len(corpora)} and {contexts}")
-    whole = _joined(corpora)
+        raise InputError(
+            f"a study needs a corpus and at least 1 context, got {len(corpora)} corpora and {contexts} contexts"
+        )
+    whole = _join(corpora)
     meter = Meter(loaded, whole)
     if thresholds is None:
-        thresholds = calibrated(
-            loaded,
-            whole,
-            cett,
-            settings=PassSettings(batch_size=batch_size, progress=progress),
-        )
+        settings = PassSettings(batch_size=batch_size, progress=progress)
+        thresholds = learn_thresholds(loaded, whole, cett, settings=settings)
     thresholds.for_sites(loaded.sites)
     tokens = [corpus.num_tokens for corpus in corpora.values()]
-    passes = []
+    passes: list[NeuronTotals] = []
     for name, corpus in corpora.items():
-        share = min(corpus.num_tokens, round(SAMPLE_TOKENS * corpus.num_tokens / sum(tokens)))
+        # Each corpus gets its share of the sampled tokens, so the joined sample is spread evenly over all text.
+        share = min(corpus.num_tokens, round(COACTIVATION_TOKENS * corpus.num_tokens / sum(tokens)))
         observer = NeuronObserver(loaded, corpus, thresholds, sample=share, contexts=contexts)
         key = f"neurons {thresholds.identity} {share} {contexts}"
-        settings = PassSettings(journal=journal(corpus), batch_size=batch_size, progress=progress)
-        passes.append(
-            run_pass(loaded, corpus, observer, key=key, settings=settings, label=name, head=False).totals
-        )
+        journal = journals[name] if journals else Journal()
+        settings = PassSettings(journal=journal, batch_size=batch_size, progress=progress)
+        result = run_pass(loaded, corpus, observer, key=key, settings=settings, label=name, head=False)
         meter.add(corpus)
+        passes.append(result.totals)
     layers = []
-    for layer in range(len(loaded.sites)):
-        arrays, places = _layer(loaded, layer, passes, tokens)
+    for index in range(len(loaded.sites)):
+        layer = _study_layer(loaded, index, passes, tokens)
         if on_layer is not None:
-            on_layer(layer, arrays, places)
-        layers.append(arrays)
+            on_layer(index, layer)
+        layers.append({name: getattr(layer, name) for name in _ARRAYS})
     return NeuronStudy(
         corpora=tuple(corpora),
         num_tokens=tuple(tokens),
         thresholds=thresholds,
         tokenizer_sha256=vocabulary_digest(loaded.tokenizer),
-        **_stacked(layers),
+        **_stack(layers),
         **_vocabulary(passes),
         cost=meter.cost(),
         provenance=made_now(**loaded.provenance(), **whole.provenance()),
@@ -176,8 +182,8 @@ def vocabulary_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
-def _joined(corpora: Mapping[str, Corpus]) -> Corpus:
-    """All windows of all corpora."""
+def _join(corpora: Mapping[str, Corpus]) -> Corpus:
+    """All windows of all corpora as one corpus."""
     parts = list(corpora.values())
     begins = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
     return dataclasses.replace(
@@ -190,51 +196,49 @@ def _joined(corpora: Mapping[str, Corpus]) -> Corpus:
     )
 
 
-def _layer(
-    loaded: LoadedModel, layer: int, passes: list[NeuronTotals], tokens: list[int]
-) -> tuple[dict[str, np.ndarray], LayerContexts]:
-    site = loaded.sites[layer]
-    totals = [corpus.sites[layer] for corpus in passes]
+def _study_layer(
+    loaded: LoadedModel, index: int, passes: Sequence[NeuronTotals], tokens: Sequence[int]
+) -> LayerStudy:
+    site = loaded.sites[index]
+    totals = [corpus.sites[index] for corpus in passes]
     norms = site.column_norms().cpu()
-    value, place, corpus = (
-        part.cpu() for part in merged([(t.contexts.value, t.contexts.place) for t in totals])
-    )
+    contexts = merge_contexts([part.contexts for part in totals], norms)
     bits = np.concatenate([part.bits.cpu().numpy() for part in totals])
-    numbers, correlation = neighbours(unpack(bits, site.d_ff))
+    neighbour, correlation = find_neighbours(unpack(bits, site.d_ff))
     mean = torch.stack([part.size for part in totals]).sum(0).cpu() / sum(tokens) * norms
-    nothing = np.full((site.d_ff, lens.ITEMS), -1, np.int32)
-    up, down = lens.promoted(loaded, site) or (nothing, nothing)
+    no_tokens = np.full((site.d_ff, lens.ITEMS), -1, np.int32)
+    promoted, demoted = lens.promoted_tokens(loaded, site) or (no_tokens, no_tokens)
     counts = [part.count.cpu().numpy() / count for part, count in zip(totals, tokens, strict=True)]
-    arrays = {
-        "frequency": np.stack(counts, axis=-1).astype(np.float32),  # (d_ff, n_corpora)
-        "mean_norm": mean.float().numpy(),
-        "max_norm": (value[0].abs() * norms).numpy(),
-        "neighbour": numbers,
-        "neighbour_correlation": correlation,
-        "promoted": up,
-        "demoted": down,
-    }
-    return arrays, LayerContexts((value * norms).numpy(), place.numpy(), corpus.numpy())
+    return LayerStudy(
+        frequency=np.stack(counts, axis=-1).astype(np.float32),
+        mean_norm=mean.float().numpy(),
+        max_norm=np.abs(contexts.value[0]),
+        neighbour=neighbour,
+        neighbour_correlation=correlation,
+        promoted=promoted,
+        demoted=demoted,
+        contexts=contexts,
+    )
 
 
-def _stacked(layers: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """One array per name over all layers; a narrower layer is padded with NaN, numbers of neurons with -1."""
+def _stack(layers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """One array per name over all layers; a narrower layer is padded with NaN, indices and ids with -1."""
     width = max(len(layer["mean_norm"]) for layer in layers)
     stacked = {}
-    for name in layers[0]:
-        nothing = -1 if layers[0][name].dtype.kind == "i" else np.nan
-        rows = [np.asarray(layer[name]) for layer in layers]
+    for name in _ARRAYS:
+        missing = -1 if layers[0][name].dtype.kind == "i" else np.nan
+        rows = [layer[name] for layer in layers]
         pads = [[(0, width - len(row)), *[(0, 0)] * (row.ndim - 1)] for row in rows]
         stacked[name] = np.stack(
-            [np.pad(row, pad, constant_values=nothing) for row, pad in zip(rows, pads, strict=True)]
+            [np.pad(row, pad, constant_values=missing) for row, pad in zip(rows, pads, strict=True)]
         )
     stacked["frequency"] = np.moveaxis(stacked["frequency"], -1, 0)
     return stacked
 
 
-def _vocabulary(passes: list[NeuronTotals]) -> dict[str, np.ndarray]:
+def _vocabulary(passes: Sequence[NeuronTotals]) -> dict[str, np.ndarray]:
     count = np.sum([corpus.vocabulary_count.numpy() for corpus in passes], axis=0)
     total = np.sum([corpus.vocabulary_ratio.numpy() for corpus in passes], axis=0)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0 for a token without occurrences
         ratio = (total / count).astype(np.float32)
     return {"vocabulary_count": count, "vocabulary_ratio": ratio}

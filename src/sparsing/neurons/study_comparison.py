@@ -1,8 +1,8 @@
-"""Studies against each other: how far apart firing is between corpora and between models, token by token.
+"""Comparison of studies: distances of firing between corpora and models, and activation ratios token by token.
 
-Neurons of one model are compared one by one; neurons of two models have nothing to do with each other, so there
-it is the distributions of frequency that are compared, and the mean activation ratio of each vocabulary item
-(Sparsing Law, section 5: the points of two scales lie along the diagonal).
+Neurons of one model are compared one by one. Neurons of two models do not correspond to each other, so two models are
+compared by their distributions of firing frequency and by the mean activation ratio of each vocabulary item (Sparsing
+Law, section 5: the points of two scales lie along the diagonal).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sparsing.errors import InputError
 from sparsing.neurons.study import NeuronStudy
 
 MIN_COUNT = 10
-"""A vocabulary item seen less often in either model's corpus has no mean worth comparing."""
+"""Vocabulary items that either corpus contains less often are left out, since their mean ratio is too noisy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Distance(Result):
-    """Between the firing frequencies of two corpora, of one model or of two."""
+class FrequencyDistance(Result):
+    """Distance between the firing frequencies in two corpora, of one model or of two."""
 
     kind = "study_distance"
 
@@ -31,11 +31,11 @@ class Distance(Result):
     """`model, corpus`."""
     second: str
     wasserstein: float
-    """Between the distributions of frequency over neurons: mean distance of the sorted curves, in [0, 1]."""
+    """Distance of the distributions over neurons: the mean distance of the sorted frequencies, in [0, 1]."""
     mean_difference: float | None
-    """Mean `|f_first - f_second|` neuron by neuron; None for two models."""
+    """Mean `|f_first - f_second|` over neurons; None for two models."""
     correlation: float | None
-    """Spearman, neuron by neuron; None for two models."""
+    """Spearman correlation over neurons; None for two models."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,18 +45,22 @@ class TokenScatter(Result):
     kind = "token_scatter"
 
     ids: np.ndarray
-    """Items seen often enough in both, the most frequent first."""
+    """Items that occur often enough in both corpora, the most frequent first."""
     first: np.ndarray
     """Mean ratio in the first model, same shape."""
     second: np.ndarray
     count: np.ndarray
-    """How often the item was seen, the lesser of the two."""
+    """Occurrences of the item, the smaller number of the two."""
     pearson: float
     spearman: float
 
 
-def distances(studies: Mapping[str, NeuronStudy]) -> list[Distance]:
-    """Every pair of a model's corpora, and of two models on the corpus of the same name."""
+def frequency_distances(studies: Mapping[str, NeuronStudy]) -> list[FrequencyDistance]:
+    """Distances between the corpora of each model, and between models on corpora of the same name.
+
+    Args:
+        studies: Studies by the name of their model.
+    """
     from scipy.stats import wasserstein_distance
 
     rows = {
@@ -64,38 +68,42 @@ def distances(studies: Mapping[str, NeuronStudy]) -> list[Distance]:
         for model, study in studies.items()
         for index, corpus in enumerate(study.corpora)
     }
-    found = []
+    distances = []
     for (a, first), (b, second) in itertools.combinations(rows.items(), 2):
         same_model = a[0] == b[0]
         if not same_model and a[1] != b[1]:
             continue
-        real = [row[np.isfinite(row)] for row in (first, second)]
-        found.append(
-            Distance(
+        x, y = first[np.isfinite(first)], second[np.isfinite(second)]  # NaN pads narrower layers
+        distances.append(
+            FrequencyDistance(
                 first=", ".join(a),
                 second=", ".join(b),
-                wasserstein=float(wasserstein_distance(*real)),
-                mean_difference=float(np.abs(real[0] - real[1]).mean()) if same_model else None,
-                correlation=_spearman(*real) if same_model else None,
+                wasserstein=float(wasserstein_distance(x, y)),
+                mean_difference=float(np.abs(x - y).mean()) if same_model else None,
+                correlation=_spearman(x, y) if same_model else None,
             )
         )
-    return found
+    return distances
 
 
 def token_scatter(first: NeuronStudy, second: NeuronStudy, *, min_count: int = MIN_COUNT) -> TokenScatter:
-    """Mean activation ratios of the vocabulary items that both have seen at least `min_count` times.
+    """Mean activation ratios of the vocabulary items that occur at least `min_count` times in both studies.
 
     Raises:
-        InputError: other vocabularies, or fewer than three such items.
+        InputError: If the vocabularies differ, or fewer than three items occur that often.
     """
     if first.tokenizer_sha256 != second.tokenizer_sha256:
-        raise InputError("the two models have different vocabularies; only tokens they share can be compared")
-    size = min(len(first.vocabulary_count), len(second.vocabulary_count))  # either may be padded
+        raise InputError(
+            "the two models have different vocabularies, so their tokens cannot be compared; study two models"
+            " with the same tokenizer"
+        )
+    size = min(len(first.vocabulary_count), len(second.vocabulary_count))  # one may have padding rows
     count = np.minimum(first.vocabulary_count[:size], second.vocabulary_count[:size])
     ids = np.flatnonzero(count >= min_count)
     if len(ids) < 3:
         raise InputError(
-            f"only {len(ids)} vocabulary items were seen {min_count} times in both; run on more text"
+            f"only {len(ids)} vocabulary items occur {min_count} times in both studies, but a comparison needs 3;"
+            " run on more text"
         )
     ids = ids[np.argsort(-count[ids], kind="stable")]
     x, y = first.vocabulary_ratio[ids], second.vocabulary_ratio[ids]
@@ -110,6 +118,6 @@ def token_scatter(first: NeuronStudy, second: NeuronStudy, *, min_count: int = M
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(np.asarray(spearmanr(x, y))[0])  # correlation and p-value

@@ -1,6 +1,6 @@
-"""Benchmark scores on a page: the card of an evaluation, its tables, and charts of the change from dense.
+"""The benchmark section of a page, and the card of an evaluation on the first screen.
 
-Scores and their changes are in percent and in points, as in the tables that `sparsing evaluate` writes.
+Scores are in percent and their changes in points, as in the tables that `sparsing evaluate` writes.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ NOTE = (
 
 
 def benchmark_section(evaluations: Mapping[str, Evaluation]) -> Section:
-    """Charts and tables of evaluations by the name of their model."""
-    charts = []
+    """Charts and tables of the evaluations.
+
+    Args:
+        evaluations: By the name of their model.
+    """
+    charts, tables = [], []
     for name, evaluation in evaluations.items():
         charts += [group_chart(name, evaluation), score_chart(name, evaluation)]
-    return Section(
-        title="Benchmarks",
-        note=NOTE,
-        charts=[chart for chart in charts if chart.series],
-        tables=[table for name, one in evaluations.items() for table in _tables(name, one)],
-    )
+        tables += _score_tables(name, evaluation)
+    shown = [chart for chart in charts if chart.series]
+    return Section(title="Benchmarks", note=NOTE, charts=shown, tables=tables)
 
 
-def _tables(name: str, evaluation: Evaluation) -> list[PageTable]:
-    """Every score, then the paper's tables."""
+def _score_tables(name: str, evaluation: Evaluation) -> list[PageTable]:
+    """The table of every score, then the tables of the paper."""
     from sparsing.evaluation.tables import overview, paper_tables
 
     whole = overview(evaluation)
@@ -56,7 +57,7 @@ def _tables(name: str, evaluation: Evaluation) -> list[PageTable]:
 
 
 def benchmark_card(name: str, evaluation: Evaluation) -> Card | None:
-    """The change of all scores at the first level beside dense; None where nothing was compared."""
+    """The mean change of all scores at the first sparse level; None if only the dense model was evaluated."""
     from sparsing.evaluation.outcome import ALL
 
     change = next((change for change in evaluation.changes if change.group == ALL), None)
@@ -77,31 +78,27 @@ def benchmark_card(name: str, evaluation: Evaluation) -> Card | None:
 def _gains(evaluation: Evaluation, level: str) -> list[tuple[str, str]]:
     from sparsing.evaluation.outcome import ALL, DENSE
 
+    """Changes of the groups, ratios while the tasks ran, items and time, as labels and values."""
     gains = [
         (f"{group_title(change.group, change)}, mean change", f"{100 * change.difference:+.2f} points")
         for change in evaluation.changes
         if change.level == level and change.group != ALL
     ]
-    runs = {(row.level, row.task): row for row in evaluation.rows}  # a task may have several scores
-    sparse = [row for (at, _), row in runs.items() if at == level]
-    dense = [row for (at, _), row in runs.items() if at == DENSE]
-    prefill = [row.prefill_activation_ratio for row in sparse]
-    decode = [row.decode_activation_ratio for row in sparse]
-    gains += [
-        (f"activation ratio, {phase}, by task", said)
-        for phase, ratios in (("prefill", prefill), ("decode", decode))
-        if (said := _range(ratios))
-    ]
+    # a task with several scores has several rows, with the same items and time
+    runs = {(row.level, row.task): row for row in evaluation.rows}
+    sparse = [row for (row_level, _), row in runs.items() if row_level == level]
+    dense_sec = sum(row.wall_sec for (row_level, _), row in runs.items() if row_level == DENSE)
+    sparse_sec = sum(row.wall_sec for row in sparse)
+    if prefill := _ratio_range([row.prefill_activation_ratio for row in sparse]):
+        gains.append(("activation ratio, prefill, by task", prefill))
+    if decode := _ratio_range([row.decode_activation_ratio for row in sparse]):
+        gains.append(("activation ratio, decode, by task", decode))
     gains.append(("items", f"{sum(row.num_items for row in sparse):,}"))
-    gains.append(
-        (
-            "time, dense to sparse",
-            f"{sum(r.wall_sec for r in dense):,.1f} s to {sum(r.wall_sec for r in sparse):,.1f} s",
-        )
-    )
+    gains.append(("time, dense to sparse", f"{dense_sec:,.1f} s to {sparse_sec:,.1f} s"))
     return gains
 
 
-def _range(ratios: Sequence[float | None]) -> str:
+def _ratio_range(ratios: Sequence[float | None]) -> str:
+    """The smallest and the largest ratio in percent; empty if none is known."""
     known = [ratio for ratio in ratios if ratio is not None]
     return f"{100 * min(known):.1f}% to {100 * max(known):.1f}%" if known else ""

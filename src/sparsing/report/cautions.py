@@ -1,4 +1,4 @@
-"""What weakens the figures of a measurement or an evaluation, in sentences; nothing where nothing does."""
+"""Warnings about weak results (few tokens, wide intervals, ...) as sentences for the first screen of the report."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
 
 FEW_TOKENS = 10_000
+"""Fewer measured tokens than this give a warning."""
 FEW_WINDOWS = 10
+"""Intervals over fewer windows than this give a warning."""
 WIDE = 0.1
-"""An interval is wide when half of it is more than this share of the figure."""
+"""An interval is wide if half of its length is above this share of the activation ratio."""
 OFF_TARGET = 2.0
-"""Held-out text is off when its rise of perplexity is more than this many times the one asked for."""
+"""The rise of held-out perplexity gives a warning above this multiple of the requested rise."""
 
 FEW_ITEMS = 100
+"""Scores over fewer items than this give a warning."""
 NEAR_CHANCE = 2.0
-"""Standard errors above chance below which a score is as good as guessed."""
+"""A score within this many standard errors above chance cannot be told from guessing."""
 
 
 def measurement_cautions(result: Measurement) -> list[str]:
-    """Sentences for the first screen."""
+    """The warnings of a measurement; empty if there are none."""
     return [*_text(result), *_interval(result), *_search(result), *_held_out(result)]
 
 
@@ -33,7 +36,7 @@ def _text(result: Measurement) -> list[str]:
         notes.append(f"Only {result.num_tokens:,} tokens were measured; {FEW_TOKENS:,} or more are advised.")
     if 1 < result.n_windows < FEW_WINDOWS:
         notes.append(
-            f"Intervals rest on {result.n_windows} windows; give more text or a smaller --window to trust them."
+            f"Intervals rest on {result.n_windows} windows, which is few; give more text or a smaller --window."
         )
     return notes
 
@@ -41,7 +44,9 @@ def _text(result: Measurement) -> list[str]:
 def _interval(result: Measurement) -> list[str]:
     interval = result.activation_ratio_interval
     if interval is None or not is_interval(interval):
-        return ["The activation ratio has no interval: one window, or a level that few resamples reach."]
+        return [
+            "The activation ratio has no interval: there is one window, or few resamples reach the level."
+        ]
     half = (interval[1] - interval[0]) / 2
     if half > WIDE * result.activation_ratio:
         return [
@@ -56,10 +61,10 @@ def _search(result: Measurement) -> list[str]:
     if not result.converged:
         notes.append(f"The target was not met: perplexity ratio {result.ppl_ratio:.5f}.")
     if not result.monotone:
-        notes.append("Perplexity is not monotone in the level; the level found is one of several.")
+        notes.append("Perplexity is not monotone in the level; other levels may meet the target too.")
     dense = [str(layer) for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1]
     if dense:
-        notes.append(f"No neuron is ever inactive in layer {', '.join(dense)}.")
+        notes.append(f"All neurons are always active in layer {', '.join(dense)}.")
     return notes
 
 
@@ -74,7 +79,7 @@ def _held_out(result: Measurement) -> list[str]:
 
 
 def evaluation_cautions(evaluation: Evaluation) -> list[str]:
-    """Sentences for the first screen, on the dense scores that all changes start from."""
+    """The warnings of an evaluation, about the dense scores from which all changes are counted."""
     from sparsing.evaluation.outcome import DENSE
 
     dense = [row for row in evaluation.rows if row.level == DENSE]
@@ -86,13 +91,13 @@ def evaluation_cautions(evaluation: Evaluation) -> list[str]:
     if guessed:
         notes.append(
             f"The dense model does no better than guessing, or has nothing right: {_of(guessed, dense)}."
-            " A score at its floor cannot fall, whatever is dropped."
+            " Such a score cannot fall further, so its change shows nothing."
         )
     return notes
 
 
 def _near_chance(row: Row) -> bool:
-    """Within a few standard errors of chance, or of zero where there are no options to guess among."""
+    """True if the score is within `NEAR_CHANCE` standard errors of chance, or of 0 for a task without options."""
     return row.stderr is not None and row.score - (row.chance or 0) <= NEAR_CHANCE * row.stderr
 
 

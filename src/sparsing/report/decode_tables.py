@@ -1,4 +1,4 @@
-"""The tables of a decoding benchmark, the same on a terminal and in the docs: a header and rows of text."""
+"""The tables of decoding benchmarks for the terminal and the docs: a header and rows of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NONE = "-"
 
 
 def ffn_tables(bench: BlockBenchmark) -> dict[str, Rows]:
-    """Title to table, one for each shape, dtype and batch."""
+    """One table for each shape, dtype and batch, by title."""
     return {
         f"FFN of {shape}, {dtype}, batch {batch}, {bench.threads} threads": ffn_table(
             bench.of(shape, dtype, batch)
@@ -26,7 +26,7 @@ def ffn_tables(bench: BlockBenchmark) -> dict[str, Rows]:
 
 
 def ffn_table(lines: Sequence[BlockTiming]) -> Rows:
-    """One row per engine and ratio, the dense engines first."""
+    """One row per engine and ratio; at each ratio the dense engines come first."""
     header = ["engine", "ratio", "active", "read", "predicted", "recall", "ms", "quartiles", "speed-up"]
     header += ["ceiling", "reached", "MB", "GB/s", "of memory's"]
     ordered = sorted(lines, key=lambda line: (line.ratio or 0, not line.dense))
@@ -53,7 +53,7 @@ def _ffn_row(line: BlockTiming) -> list[str]:
 
 
 def whole_tables(bench: ModelBenchmark) -> dict[str, Rows]:
-    """Title to table, one for each shape and dtype."""
+    """One table for each shape and dtype, by title."""
     context = f"context {bench.prompt_tokens} to {bench.prompt_tokens + bench.new_tokens}"
     return {
         f"generate(), {title}, batch 1, {bench.threads} threads, {context}": whole_table(lines)
@@ -87,20 +87,21 @@ def _whole_row(line: ModelTiming, rivals: list[str]) -> list[str]:
 
 
 def notes(bench: Benchmark) -> list[str]:
-    """What a reader of the tables must know, in lines."""
+    """Explanations that belong below the tables: machine, memory, weights, meaning of the columns."""
     measured = bench.bandwidth
     lines = [
-        f"{bench.processor}, {bench.threads} threads, medians of {bench.rounds} rounds in turn",
+        f"{bench.processor}, {bench.threads} threads, medians of {bench.rounds} interleaved rounds",
         f"memory: read {measured.read_bytes_per_sec / 1e9:.1f} GB/s, copy {measured.copy_bytes_per_sec / 1e9:.1f} GB/s"
-        f" with {measured.threads} threads; the better one is the bandwidth",
+        f" with {measured.threads} threads; the larger value is the bandwidth",
         f"weights: {bench.weights}",
-        "ceiling: speed-up that fewer bytes allow; reached: share of it; of memory's: bytes a second, of the bandwidth",
+        "ceiling: speed-up that fewer bytes allow; reached: share of the ceiling;"
+        " of memory's: bytes per second as a share of the bandwidth",
     ]
     return [*lines, *(f"left out: {why}" for why in bench.left_out)]
 
 
 def markdown(rows: Rows) -> str:
-    """The table in Markdown."""
+    """The table as Markdown, numbers aligned right."""
     header, body = rows
     lines = [header, ["---", *("---:" for _ in header[1:])], *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

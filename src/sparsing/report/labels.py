@@ -1,6 +1,7 @@
-"""Text of any origin made fit for a figure or a page: tokens may hold newlines, control characters, any script.
+"""Labels for figures and pages made from text of any origin: tokens, file names and model names.
 
-Nothing is dropped silently: what cannot be shown stands there as a backslash escape.
+Such text may contain newlines, control characters and any script. Characters that cannot be shown become backslash
+escapes; none is dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from sparsing.base.provenance import Provenance
 
 BASE_FONT = "DejaVu Sans"
-"""Comes with matplotlib, so it is on every machine."""
+"""Part of matplotlib, so every machine has it."""
 CJK_FONTS = (
     "Noto Sans CJK SC",
     "Noto Sans SC",
@@ -27,27 +28,27 @@ CJK_FONTS = (
     "Hiragino Sans GB",
     "SimHei",
 )
-"""Fonts for Chinese, in order of preference; the first one installed helps the base font out."""
+"""Fonts for Chinese, in order of preference; the first installed font complements the base font."""
 ELLIPSIS = "\u2026"
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 @functools.cache
 def font_families() -> list[str]:
-    """The base font, and one for Chinese where the machine has one."""
+    """The base font, followed by a font for Chinese if the machine has one."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     return [BASE_FONT, *[name for name in CJK_FONTS if name in installed][:1]]
 
 
 def escape_unprintable(text: str, *, keep: str = "") -> str:
-    """Replace control characters, lone surrogates and invisible marks by escapes, except those in `keep`."""
+    """The text with escapes for control characters, lone surrogates and invisible marks, except those in `keep`."""
     return "".join(char if char in keep or char.isprintable() else _escape(char) for char in text)
 
 
 def token_label(text: str, *, length: int = 14) -> str:
-    """A token as a tick label: one line, at most `length` characters, only glyphs that the fonts have.
+    """A token as a tick label: one line, at most `length` characters, and only glyphs that the fonts have.
 
-    One leading space is dropped when something follows it; other space is shown as U+2423 (open box).
+    A leading space before other text is dropped. A token of spaces alone is shown as U+2423 (open box) signs.
     """
     if len(text) > 1 and text[0] == " " and text[1] != " ":
         text = text[1:]
@@ -56,7 +57,7 @@ def token_label(text: str, *, length: int = 14) -> str:
 
 
 def drawable(text: str) -> str:
-    """The text with an escape for every character that is not printable or has no glyph in the fonts."""
+    """The text with an escape for each character that is not printable or has no glyph in the fonts."""
     return "".join(
         char if char.isprintable() and (char.isascii() or _has_glyph(char)) else _escape(char)
         for char in text

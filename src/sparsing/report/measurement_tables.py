@@ -1,4 +1,4 @@
-"""The tables of a measurement, the same on a terminal and on a page: a header and rows of text."""
+"""The tables of measurements, comparisons and studies for the terminal and the page: a header and rows of text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from sparsing.neurons.study import NeuronStudy
 
 Rows = tuple[list[str], list[list[str]]]
+"""The header and the rows of a table."""
 
 COSTS = (0.5, 1, 2, 5, 10, 20, 50)
-"""Rises of perplexity, in percent, at which rules are compared."""
+"""Rises of perplexity in percent at which rules are compared."""
 
 
 def summary(results: Sequence[Measurement]) -> Rows:
@@ -53,7 +54,7 @@ def layers(result: Measurement) -> Rows:
 
 
 def frontier(comparison: RuleComparison) -> Rows:
-    """Activation ratio of each rule at some costs in perplexity."""
+    """Activation ratio of each rule at the costs in perplexity that the comparison reaches."""
     most = max(point.ppl_ratio for point in comparison.points)
     costs = [p for p in COSTS if 1 + p / 100 <= most + 1e-3]
     return ["rule", *(f"PPL-{p:g}%" for p in costs)], [
@@ -90,12 +91,12 @@ def training(series: Mapping[str, Sequence[Measurement]]) -> Rows:
 
 
 def percent(value: float, digits: int = 2) -> str:
-    """A fraction as a percentage; a dash for NaN."""
+    """A fraction as a percentage, a dash for NaN."""
     return "-" if math.isnan(value) else f"{100 * value:.{digits}f}%"
 
 
 def interval(low_high: tuple[float, float] | None, scale: float = 100, digits: int = 2) -> str:
-    """`[low, high]`; nothing where there is none."""
+    """`[low, high]` in multiples of `1 / scale`; empty without an interval."""
     if low_high is None:
         return ""
     return f"[{scale * low_high[0]:.{digits}f}, {scale * low_high[1]:.{digits}f}]"
@@ -114,7 +115,7 @@ def _summary_row(result: Measurement) -> list[str]:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes in decimal units, three digits: `4.23 GB`."""
+    """Bytes in decimal units with three significant digits: `4.23 GB`."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if num_bytes >= unit:
             return f"{num_bytes / unit:.3g} {name}"

@@ -1,7 +1,7 @@
-"""What the neuron explorer of the page needs: numbers of many neurons, and words and contexts of some.
+"""The data of the page's neuron explorer: the numbers of many neurons, and the words and contexts of some.
 
-A large model has a third of a million neurons and their contexts would be hundreds of megabytes, so the page
-takes the most telling ones within a budget and says how many there are; all of them are in `neurons.parquet`.
+A large model has a third of a million neurons, and their contexts take hundreds of megabytes. The page holds the
+most specialised and the strongest neurons within a budget and states the total; `neurons.parquet` holds all of them.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ if TYPE_CHECKING:
     from sparsing.neurons.study import NeuronStudy
 
 ROWS = 12_000
-"""Neurons whose numbers are on the page, of all studies together."""
+"""Neurons whose numbers are on the page, in all studies together."""
 DETAIL_BYTES = 900_000
-"""Words and contexts on the page, of all studies together."""
+"""Size of the words and contexts on the page, in all studies together."""
+DETAIL_SIZE = 300
+"""Bytes that the details of a neuron take at least."""
 CONTEXTS = 5
+"""Contexts per neuron."""
 BEFORE, AFTER = 70, 35
-"""Characters of a context around its token."""
+"""Characters of a context before and after its token."""
 
 
 def neuron_view(study: NeuronStudy, table: Path, *, share: float = 1.0) -> dict[str, Any]:
-    """The data of the explorer for one study.
+    """The data that `assets/neurons.js` reads for one study.
 
     Args:
-        table: Its `neurons.parquet`.
-        share: Of `ROWS` and `DETAIL_BYTES`, where the page shows several studies.
+        table: The study's `neurons.parquet`.
+        share: Share of `ROWS` and `DETAIL_BYTES` for this study, where the page shows several.
     """
-    order = telling(study)
+    order = explorer_order(study)
     width = study.mean_norm.shape[1]
     chosen = order[: int(ROWS * share)]
     layer, neuron = np.divmod(chosen, width)
@@ -53,11 +56,15 @@ def neuron_view(study: NeuronStudy, table: Path, *, share: float = 1.0) -> dict[
     }
 
 
-def telling(study: NeuronStudy) -> np.ndarray:
-    """Every neuron as `layer * d_ff + neuron`, the most specialised and the strongest ones first, in turn."""
+def explorer_order(study: NeuronStudy) -> np.ndarray:
+    """Every neuron as `layer * d_ff + neuron`, shape `(num_neurons,)`.
+
+    The most specialised and the strongest neurons come first, alternately.
+    """
+    # layers narrower than the widest one are padded with NaN
     real = np.flatnonzero(np.isfinite(study.mean_norm.ravel()))
     special = np.nan_to_num(study.specialisation.ravel()[real], nan=-1)
-    # one that fires on a handful of tokens looks specialised by chance
+    # a neuron that is active on a handful of tokens looks specialised by chance
     special[study.overall_frequency.ravel()[real] < DEAD_BELOW] = -1
     ranks = [real[np.argsort(-key, kind="stable")] for key in (special, study.max_norm.ravel()[real])]
     both = np.stack(ranks, axis=1).ravel()
@@ -65,29 +72,29 @@ def telling(study: NeuronStudy) -> np.ndarray:
 
 
 def _details(study: NeuronStudy, table: Path, chosen: np.ndarray, budget: int) -> dict[str, Any]:
-    """Words, neighbours and contexts by the row they belong to, in order until the budget is used."""
+    """Words, neighbours and contexts by row of the explorer, in order until `budget` bytes are used."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(table)
     width = study.mean_norm.shape[1]
-    # rows of one layer are read together, so the budget is shared out before
-    most = max(1, budget // 300)
+    # the file is read layer by layer, so the neurons that may fit are chosen before their sizes are known
+    most = max(1, budget // DETAIL_SIZE)
     wanted: dict[int, list[int]] = {}
     for row, number in enumerate(chosen[:most].tolist()):
         wanted.setdefault(number // width, []).append(row)
-    found: dict[int, dict[str, Any]] = {}
+    details: dict[int, dict[str, Any]] = {}
     for layer, rows in wanted.items():
         group = file.read_row_group(layer, columns=list(_COLUMNS))
         for row, record in zip(
             rows, _records(group, [int(chosen[row]) % width for row in rows]), strict=True
         ):
-            found[row] = _detail(record)
+            details[row] = _detail(record)
     kept, used = {}, 0
-    for row in sorted(found):
-        used += len(json.dumps(found[row]))
+    for row in sorted(details):
+        used += len(json.dumps(details[row]))
         if used > budget:
             break
-        kept[str(row)] = found[row]
+        kept[str(row)] = details[row]
     return kept
 
 

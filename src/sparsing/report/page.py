@@ -1,8 +1,8 @@
-"""Writes a report as one HTML file: style, scripts, plotting library and data are all inside it.
+"""Writes a document as one HTML file that contains its styles, scripts, plotting library and data.
 
-Nothing is fetched, and nothing could be: the page's own content security policy forbids the network and every
-script but its own, which are named by their digests. Text is escaped on the way into HTML (jinja2), into the
-script's data (`script_json`) and into the charts (`assets/charts.js`): a token may be `<script>`.
+The page loads nothing: its content security policy forbids the network and all scripts except its own, which the
+policy names by their digests. Text is escaped where it enters HTML (jinja2), the JSON data (`script_json`) and the
+charts (`assets/charts.js`), since a token may be `<script>`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from sparsing.report.page_parts import Document
 
 SCRIPTS = ("page.js", "charts.js", "text.js", "neurons.js")
-"""In this order; the first defines what the others share."""
+"""The scripts in loading order; the first defines functions that the others use."""
 _NUMBER = re.compile(
     r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|nan|inf)( ?(%|x|s|K|M|B))?( ?[\[(][-+\d., %e]*[\])])?"
     r"( to [-+][\d.]+)?"
 )
-"""With a unit or not, with an interval in brackets or not; or the two ends of an interval."""
+"""A number, optionally with a unit and an interval in brackets, or the two ends of an interval."""
 
 
 def write_report(document: Document, path: str | Path) -> Path:
-    """Write the page; returns its path.
+    """Writes the page to `path` and returns the path.
 
     Raises:
-        InputError: the folder cannot be written or the disk is full.
+        InputError: if the folder is not writable or the disk is full.
     """
     path = Path(path)
     write_text(path, render(document))
@@ -47,7 +47,7 @@ def write_report(document: Document, path: str | Path) -> Path:
 
 
 def render(document: Document) -> str:
-    """The page as text."""
+    """The page as HTML text."""
     from plotly.offline import get_plotlyjs
 
     charts: list[Chart] = []
@@ -80,10 +80,10 @@ def render(document: Document) -> str:
 
 
 def content_policy(scripts: Sequence[str]) -> str:
-    """No network, no frame, no form; of scripts these alone, each named by its SHA-256."""
+    """The page's security policy: no network, frames or forms, and only these scripts, named by their SHA-256."""
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    # the plotting library styles what it draws, and makes its pictures for download out of data: and blob:
+    # Plotly sets inline styles, and makes images for download from data: and blob: addresses
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:;"
         " base-uri 'none'; form-action 'none'"
@@ -91,13 +91,17 @@ def content_policy(scripts: Sequence[str]) -> str:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: plain ASCII, no character that ends the element or a line."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # escapes all but ASCII, U+2028 included
+    """JSON for a script element: plain ASCII, without characters that end the element or a line.
+
+    Raises:
+        ValueError: if a number is not finite.
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))  # non-ASCII characters become escapes
     return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
 
 
 def is_numeric(cells: Sequence[str]) -> bool:
-    """True for a column of numbers, which is set flush right."""
+    """True if a column holds numbers only, apart from empty cells and dashes; such a column is aligned right."""
     filled = [cell for cell in cells if cell not in ("", "-")]
     return bool(filled) and all(_NUMBER.fullmatch(cell) for cell in filled)
 

@@ -17,7 +17,6 @@ from sparsing.report.chart import Axis, Chart, HeatMap, Mark, Numbers, Picture, 
 from sparsing.report.labels import ELLIPSIS, drawable
 from sparsing.report.style import (
     FORMATS,
-    INK,
     LIGHT_DEPTHS,
     MARKERS,
     MUTED,
@@ -61,32 +60,43 @@ def save_pictures(pictures: Mapping[str, Picture], folder: str | Path) -> list[P
 @styled()
 def draw(picture: Picture) -> Figure:
     """The picture as a matplotlib figure."""
-    columns = min(picture.columns, len(picture.charts))
-    rows = [picture.charts[start : start + columns] for start in range(0, len(picture.charts), columns)]
-    heights = [max(map(_panel_height, row)) for row in rows]
+    charts = picture.charts
+    columns = min(picture.columns, len(charts))
     width = WIDTH if columns == 1 else WIDE
+    headings = [_heading(chart, titled=len(charts) > 1, width=width / columns) for chart in charts]
+    panel_heights = [_panel_height(chart, len(lines)) for chart, lines in zip(charts, headings, strict=True)]
+    heights = [max(panel_heights[start : start + columns]) for start in range(0, len(charts), columns)]
     title, subtitle = drawable(picture.title), drawable(picture.subtitle)
     figure = new_figure(0.6 + sum(heights), title, subtitle, width=width)
-    panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights).flatten()
-    for axes, chart in zip(panels, picture.charts, strict=False):
-        _draw_chart(figure, axes, chart, titled=len(picture.charts) > 1, width=width / columns)
-    for axes in panels[len(picture.charts) :]:
+    panels = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).flatten()
+    for axes, chart, lines in zip(panels, charts, headings, strict=False):
+        axes.set_title("\n".join(lines))
+        _draw_chart(figure, axes, chart)
+    for axes in panels[len(charts) :]:
         axes.set_axis_off()
-    _add_legends(figure, list(panels[: len(picture.charts)]))
+    _add_legends(figure, list(zip(panels, charts, strict=False)))
     return figure
 
 
-def _panel_height(chart: Chart) -> float:
-    """Inches."""
+def _heading(chart: Chart, *, titled: bool, width: float) -> list[str]:
+    """The lines above the axes: the title where the picture has several charts, and the caption."""
+    width -= 2 if chart.y.names else 0  # names take space from the axes
+    title = [drawable(chart.title)] if titled else []
+    return title + textwrap.wrap(drawable(chart.note), int(14 * width))  # about 14 characters to the inch
+
+
+def _panel_height(chart: Chart, heading_lines: int) -> float:
+    """Inches; the axes keep their height where the heading has many lines."""
+    heading = 0.14 * max(0, heading_lines - 2)
     if chart.y.names:
-        return 1.1 + 0.28 * len(chart.y.names)
+        legend = 0.4 * (sum(series.listed for series in chart.series) > 1)
+        return 1.2 + heading + legend + 0.28 * len(chart.y.names)
     if chart.heat_map is not None:
-        return 1.4 + min(max(0.16 * len(chart.heat_map.values), 0.8), 4.5)
-    return 2.6
+        return 1.4 + heading + min(max(0.16 * len(chart.heat_map.values), 0.8), 4.5)
+    return 2.6 + heading
 
 
-def _draw_chart(figure: Figure, axes: Axes, chart: Chart, *, titled: bool, width: float) -> None:
-    _set_heading(axes, chart, titled=titled, width=width)
+def _draw_chart(figure: Figure, axes: Axes, chart: Chart) -> None:
     # scales come first: intervals and text are placed in the coordinates of the scale
     axes.set_xscale(chart.x.scales[0])
     axes.set_yscale(chart.y.scales[0])
@@ -114,13 +124,6 @@ def _draw_chart(figure: Figure, axes: Axes, chart: Chart, *, titled: bool, width
     layers = sum(series.depth is not None for series in chart.series)
     if layers > 1:
         depth_bar(figure, axes, layers)
-
-
-def _set_heading(axes: Axes, chart: Chart, *, titled: bool, width: float) -> None:
-    """The caption above the axes, below the chart's title where the picture has several charts."""
-    lines = [drawable(chart.title)] if titled else []
-    lines += textwrap.wrap(drawable(chart.note), int(14 * width))  # about 14 characters to the inch
-    axes.set_title("\n".join(lines))
 
 
 def _draw_heat_map(figure: Figure, axes: Axes, heat_map: HeatMap) -> None:
@@ -248,12 +251,16 @@ def compact_number(value: float) -> str:
     return f"{float(f'{value / unit:.3g}'):g}{name}"
 
 
-def _add_legends(figure: Figure, panels: Sequence[Axes]) -> None:
+def _add_legends(figure: Figure, panels: Sequence[tuple[Axes, Chart]]) -> None:
     """One legend for the figure if its panels list the same series, otherwise one for each panel."""
-    entries = [axes.get_legend_handles_labels() for axes in panels]
-    if len(entries) > 1 and all(labels == entries[0][1] for _, labels in entries) and len(entries[0][1]) > 1:
-        figure.legend(*entries[0], loc="outside right upper")
+    entries = [axes.get_legend_handles_labels() for axes, _ in panels]
+    handles, labels = entries[0]
+    if len(panels) > 1 and len(labels) > 1 and all(other == labels for _, other in entries):
+        figure.legend(handles, labels, loc="outside right upper")
         return
-    for axes, (_, labels) in zip(panels, entries, strict=True):
-        if len(labels) > 1:
-            axes.legend(loc="best", labelcolor=INK)
+    for (axes, chart), (handles, labels) in zip(panels, entries, strict=True):
+        if len(labels) > 1 and chart.y.names and len(panels) == 1:
+            # rows of names leave no free space inside the axes
+            figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        elif len(labels) > 1:
+            axes.legend(loc="best")

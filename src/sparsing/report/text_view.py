@@ -1,4 +1,4 @@
-"""What the text view of the page needs: tokens, their ratio in each layer, and the neurons that say most there."""
+"""The data of the page's text view: tokens, their activation ratio in each layer, and their strongest neurons."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
 
 LONGEST = 60
-"""Characters of a token that are shown; the middle of a longer one is left out."""
+"""Characters of a token that are shown; the middle of a longer token is left out."""
 JOINERS = "\u200c\u200d\ufe0e\ufe0f"
-"""Invisible, but scripts and emoji are made with them."""
+"""Invisible characters that some scripts and emoji need between others; they are not escaped."""
 RATIO_SCALE = 1000
-"""Ratios are sent as whole thousandths."""
+"""Ratios are stored as whole thousandths, which the page shows exactly enough."""
 NORM_SCALE = 2**16 - 1
-"""Norms are sent as whole parts of the largest one."""
+"""Norms are stored as fractions of the largest norm with this denominator."""
 
 
 def text_view(result: Measurement) -> dict[str, Any] | None:
-    """The data of the text view; None where the measurement holds no tokens."""
+    """The data that `assets/text.js` reads; None if the measurement holds no tokens."""
     if not result.token_text:
         return None
     ratios = np.nan_to_num(result.token_activation_ratio)
@@ -33,7 +33,7 @@ def text_view(result: Measurement) -> dict[str, Any] | None:
         "name": result.name,
     }
     if result.token_top_neuron is not None and result.token_top_norm is not None:
-        most = float(result.token_top_norm.max()) or 1.0
+        most = float(result.token_top_norm.max()) or 1.0  # all norms 0: avoids a division by zero
         view["neurons"] = packed_array(smallest_integers(result.token_top_neuron))
         view["norms"] = packed_array((result.token_top_norm / most * NORM_SCALE).round().astype(np.uint16))
         view["largest_norm"] = rounded(most)
@@ -41,7 +41,7 @@ def text_view(result: Measurement) -> dict[str, Any] | None:
 
 
 def page_text(text: str, *, longest: int = LONGEST) -> str:
-    """A text as it is put on the page: newlines and tabs stay, what cannot be seen is escaped, long ones cut."""
+    """A text for the page: invisible characters except newlines and tabs are escaped, a long text loses its middle."""
     if len(text) > longest:
         half = longest // 2
         text = f"{text[:half]}\u2026[{len(text) - 2 * half:,} more characters]\u2026{text[-half:]}"

@@ -1,9 +1,9 @@
 """A corpus: one array of token ids, cut into windows, with a mask of the tokens that count.
 
-`load_corpus` reads and tokenises a text, `split_holdout` divides it, and `Corpus.batches` gives the batches that a model
-runs on. Windows are either packed (documents joined by the end-of-text token, then cut, with an optional stride) or
-hold one document each. Padding never counts; BOS counts only on request. Ids take 4 bytes each and text is tokenised
-piece by piece, so nothing else grows with the corpus.
+`load_corpus` reads and tokenises a text, `split_holdout` divides it, and `Corpus.batches` gives the batches that a
+model runs on. Windows are either packed (documents joined by the end-of-text token, then cut, with an optional
+stride) or hold one document each. Padding never counts; BOS counts only on request. Ids take 4 bytes each and text
+is tokenised piece by piece, so nothing else grows with the corpus.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Text that every machine with Python has: the standard library of the running interpreter.
 
-A document is the source of one module (code, comments and docstrings) or one topic of Python's own
-manual (`pydoc_data/topics.py`). About one document in twenty is held out, chosen by a digest of
-its name, so that a module is on the same side in every version of Python. Tests, tools with their own
-data and tables of numbers are left out.
+A document is the source of one module (code, comments and docstrings) or one topic of Python's manual
+(`pydoc_data/topics.py`). About one document in twenty is held out. A digest of its name decides, so a module is held
+out in all versions of Python or in none. Tests, tools that carry data, and tables of numbers are left out.
 """
 
 from __future__ import annotations
@@ -43,32 +42,32 @@ _HELDOUT_SHARE = 20
 
 
 def library_documents(split: Split = "train", *, root: Path | None = None) -> Iterator[str]:
-    """Texts of one split, in the order of their names.
+    """The texts of one split, in the order of their names.
 
     Args:
         split: "train" or "heldout"; no document is in both.
-        root: Folder of the standard library; that of the running interpreter by default.
+        root: Folder of the standard library; by default that of the running interpreter.
 
     Raises:
-        InputError: an unknown split, or no readable module below `root`.
+        InputError: if the split is unknown, or there is no readable module below `root`.
     """
     for _, text in named_library_documents(split, root=root):
         yield text
 
 
 def named_library_documents(split: Split, *, root: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Pairs of name and text of one split; a name is a dotted module, or `topics#` and a topic."""
+    """Pairs of name and text, as `library_documents`. A name is a dotted module name, or `topics#` and a topic."""
     if split not in get_args(Split):
         raise InputError(f"split must be one of {', '.join(get_args(Split))}, got {split!r}")
     folder = Path(sysconfig.get_paths()["stdlib"]) if root is None else root
-    found = False
+    empty = True
     for name, text in _every_document(folder):
-        found = True
-        if _side(name) == split:
+        empty = False
+        if _split_of(name) == split:
             yield name, text
-    if not found:
+    if empty:
         raise InputError(
-            f"no Python source below {str(folder)!r}; use a Python whose standard library is a folder of files"
+            f"no Python source below {str(folder)!r}; use a Python whose standard library is not in a zip file"
         )
 
 
@@ -84,7 +83,7 @@ def _every_document(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _module(relative: Path) -> str:
-    """Dotted name, which stays when a module becomes a package."""
+    """Dotted module name, which is the same for `json.py` and `json/__init__.py`."""
     parts = relative.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -99,7 +98,7 @@ def _skipped(relative: Path) -> bool:
 
 
 def _read(path: Path) -> str:
-    """Source in the encoding that it declares; empty where it cannot be read as text."""
+    """The source, decoded as it declares; empty if it cannot be read as text."""
     try:
         with tokenize.open(path) as handle:
             return handle.read()
@@ -107,6 +106,6 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _side(name: str) -> Split:
+def _split_of(name: str) -> Split:
     digest = hashlib.sha512(name.encode()).digest()
     return "heldout" if int.from_bytes(digest[:8], "big") % _HELDOUT_SHARE == 0 else "train"

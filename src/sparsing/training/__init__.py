@@ -1,4 +1,4 @@
-"""Training and what is measured along it: the paper's recipe, tracking, and ways to become sparser.
+"""Training with the recipe of the paper, tracking sparsity along training, and methods that make a model sparser.
 
 Public names are loaded on first use.
 """
@@ -20,7 +20,7 @@ _HOME = {
     "track": "tracking",
     "train": "trainer",
 }
-"""Public name to module. No module is called like a function it exports: the module would hide it here."""
+"""Public name to module. No module has the name of a function that it exports, because it would hide the function."""
 
 __all__ = [*sorted(_HOME)]
 __getattr__, __dir__ = lazy_exports(__name__, _HOME)

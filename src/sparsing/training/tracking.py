@@ -23,7 +23,7 @@ from sparsing.measuring.joint_search import search_jointly
 from sparsing.measuring.measurement import Measurement
 from sparsing.measuring.run_folder import check_writable, open_journal, save_measurement
 from sparsing.measuring.subject import Subject
-from sparsing.models.checkpoint import training_state
+from sparsing.models.checkpoint import training_position
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.rules import Rule, make_rule
 from sparsing.text.corpus import Corpus
@@ -48,7 +48,7 @@ def find_checkpoints(run: str | Path) -> list[Path]:
     run = Path(run)
     order: dict[Path, int] = {}
     for folder in sorted(path.parent for path in run.glob("*/config.json")):
-        step, tokens = training_state(folder)
+        step, tokens = training_position(folder)
         place = step if step is not None else tokens
         if place is None:
             raise InputError(
@@ -133,7 +133,7 @@ def _training_tokens(checkpoints: Sequence[str | Path], tokens_per_step: int | N
         raise InputError("no checkpoints to track; find_checkpoints(run) gives those of a run")
     tokens: dict[str, int] = {}
     for path in map(str, checkpoints):
-        step, seen = training_state(Path(path))
+        step, seen = training_position(Path(path))
         if seen is None and tokens_per_step is not None and step is not None:
             seen = step * tokens_per_step
         if seen is None:

@@ -25,25 +25,12 @@ from transformers.trainer_callback import PrinterCallback
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_text
 from sparsing.errors import InputError
+from sparsing.training import run_callbacks, run_checkpoints
 from sparsing.training.config import TrainConfig
 from sparsing.training.config_file import build_train_config
 from sparsing.training.data import Windows, read_texts, write_tokens
 from sparsing.training.extras import RunExtras
 from sparsing.training.mup import build_granite, make_granite_config, parameter_groups
-from sparsing.training.run_callbacks import (
-    LossCurveCallback,
-    ScheduleCallback,
-    TokenBarCallback,
-    read_loss_curve,
-)
-from sparsing.training.run_checkpoints import (
-    complete_checkpoints,
-    find_resumable,
-    mark_complete,
-    prune_checkpoints,
-    remove_incomplete,
-    step_of,
-)
 from sparsing.training.schedule import StepSchedule, make_step_schedule
 from sparsing.training.tokenizer import open_tokenizer, train_tokenizer
 
@@ -85,10 +72,15 @@ def train(
         _claim_folder(run, config)
         tokenizer = _prepare_tokenizer(config, run)
         windows, heldout = _prepare_windows(config, schedule, tokenizer, run)
-    if schedule.steps in [step_of(folder) for folder in complete_checkpoints(run)]:
-        return read_loss_curve(run)
-    bar = TokenBarCallback(f"training {run.name}", schedule, progress or Progress())
-    model, resumed = build_granite(config.model, config.training.seed, tokenizer), find_resumable(run)
+    if schedule.steps in [
+        run_checkpoints.step_of(folder) for folder in run_checkpoints.complete_checkpoints(run)
+    ]:
+        return run_callbacks.read_loss_curve(run)
+    bar = run_callbacks.TokenBarCallback(f"training {run.name}", schedule, progress or Progress())
+    model, resumed = (
+        build_granite(config.model, config.training.seed, tokenizer),
+        run_checkpoints.find_resumable(run),
+    )
     trainer = MupTrainer(
         config=config,
         schedule=schedule,
@@ -99,8 +91,8 @@ def train(
         processing_class=tokenizer,
         data_collator=default_data_collator,
         callbacks=[
-            ScheduleCallback(schedule, config.training.log_every, heldout is not None),
-            LossCurveCallback(run, schedule),
+            run_callbacks.ScheduleCallback(schedule, config.training.log_every, heldout is not None),
+            run_callbacks.LossCurveCallback(run, schedule),
             bar,
             *callbacks,
         ],
@@ -109,7 +101,7 @@ def train(
     extras.attach(trainer, tokenizer)
     with contextlib.closing(bar), _no_saving_bars():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    return read_loss_curve(run)
+    return run_callbacks.read_loss_curve(run)
 
 
 class MupTrainer(Trainer):
@@ -145,8 +137,8 @@ class MupTrainer(Trainer):
         if self.args.should_save:
             folder = run / f"checkpoint-{step}"
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which this package never reads
-            mark_complete(folder, step, self.schedule.tokens(step))
-            prune_checkpoints(run, self.schedule.kept)
+            run_checkpoints.mark_complete(folder, step, self.schedule.tokens(step))
+            run_checkpoints.prune_checkpoints(run, self.schedule.kept)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,10 +249,10 @@ def _claim_folder(run: Path, config: TrainConfig) -> None:
         raise InputError(
             f"{str(run)!r} holds checkpoints that were not written by `sparsing train`; choose another folder with -o"
         )
-    remove_incomplete(run)
+    run_checkpoints.remove_incomplete(run)
     if existing == config:
         return
-    if existing is None or find_resumable(run) is None:
+    if existing is None or run_checkpoints.find_resumable(run) is None:
         shutil.rmtree(run / "tokenizer", ignore_errors=True)
         write_text(path, json.dumps(config.to_dict(), indent=1) + "\n")
         return
@@ -273,14 +265,9 @@ def _claim_folder(run: Path, config: TrainConfig) -> None:
 
 
 def _flatten(tables: dict[str, Any]) -> dict[str, Any]:
-    """Dotted keys to values; a table that is None stays a key."""
-    flat: dict[str, Any] = {}
-    for name, table in tables.items():
-        if isinstance(table, dict):
-            flat |= {f"{name}.{key}": value for key, value in table.items()}
-        else:
-            flat[name] = table
-    return flat
+    """Dotted keys to values; a table that is None keeps its name as the key."""
+    rows = {name: table if isinstance(table, dict) else {"": table} for name, table in tables.items()}
+    return {f"{name}.{key}".rstrip("."): value for name, row in rows.items() for key, value in row.items()}
 
 
 def _prepare_tokenizer(config: TrainConfig, run: Path) -> PreTrainedTokenizerBase:

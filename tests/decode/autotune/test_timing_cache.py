@@ -9,7 +9,6 @@ import torch
 from sparsing.decode.autotune import timing_cache
 from sparsing.decode.autotune.timing_cache import (
     TimingCache,
-    fastest,
     num_uncached_layers,
     time_candidates,
     timed_count,
@@ -37,7 +36,7 @@ def test_times_are_stored_and_used_again(tmp_path):
 
     first = TimingCache(CPU, 1, folder=tmp_path)
     seconds = first.seconds("two", layers)
-    assert fastest(seconds) == "fast"
+    assert seconds["fast"] < seconds["slow"]
     first.save()
     again = TimingCache(CPU, 1, folder=tmp_path)
     if (

@@ -20,9 +20,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sparsing.decode.kernels.cuts import no_cuts
-from sparsing.decode.kernels.gpu import passes
 from sparsing.decode.kernels.gpu.block import TritonFFN
 from sparsing.decode.kernels.gpu.launches import Launch
+from sparsing.decode.kernels.modes import SkipMode
 from sparsing.decode.kernels.packing import PackedFFN
 from sparsing.decode.predict.quantised import LayerPredictor
 
@@ -42,15 +42,15 @@ def main(capability: int, dtype: torch.dtype, d_model: int, d_ff: int) -> None:
     weights = torch.empty(d_ff, d_model, dtype=dtype)
     packed = PackedFFN(gate=weights, up=weights, down=weights, act="silu")
     exact = TritonFFN(packed, no_cuts(d_ff))
-    calls = [(exact, passes.DENSE), (exact, passes.ALL), (exact, passes.BY_GATE)]
+    calls = [(exact, SkipMode.DENSE), (exact, SkipMode.ALL), (exact, SkipMode.BY_GATE)]
     for bits in (4, 8):
         block = TritonFFN(packed, no_cuts(d_ff), _predictor(d_model, d_ff, bits))
-        calls.append((block, passes.PREDICTED))
+        calls.append((block, SkipMode.PREDICTED))
     results = []
     for tokens in (1, 8):
         x = torch.empty(tokens, d_model, dtype=dtype)
         for block, mode in calls:
-            for launch in block.launches(x, torch.empty_like(x), mode.value):
+            for launch in block.launches(x, torch.empty_like(x), mode):
                 results.append(_compiled(launch, capability) | {"tokens": tokens, "mode": mode.value})
     sys.stdout.write(json.dumps(results))
 

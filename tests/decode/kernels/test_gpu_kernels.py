@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sparsing.decode.kernels.cuts import Cuts, no_cuts
+from sparsing.decode.kernels.modes import SkipMode
 from sparsing.decode.kernels.packing import PackedFFN, to_int8
 from sparsing.decode.kernels.plain import ACT, ffn, hidden
 from sparsing.decode.predict.quantised import LayerPredictor, build_predictor, quantise_rows, quantise_tokens
@@ -114,7 +115,7 @@ def test_the_predicted_set_is_computed_exactly(number, bits, act):
     assert_close(kernels.sparse(x), h @ packed.floats()[2], torch.float32)
     union, active = int(predicted.any(0).sum()), int((h != 0).any(0).sum())
     assert 0 < active < union < 70
-    assert kernels.counts.tolist() == [union, union, active]
+    assert kernels.counts == (union, union, active)
     assert kernels.bytes_read() == (2 * union + active) * 150 * 4 + predictor.copy_bytes
 
 
@@ -137,13 +138,13 @@ def test_all_active_and_none():
     x = tokens(2, packed)
     everything = block(packed, no_cuts(50))
     assert torch.equal(everything.sparse(x), everything.dense(x))
-    assert everything.counts.tolist() == [100, 100, 100]
+    assert everything.counts == (100, 100, 100)
     by_gate = block(packed, Cuts(gate=1e9, h=no_cuts(50).h))
     assert not by_gate.sparse(x).any()
-    assert by_gate.counts.tolist() == [50, 0, 0]
+    assert by_gate.counts == (50, 0, 0)
     by_h = block(packed, Cuts(gate=-1.0, h=torch.full((50,), torch.inf)))
     assert not by_h.sparse(x).any()
-    assert by_h.counts.tolist() == [50, 50, 0]
+    assert by_h.counts == (50, 50, 0)
 
 
 def test_a_predictor_that_names_nothing_reads_its_copy_alone():
@@ -160,14 +161,14 @@ def test_rows_read_are_counted_by_hand():
     kernels = block(packed, Cuts(gate=-1.0, h=torch.full((4,), 4.0)))
     x = torch.tensor([[3.0, -3.0, 1.0, 0.0]], device=DEVICE)  # h = 9, 0, 1, 0
     assert kernels.sparse(x).tolist() == [[9.0, 0.0, 0.0, 0.0]]
-    assert kernels.counts.tolist() == [4, 2, 1]
+    assert kernels.counts == (4, 2, 1)
     assert kernels.bytes_read() == 7 * 16
     kernels.reset_counts()
     assert kernels.bytes_read() == 0
     # the union is read, each token's own rule applied: the second token has h = 0, 9, 0, 0
     both = torch.cat([x, -x])
     assert kernels.sparse(both).tolist() == [[9.0, 0.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.0]]
-    assert kernels.counts.tolist() == [4, 3, 2]
+    assert kernels.counts == (4, 3, 2)
 
 
 @pytest.mark.parametrize("act", ["relu", "silu"])
@@ -191,13 +192,13 @@ def test_two_runs_give_the_same_bits_whatever_the_buffers_hold():
     kernels, x = block(packed, random_cuts(60)), tokens(4, packed)
     first = kernels.sparse(x)
     kernels.dense(tokens(8, packed, seed=9))
-    for buffer in (kernels._room.h, kernels._room.gates, kernels._room.parts):
+    for buffer in (kernels.workspace.h, kernels.workspace.gates, kernels.workspace.parts):
         buffer.fill_(float("nan"))
     for buffer in (
-        kernels._room.entries,
-        kernels._room.sizes,
-        kernels._room.found,
-        kernels._room.found_sizes,
+        kernels.workspace.entries,
+        kernels.workspace.sizes,
+        kernels.workspace.found,
+        kernels.workspace.found_sizes,
     ):
         buffer.fill_(10**9)
     assert torch.equal(kernels.sparse(x), first)
@@ -239,10 +240,10 @@ def test_what_is_refused():
         kernels.sparse(tokens(9, packed))
     with pytest.raises(InputError, match=r"shape \(tokens, 32\), got \(2, 31\)"):
         kernels.sparse(torch.zeros(2, 31, device=DEVICE))
-    number = kernels._number
+    number = kernels.number
     del kernels
     with pytest.raises(InputError, match="compiled for is gone"):
-        torch.ops.sparsing.triton_ffn(tokens(1, packed), number, passes.DENSE.value)
+        torch.ops.sparsing.triton_ffn(tokens(1, packed), number, SkipMode.DENSE.value)
 
 
 def test_without_a_gpu_and_an_interpreter_the_message_says_what_to_do(monkeypatch):
@@ -257,7 +258,7 @@ def test_the_compiler_sees_one_operator():
     packed = packed_ffn(32, 40, "relu", torch.float32)
     kernels, x = block(packed, random_cuts(40)), tokens(1, packed)
     operator = torch.ops.sparsing.triton_ffn.default
-    torch.library.opcheck(operator, (x, kernels._number, passes.BY_GATE.value))
+    torch.library.opcheck(operator, (x, kernels.number, SkipMode.BY_GATE.value))
     compiled = torch.compile(lambda x: kernels.sparse(x) * 2, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x), kernels.sparse(x) * 2)
 
@@ -285,4 +286,4 @@ def test_codes_of_whole_rows_multiply_as_their_values():
         for number in (1, 2):
             kernels = block(packed, no_cuts(3), predictor)
             kernels.sparse(x.expand(number, -1))
-            assert kernels.counts.tolist() == [1, 1, 1]  # products 128, 0, 0
+            assert kernels.counts == (1, 1, 1)  # products 128, 0, 0

@@ -8,7 +8,7 @@ import torch
 from sparsing import find_sites
 from sparsing.decode.kernels.cuts import layer_cuts, no_cuts
 from sparsing.decode.kernels.packing import PackedFFN, pack, to_int8
-from sparsing.decode.kernels.pages import PAGE, on_huge_pages
+from sparsing.decode.kernels.pages import PAGE, copy_to_huge_pages
 from sparsing.decode.kernels.plain import ffn
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.rules.thresholds import Thresholds
@@ -57,7 +57,7 @@ def test_cuts_are_those_of_the_rule(on):
 
 def test_top_k_has_no_fast_path():
     packed = PackedFFN(gate=torch.randn(6, 4), up=torch.randn(6, 4), down=torch.randn(6, 4), act="silu")
-    with pytest.raises(InputError, match="skip by thresholds"):
+    with pytest.raises(InputError, match="skip neurons by threshold"):
         layer_cuts(packed, Thresholds(rule="top_k", level=0.5, on="gate", select="top_k", values=(0.5,)), 0)
 
 
@@ -65,7 +65,7 @@ def test_top_k_has_no_fast_path():
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.uint8])
 def test_a_copy_on_huge_pages_is_equal_and_apart(size, kind):
     tensor = (torch.arange(size) % 100).to(kind).view(2, -1)
-    copy = on_huge_pages(tensor)
+    copy = copy_to_huge_pages(tensor)
     assert torch.equal(copy, tensor)
     assert copy.data_ptr() != tensor.data_ptr()
     assert size < PAGE or copy.data_ptr() % PAGE == 0

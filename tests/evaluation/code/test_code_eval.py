@@ -1,4 +1,4 @@
-"""pass@k by hand, and real problems: the published solutions pass, wrong ones do not."""
+"""pass@k by hand; the published solutions of real problems pass and wrong programs fail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_mean_over_problems(metric):
     assert results[1][0][1]["result"] == "AssertionError"
 
 
-def test_nothing_runs_without_leave():
+def test_nothing_runs_unless_allowed():
     with pytest.raises(InputError, match="--allow-code-execution"):
         CodeEval().compute(references=["assert True"], predictions=[["pass"]])
 
@@ -53,7 +53,7 @@ def test_published_solutions_pass(metric, bench, read_jsonl):
 
 @pytest.mark.slow
 def test_all_published_solutions_pass(metric, bench, read_jsonl):
-    """164 of HumanEval; 499 of MBPP's 500: one holds a time that has passed."""
+    """All 164 of HumanEval; 499 of the 500 of MBPP, since one test contains a date in the past."""
     rows = read_jsonl(bench / "humaneval" / "HumanEval.jsonl")
     failed = [
         row["task_id"]

@@ -88,7 +88,7 @@ def test_no_way_out(program):
     assert not run_program(program, SHORT).passed
 
 
-def test_a_fork_is_refused_not_only_seen():
+def test_a_fork_is_refused_and_not_only_detected():
     program = """
 import os
 for _ in range(50):
@@ -102,7 +102,7 @@ for _ in range(50):
 
 
 def test_the_home_folder_cannot_be_read(tmp_path, monkeypatch):
-    """A file that this process can read, wherever it lies, is out of reach."""
+    """The program cannot open a file that this process can read."""
     secret = tmp_path / "secret"
     secret.write_text("token")
     for path in (secret, Path(__file__).resolve()):
@@ -163,7 +163,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_program_says_does_not_make_it_pass():
+def test_a_program_cannot_report_that_it_passed():
     program = """
 import os
 for fd in range(3, 32):

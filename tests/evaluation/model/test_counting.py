@@ -1,4 +1,4 @@
-"""The counting mask does what `sparsify` does, and its counts are those of the mask."""
+"""The counting mask gives the logits of `sparsify`, and it counts exactly the neurons that the mask keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model object: dense it is lm-eval's own, sparse it counts each real token once, whatever the batch."""
+"""The model that lm-eval drives: dense it equals lm-eval's own; sparse it counts each real token once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_dense_is_lm_evals_own_model(lm, stories):
 
 
 def test_a_prompt_shared_by_options_is_encoded_once(lm, stories, monkeypatch):
-    """The tokens are those of lm-eval's own model; what a caller does to them stays with the caller."""
+    """The tokens are those of lm-eval's own model. A caller that changes its list does not change the cache."""
     from lm_eval.models.huggingface import HFLM
 
     own = HFLM(pretrained=stories.model, tokenizer=stories.tokenizer, batch_size=2)
@@ -85,7 +85,7 @@ def test_thresholds_at_zero_change_nothing(lm, stories):
 
 
 def test_prefill_counts_every_scored_token_once(lm, stories, sparse_level):
-    """By hand: context and continuation without the last token, in a forward of its own."""
+    """Compared with one forward per text, over prompt and continuation without the last token."""
     lm.apply(sparse_level.thresholds)
     score(lm)
     prefill, decode = lm.activities()
@@ -125,7 +125,7 @@ def test_generation_counts_do_not_depend_on_the_batch(lm, sparse_level, until):
 
 
 def test_prefill_and_decode_tokens_by_hand(lm, sparse_level, stories):
-    """Without a stop string a prompt of n tokens and 12 new ones is n of prefill and 11 of decode."""
+    """Without a stop string, a prompt of n tokens and 12 new tokens count as n in prefill and 11 in decode."""
     lm.apply(sparse_level.thresholds)
     generate(lm, until=("no such text",), tokens=12)
     prefill, decode = lm.activities()
@@ -157,7 +157,7 @@ def test_an_option_longer_than_the_model_is_scored(lm, sparse_level, caplog):
     assert lm.activities()[0].num_tokens == 512
 
 
-def test_prompts_that_lose_their_beginning_are_told(lm, caplog):
+def test_a_warning_says_how_many_prompts_are_cut(lm, caplog):
     from lm_eval.api.instance import Instance
 
     long, settings = "once upon " * 300, {"until": ["."], "max_gen_toks": 4, "do_sample": False}
@@ -178,7 +178,7 @@ def test_several_sequences_a_prompt_are_refused(lm, sparse_level):
 
 
 def test_model_args_of_the_command(lm_eval, stories_folder, tmp_path):
-    """As `lm_eval --model_args` gives them: a file, or a list of numbers."""
+    """Thresholds as `lm_eval --model_args` passes them: a file, or a list of numbers."""
     (tmp_path / "t.txt").write_text("thresholds=0.1,0.1,0.1,0.1,0.1\n")
     from_file = make_sparsing_lm().create_from_arg_obj(
         {"pretrained": str(stories_folder), "thresholds": str(tmp_path / "t.txt")},
@@ -198,3 +198,10 @@ def test_model_args_of_the_command(lm_eval, stories_folder, tmp_path):
 def test_thresholds_for_another_model(lm_eval, stories):
     with pytest.raises(InputError, match="3 thresholds"):
         make_sparsing_lm()(stories, thresholds=[0.1, 0.1, 0.1])
+
+
+def test_lm_evals_default_device_on_a_machine_without_gpu(lm_eval, stories_folder, monkeypatch):
+    """lm-eval's command line passes `cuda:0` if the user gives no device."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    lm = make_sparsing_lm()(str(stories_folder), device="cuda:0", batch_size=1)
+    assert lm.loaded.device == "cpu"

@@ -1,4 +1,4 @@
-"""One import makes lm-eval know the model; nothing else of this package has an effect on other programs."""
+"""One import makes the model known to lm-eval. Without this import the package has no effect on other programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ print(get_model("sparsing") is make_sparsing_lm(), issubclass(get_model("sparsin
 
 
 def test_lm_evals_own_models_stay(lm_eval):
-    """A registry that is not empty keeps lm-eval from naming its own models."""
+    """lm-eval registers its own models only while its registry is empty."""
     program = """
 import sparsing.evaluation.model.plugin
 from lm_eval.api.registry import get_model

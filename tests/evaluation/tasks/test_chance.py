@@ -1,4 +1,4 @@
-"""Chance is one over the options, whatever their number from item to item."""
+"""Chance is the mean over items of one over the number of options."""
 
 from __future__ import annotations
 

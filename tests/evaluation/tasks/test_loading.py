@@ -1,4 +1,4 @@
-"""Tasks by name: what is refused, what is cut, and that the harness's definitions stay as they are."""
+"""Tasks by name: refused names, shortened answers, and definitions that are those of lm-eval."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_answers_are_cut_to_what_a_short_model_holds(loader, caplog):
     assert {part.config.generation_kwargs["max_gen_toks"] for part in task.parts} == {1024}
 
 
-def test_the_definition_is_the_harnesss(loader):
+def test_the_definition_is_that_of_lm_eval(loader):
     from pathlib import Path
 
     from lm_eval import tasks

@@ -1,4 +1,4 @@
-"""Items from files as the benchmarks publish them, with the columns of the harness."""
+"""Items from files as the benchmarks publish them, with the columns that lm-eval expects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates are compiled once inside the block, render what they rendered before, and nothing stays behind."""
+"""Inside the block each template is compiled once and renders the same text; afterwards nothing is left of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DOCUMENTS = [
 
 @pytest.fixture
 def compiled(lm_eval, monkeypatch):
-    """The texts that the harness has compiled, in order."""
+    """The templates that lm-eval has compiled, in order."""
     from lm_eval.utils import env
 
     seen = []

@@ -72,6 +72,7 @@ def advise(
     """
     loaded = subject.loaded
     weights = weight_bytes(loaded)
+    # before anything is accelerated, so that it is the speed of the model's own code
     torch_speed = _dense_speed(loaded.model, _prompt(subject), new_tokens)
     rows = [
         row

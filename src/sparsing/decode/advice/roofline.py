@@ -33,12 +33,9 @@ class Roofline(Result):
         """
         return max(0.0, 1 / self.dense_tok_per_sec - self.dense_bytes / self.bandwidth.peak_bytes_per_sec)
 
-    def most_tok_per_sec(self, step_bytes: float) -> float:
-        """The ceiling: tokens per second if a step did nothing but read `step_bytes`."""
-        return self.bandwidth.peak_bytes_per_sec / step_bytes
-
     def tok_per_sec(self, step_bytes: float) -> float:
         """Expected tokens per second of a step that reads `step_bytes` and has the overhead of the dense run."""
+        # a predictor can make a step read more than dense; the model then predicts no slowdown
         scale = min(1.0, step_bytes / self.dense_bytes)
         reading = 1 / self.dense_tok_per_sec - self.rest_sec  # seconds, whether from memory or from the cache
         return 1 / (self.rest_sec + reading * scale)

@@ -33,6 +33,7 @@ def recommendation(rows: Sequence[AdviceRow], weights: WeightBytes) -> str:
     timed = [row for row in rows if row.measured]
     if not timed:
         return "nothing was timed: no rule asked for has kernels; ask for cett or fat"
+    # rows that pay come first, so that a disturbed row is only reported if no other row pays
     best = max(timed, key=lambda row: (_pays(row), row.speedup))
     if _is_disturbed(best):
         return best.advice
@@ -73,6 +74,7 @@ def _is_disturbed(row: AdviceRow) -> bool:
 
 def _reason(row: AdviceRow, weights: WeightBytes) -> str:
     """Why this row is not faster than dense."""
+    # from the most general reason to the most specific one: the first that applies is the explanation
     if row.ceiling < MIN_CEILING:
         other = 1 - weights.ffn_bytes / weights.total_bytes
         if other > 1 / 2:

@@ -12,14 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sparsing.decode.autotune.timing_cache import (
-    TOKEN_COUNTS,
-    Candidates,
-    TimingCache,
-    fastest,
-    num_uncached_layers,
-    timed_count,
-)
+from sparsing.decode.autotune import timing_cache
+from sparsing.decode.autotune.timing_cache import Candidates, TimingCache
 from sparsing.decode.kernels.dispatch import MAX_TOKENS
 
 if TYPE_CHECKING:
@@ -30,7 +24,7 @@ Timings = dict[int, dict[str, float]]
 """Number of rows to candidate to median seconds."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class _Layer:
     """One block or projection to time."""
 
@@ -59,14 +53,7 @@ def choose_block_ways(blocks: Mapping[str, AcceleratedBlock], inputs: Mapping[st
 
 def choose_linear_ways(linears: Mapping[str, AcceleratedLinear]) -> None:
     """Time our kernel against torch on random inputs and set the `choice` of every projection."""
-    layers = {
-        name: _Layer(
-            what=linear.signature,
-            weight_bytes=linear.weight_bytes,
-            candidates=lambda rows, linear=linear: linear.ways(linear.sample(rows)),
-        )
-        for name, linear in linears.items()
-    }
+    layers = {name: _linear_layer(linear) for name, linear in linears.items()}
     timings = _time_layers(layers.values(), torch.device("cpu"))
     for name, linear in linears.items():
         linear.choice = _choices(timings[layers[name].what])
@@ -74,27 +61,33 @@ def choose_linear_ways(linears: Mapping[str, AcceleratedLinear]) -> None:
 
 def _block_layer(block: AcceleratedBlock, x: torch.Tensor) -> _Layer:
     """The block, timed on tokens that are spread evenly over `x (tokens, d_model)`."""
-    return _Layer(
-        what=f"{block.signature}, ratio {block.ratio_on(x):.0e}",
-        weight_bytes=block.weight_bytes,
-        candidates=lambda rows: block.ways(x[torch.linspace(0, len(x) - 1, rows).long().to(x.device)]),
-    )
+
+    def candidates(rows: int) -> Candidates:
+        return block.ways(x[torch.linspace(0, len(x) - 1, rows).long().to(x.device)])
+
+    # one digit of the ratio: layers with nearly equal ratios share timings, and the key is stable between loads
+    return _Layer(f"{block.signature}, ratio {block.ratio_on(x):.0e}", block.weight_bytes, candidates)
+
+
+def _linear_layer(linear: AcceleratedLinear) -> _Layer:
+    return _Layer(linear.signature, linear.weight_bytes, lambda rows: linear.ways(linear.sample(rows)))
 
 
 def _time_layers(layers: Iterable[_Layer], device: torch.device) -> dict[str, Timings]:
     """The timings of each group of layers, by their common `what`."""
+    # equal layers are timed as one, or loading a model of 40 layers would take minutes
     groups: dict[str, list[_Layer]] = {}
     for layer in layers:
         groups.setdefault(layer.what, []).append(layer)
     cache = TimingCache(device, torch.get_num_threads())
     timings: dict[str, Timings] = {}
     for what, members in groups.items():
-        timed = members[: num_uncached_layers([layer.weight_bytes for layer in members])]
+        timed = members[: timing_cache.num_uncached_layers([layer.weight_bytes for layer in members])]
         timings[what] = {
             count: cache.seconds(
                 f"{what}, {count} rows", lambda n=count, m=timed: [layer.candidates(n) for layer in m]
             )
-            for count in TOKEN_COUNTS
+            for count in timing_cache.TOKEN_COUNTS
         }
     cache.save()
     return timings
@@ -102,7 +95,8 @@ def _time_layers(layers: Iterable[_Layer], device: torch.device) -> dict[str, Ti
 
 def _choices(timings: Timings) -> dict[int, str]:
     """Number of rows to the fastest candidate. `dense` is only a baseline and is never chosen."""
-    return {
-        rows: fastest({name: sec for name, sec in timings[timed_count(rows)].items() if name != "dense"})
-        for rows in range(1, MAX_TOKENS + 1)
-    }
+    choices = {}
+    for rows in range(1, MAX_TOKENS + 1):
+        seconds = timings[timing_cache.timed_count(rows)]
+        choices[rows] = min((name for name in seconds if name != "dense"), key=seconds.__getitem__)
+    return choices

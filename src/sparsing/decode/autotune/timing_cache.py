@@ -77,11 +77,6 @@ class TimingCache:
                 logger.info("the timings are not stored: %s", error)
 
 
-def fastest(seconds: Mapping[str, float]) -> str:
-    """The candidate with the shortest time."""
-    return min(seconds, key=lambda name: seconds[name])
-
-
 def time_candidates(layers: Sequence[Candidates], rounds: int = ROUNDS) -> dict[str, list[float]]:
     """Seconds of each candidate, one value per round and layer. All layers must have the same candidates."""
     names = list(layers[0])

@@ -1,1 +1,4 @@
-"""Kernels for sparse feed-forward blocks: weight layouts, a plain PyTorch reference, Numba for CPUs, Triton for GPUs."""
+"""Kernels for one sparse feed-forward block: weight layouts, a plain PyTorch reference, Numba (CPU), Triton (GPU).
+
+Start reading at `dispatch.py`, which chooses the kernels of a device; `plain.py` defines what all of them compute.
+"""

@@ -1,6 +1,7 @@
-"""A layer's thresholds as the kernels compare them: one number for the gate, one per neuron for `h`.
+"""The thresholds of one layer in the form that kernels compare: a cut of the gate and a cut of `h` per neuron.
 
-A neuron is active when `|act(gate)|` and `|h|` are both above their cuts. `neuron_norm_i > t` is `|h_i| > t / ||W_i||`.
+A neuron is active for a token when `|act(gate)|` and `|h|` are both strictly above their cuts. A threshold `t` of
+`neuron_norm` becomes a cut of `h`, since `|h_i| ||W_i|| > t` is the same as `|h_i| > t / ||W_i||`.
 """
 
 from __future__ import annotations
@@ -20,17 +21,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Cuts:
-    """What makes a neuron of one block active; a cut below 0 cuts nothing."""
+    """The cuts of one block. A negative cut keeps every value."""
 
     gate: float
-    """Active needs `|act(gate)|` above this."""
+    """Cut of `|act(gate)|`, common to all neurons."""
     h: torch.Tensor
-    """And `|h_i|` above this, shape `(d_ff,)`, float32."""
-
-    @property
-    def dense(self) -> bool:
-        """True when nothing is cut."""
-        return self.gate < 0 and bool((self.h < 0).all())
+    """Cut of `|h_i|` for each neuron, shape `(d_ff,)`, float32."""
 
 
 def no_cuts(d_ff: int) -> Cuts:
@@ -39,14 +35,15 @@ def no_cuts(d_ff: int) -> Cuts:
 
 
 def layer_cuts(packed: PackedFFN, thresholds: Thresholds, layer: int) -> Cuts:
-    """The cuts of `layer`.
+    """The cuts of layer number `layer`, whose weights are `packed`.
 
     Raises:
-        InputError: a selection that is no threshold (top-k needs all scores of a token before it can skip any).
+        InputError: if the selection is not a threshold. Top-k, for example, ranks all scores of a token before any
+            neuron can be skipped.
     """
     if not thresholds.selection.is_threshold:
         raise InputError(
-            f"kernels skip by thresholds, these select by {thresholds.select!r};"
+            f"the decoding kernels skip neurons by threshold, but these thresholds select by {thresholds.select!r};"
             " measure with a threshold rule: cett, ppl, fat"
         )
     score, value = SCORES[thresholds.on], thresholds.numbers[layer]
@@ -54,3 +51,16 @@ def layer_cuts(packed: PackedFFN, thresholds: Thresholds, layer: int) -> Cuts:
         return Cuts(gate=value, h=no_cuts(packed.d_ff).h)
     scale = packed.column_norms() if score.weighted else None
     return Cuts(gate=-1.0, h=torch.as_tensor(cut(value, scale)).expand(packed.d_ff).contiguous())
+
+
+def kernel_cuts(packed: PackedFFN, cuts: Cuts) -> Cuts:
+    """The cuts with the gate's raised to 0 where the activation has exact zeros (ReLU).
+
+    A zero gate makes `h` zero, so the neuron adds nothing under any rule and its `up` row need not be read.
+    """
+    return dataclasses.replace(cuts, gate=max(cuts.gate, 0.0)) if packed.zeroing else cuts
+
+
+def gate_decides(packed: PackedFFN, cuts: Cuts) -> bool:
+    """True if the gate alone makes most neurons inactive, so that `up` is not needed to find the active set."""
+    return kernel_cuts(packed, cuts).gate >= 0

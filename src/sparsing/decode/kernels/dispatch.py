@@ -1,10 +1,14 @@
-"""Which kernels serve a device: Numba's on CPU, Triton's on CUDA; each is an extra that is asked for by name."""
+"""Chooses the kernels of a device: Numba's on a CPU, Triton's on a CUDA GPU.
+
+Each backend needs a package that is an optional extra; the package is imported when the first kernel is made.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sparsing.errors import InputError
 
@@ -16,20 +20,23 @@ if TYPE_CHECKING:
     from sparsing.decode.predict.quantised import LayerPredictor
 
 MAX_TOKENS = 8
-"""Rows of `x` that one call of a kernel takes; beyond, a matrix product is faster."""
-_KERNELS = {
-    "cpu": ("numba", "sparsing.decode.kernels.cpu.block", "CpuFFN"),
-    "cuda": ("triton", "sparsing.decode.kernels.gpu.block", "TritonFFN"),
-}
-"""Device -> package it needs, module, class."""
+"""The most rows of `x` in one call of a kernel. For more rows a matrix product is faster."""
+
+
+class RowCounts(NamedTuple):
+    """Rows of the three matrices that were read at full precision."""
+
+    gate: int
+    up: int
+    down: int
 
 
 class Kernel(Protocol):
-    """What the kernels of all devices offer for one block."""
+    """The interface that the kernels of all devices offer for one block."""
 
     @property
-    def counts(self) -> Any:
-        """Rows of gate, up and down read since the last reset, shape `(3,)`."""
+    def counts(self) -> RowCounts:
+        """Rows read since the last reset."""
         ...
 
     def sparse(self, x: torch.Tensor) -> torch.Tensor: ...
@@ -38,30 +45,74 @@ class Kernel(Protocol):
     def reset_counts(self) -> None: ...
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Backend:
+    """Where the kernels of one kind of device are."""
+
+    package: str
+    extra: str
+    """The extra of this package that installs `package`."""
+    module: str
+    class_name: str
+
+
+_BACKENDS = {
+    "cpu": _Backend(
+        package="numba", extra="cpu", module="sparsing.decode.kernels.cpu.block", class_name="CpuFFN"
+    ),
+    "cuda": _Backend(
+        package="triton", extra="gpu", module="sparsing.decode.kernels.gpu.block", class_name="TritonFFN"
+    ),
+}
+"""Kind of device to backend."""
+
+
 def make_kernel(packed: PackedFFN, cuts: Cuts, predictor: LayerPredictor | None = None) -> Kernel:
-    """The kernel of a block on the device of its weights. Raises as `check_kernels`."""
+    """The kernel of a block, for the device that holds its weights. Raises as `check_kernels`."""
     return _kernel_class(packed.gate.device.type)(packed, cuts, predictor)
 
 
 def check_kernels(device: str) -> None:
-    """Raise InputError where no kernel serves this kind of device, or its package is not installed."""
+    """Check that kernels exist for this kind of device (`cpu`, `cuda`).
+
+    Raises:
+        InputError: if no kernels exist for the device, or their package is not installed.
+    """
     _kernel_class(device)
 
 
+def check_num_tokens(x: torch.Tensor) -> int:
+    """The number of rows of `x (tokens, d_model)`.
+
+    Raises:
+        InputError: if there are more rows than one call takes.
+    """
+    if x.shape[0] > MAX_TOKENS:
+        raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {x.shape[0]}")
+    return x.shape[0]
+
+
 def _kernel_class(device: str) -> Any:
-    if device not in _KERNELS:
-        raise InputError(f"no decoding kernels for {device!r}; load the model on {' or '.join(_KERNELS)}")
-    package, module, name = _KERNELS[device]
-    if importlib.util.find_spec(package) is None:
-        extra = "cpu" if device == "cpu" else "gpu"
-        raise InputError(f"the kernels for {device} need {package}: pip install 'sparsing[{extra}]'")
-    return getattr(importlib.import_module(module), name)
+    backend = _BACKENDS.get(device)
+    if backend is None:
+        raise InputError(
+            f"there are no decoding kernels for device {device!r}; load the model on {' or '.join(_BACKENDS)}"
+        )
+    if importlib.util.find_spec(backend.package) is None:
+        raise InputError(
+            f"the decoding kernels for {device} need {backend.package}: pip install 'sparsing[{backend.extra}]'"
+        )
+    return getattr(importlib.import_module(backend.module), backend.class_name)
 
 
 def set_cpu_threads(threads: int) -> int:
-    """Let the CPU kernels run on so many threads (at most what Numba was started with); returns what it was."""
+    """Set the number of threads of the CPU kernels, and return the number before.
+
+    Numba cannot use more threads than it started with (`NUMBA_NUM_THREADS`), so larger numbers are lowered to that.
+    """
     import numba
 
     before = numba.get_num_threads()
-    numba.set_num_threads(max(1, min(threads, numba.config.NUMBA_NUM_THREADS)))  # pyright: ignore
+    most: int = getattr(numba.config, "NUMBA_NUM_THREADS")  # noqa: B009  (set at import, unknown to type checkers)
+    numba.set_num_threads(max(1, min(threads, most)))
     return before

@@ -1,4 +1,4 @@
-"""The sparse block in plain PyTorch, float32: what every kernel must equal within its dtype's error."""
+"""The sparse block in plain PyTorch, in float32: the reference that every kernel equals within its dtype's error."""
 
 from __future__ import annotations
 
@@ -20,21 +20,34 @@ ACT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
+"""The activation functions by the names of `PackedFFN.act`."""
+
+
+def above_cut(size: torch.Tensor, cut: torch.Tensor | float) -> torch.Tensor:
+    """Where `size` is strictly above its cut, or NaN; bool.
+
+    "Active means strictly above" is defined by `rules.scores.is_active`. The kernels differ on NaN alone: a skipped
+    NaN would vanish from the output and hide the error, so here NaN counts as active. The CPU and the GPU kernels have
+    the same helper under the same name, because a kernel cannot call PyTorch.
+    """
+    return ~(size <= cut)
 
 
 def hidden(packed: PackedFFN, x: torch.Tensor, cuts: Cuts) -> torch.Tensor:
-    """`h` with inactive neurons at zero; `x` `(tokens, d_model)` -> `(tokens, d_ff)`, float32.
-
-    A NaN is never above a cut, yet must not vanish: it stays.
-    """
+    """`h` with inactive neurons set to zero, shape `(tokens, d_ff)`, float32, for `x (tokens, d_model)`."""
     gate_rows, up_rows, _ = packed.floats()
     x = x.float()
     gate = ACT[packed.act](x @ gate_rows.T)
     h = gate * (x @ up_rows.T)
-    inactive = (gate.abs() <= cuts.gate) | (h.abs() <= cuts.h.to(h.device))
-    return h.masked_fill(inactive, 0.0)
+    active = above_cut(gate.abs(), cuts.gate) & above_cut(h.abs(), cuts.h.to(h.device))
+    return h.masked_fill(~active, 0.0)
 
 
 def ffn(packed: PackedFFN, x: torch.Tensor, cuts: Cuts) -> torch.Tensor:
-    """Output of the sparse block; `x` and the result `(tokens, d_model)`, float32."""
+    """The output of the sparse block, shape `(tokens, d_model)`, float32, for `x (tokens, d_model)`."""
     return hidden(packed, x, cuts) @ packed.floats()[2]
+
+
+def active_mass(packed: PackedFFN, x: torch.Tensor, cuts: Cuts) -> torch.Tensor:
+    """`neuron_norm` of the active neurons and 0 for the others, shape `(tokens, d_ff)`, float32."""
+    return hidden(packed, x, cuts).abs() * packed.column_norms()

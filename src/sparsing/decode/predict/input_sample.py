@@ -1,7 +1,7 @@
-"""A sample of each block's real inputs from a corpus under thresholds: one part to make a predictor, one to judge it.
+"""A sample of the inputs of each block under thresholds, split into a part to fit a predictor and a held-out part.
 
-Both are spread over the corpus by whole windows (over positions where there is a single window), so that no judged
-token shares its context with one the predictor was made on.
+The split is by whole windows, so that no held-out token shares its context with a token of the fit. A corpus of a
+single window is split by position: its last quarter is held out.
 """
 
 from __future__ import annotations
@@ -12,29 +12,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sparsing.base.progress import Progress
 from sparsing.decode.predict.inputs import inputs_tapped
 from sparsing.errors import InputError
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.rules.mask import Mask
 
 if TYPE_CHECKING:
+    from sparsing.base.progress import Progress
     from sparsing.models.loading import LoadedModel
     from sparsing.rules.thresholds import Thresholds
     from sparsing.text.corpus import Batch, Corpus
 
 HELDOUT_SHARE = 4
-"""One sampled token in this many judges."""
+"""One sampled token in this many is held out."""
 THINNING = 4
-"""At most one token in this many is taken of a window, so that the sample sees many contexts."""
+"""The sample is drawn from this many times as many tokens, so that it has tokens from many contexts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class InputSample:
-    """Inputs by layer, each of shape `(tokens, d_model)`, in the model's dtype, on the CPU."""
+    """Layer number to inputs, each of shape `(tokens, d_model)`, in the dtype of the model, on the CPU."""
 
     fit: dict[int, torch.Tensor]
+    """Inputs to fit a predictor on."""
     heldout: dict[int, torch.Tensor]
+    """Inputs to judge it on."""
 
     @property
     def num_fit(self) -> int:
@@ -53,22 +55,21 @@ def sample_corpus(
     tokens: int,
     progress: Progress | None = None,
 ) -> InputSample:
-    """About `tokens` inputs to make a predictor on and a third as many to judge it, fewer where the text is short.
+    """About `tokens` inputs to fit a predictor and a third as many held-out ones; fewer if the text is short.
 
     Raises:
-        InputError: fewer than 8 tokens in the corpus.
+        InputError: if the corpus is too short to have tokens in both parts.
     """
     part = corpus.part(_windows(corpus, tokens * HELDOUT_SHARE // (HELDOUT_SHARE - 1) * THINNING))
-    observer = _InputObserver(part, tokens)
+    observer, mask = _InputObserver(part, tokens), Mask(loaded.sites, thresholds)
     settings = PassSettings(progress=progress)
-    mask = Mask(loaded.sites, thresholds)
     with inputs_tapped(loaded.sites, observer.on_input):
         run_pass(loaded, part, observer, mask, key="", settings=settings, label="inputs", head=False)
     return observer.sample()
 
 
 class _InputObserver(Observer[Totals]):
-    """Keeps the inputs of the tokens that a generator picks, window by window."""
+    """Keeps the inputs of randomly drawn tokens, the same tokens in every layer and every run."""
 
     def __init__(self, corpus: Corpus, tokens: int):
         super().__init__(Totals())
@@ -80,13 +81,14 @@ class _InputObserver(Observer[Totals]):
         self._held: list[torch.Tensor] = []
 
     def begin(self, batch: Batch) -> None:
+        # drawn on the CPU, so that the sample does not depend on the device
         drawn = torch.rand(batch.counted.shape, generator=self._generator) < self._share
         self._chosen = (batch.counted.cpu() & drawn).flatten()
-        places = (
+        positions = (
             torch.arange(batch.counted.shape[1]) if self._single else torch.from_numpy(batch.windows)[:, None]
         )
         border = batch.counted.shape[1] * (HELDOUT_SHARE - 1) // HELDOUT_SHARE
-        held = places >= border if self._single else places % HELDOUT_SHARE == HELDOUT_SHARE - 1
+        held = positions >= border if self._single else positions % HELDOUT_SHARE == HELDOUT_SHARE - 1
         self._held.append(held.expand(batch.counted.shape).flatten()[self._chosen])
 
     def on_input(self, layer: int, x: torch.Tensor) -> None:
@@ -97,17 +99,17 @@ class _InputObserver(Observer[Totals]):
         held = torch.cat(self._held)
         if not held.any() or held.all():
             raise InputError(
-                f"{len(held)} tokens are too few to make a predictor and to judge it; give a longer text"
+                f"{len(held)} sampled tokens are too few to fit a predictor and to judge it; give a longer text"
             )
-        every = {layer: torch.cat(parts) for layer, parts in self._kept.items()}
+        inputs = {layer: torch.cat(parts) for layer, parts in self._kept.items()}
         return InputSample(
-            fit={layer: x[~held] for layer, x in every.items()},
-            heldout={layer: x[held] for layer, x in every.items()},
+            fit={layer: x[~held] for layer, x in inputs.items()},
+            heldout={layer: x[held] for layer, x in inputs.items()},
         )
 
 
 def _windows(corpus: Corpus, tokens: int) -> np.ndarray:
-    """Windows spread evenly over the corpus that hold about this many tokens; at least 4 where there are so many."""
+    """Numbers of windows, spread evenly over the corpus, that have about this many tokens; at least 4 if possible."""
     wanted = max(HELDOUT_SHARE, -(-tokens * corpus.n_windows // max(corpus.num_tokens, 1)))
     return np.unique(
         np.linspace(0, corpus.n_windows - 1, min(wanted, corpus.n_windows)).round().astype(np.int64)

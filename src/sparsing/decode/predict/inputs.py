@@ -1,4 +1,4 @@
-"""What goes into each gated block: seen by hooks on the projection that reads it, or sampled under thresholds."""
+"""The inputs `x` of gated blocks, taken by hooks on the block's first projection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sparsing.rules.mask import Mask
 from sparsing.sites.tap import tapped
 
 if TYPE_CHECKING:
-    from torch import nn
+    from transformers import PreTrainedModel
 
     from sparsing.rules.thresholds import Thresholds
     from sparsing.sites.site import Site
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def inputs_tapped(sites: Sequence[Site], on_input: OnInput) -> Iterator[None]:
-    """Call `on_input(layer, x)` when a gated block is about to run, `x` of shape `(..., d_model)`."""
+    """Within this context, call `on_input(layer, x)` before each gated block runs, `x` of shape `(..., d_model)`."""
 
     def hook(layer: int) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
         return lambda module, inputs: on_input(layer, inputs[0])
@@ -37,15 +37,22 @@ def inputs_tapped(sites: Sequence[Site], on_input: OnInput) -> Iterator[None]:
 
 
 def sample_inputs(
-    model: nn.Module, sites: Sequence[Site], thresholds: Thresholds | None, ids: torch.Tensor | None = None
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    thresholds: Thresholds | None,
+    ids: torch.Tensor | None = None,
 ) -> dict[int, torch.Tensor]:
-    """Inputs of each gated block while the model reads `ids` under `thresholds`, `(tokens, d_model)` by layer.
+    """Inputs of each gated block while the model reads `ids` under `thresholds`.
 
     Args:
+        thresholds: None for a dense model.
         ids: Token ids, shape `(1, tokens)`; None for 64 random ones.
+
+    Returns:
+        Layer number to inputs, shape `(tokens, d_model)`, in the dtype and on the device of the layer.
     """
     if ids is None:
-        vocab = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+        vocab = model.get_input_embeddings().get_parameter("weight").shape[0]
         ids = torch.randint(vocab, (1, 64), generator=torch.Generator().manual_seed(0))
     kept: dict[int, torch.Tensor] = {}
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from sparsing.errors import SparsityError
 
 _CHILD = Path(__file__).with_name("confined.py")
-_LOOK_EVERY_SEC = 0.02
+_POLL_SEC = 0.02
+"""How often the size of the files and the wall time are checked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def _wait(process: subprocess.Popen, folder: Path, limits: Limits) -> str:
     ended = ""
     while not ended:
         try:
-            process.wait(_LOOK_EVERY_SEC)
+            process.wait(_POLL_SEC)
             break
         except subprocess.TimeoutExpired:
             if time.monotonic() > deadline:

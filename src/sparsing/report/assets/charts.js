@@ -1,8 +1,10 @@
-// Draws the charts: each is a figure with controls, drawn when it comes near the screen.
+// Draws the charts of the page with Plotly from the descriptions in the data (see chart.py). Each chart is drawn when it
+// comes near the screen, and again when its controls or the colours change.
 "use strict";
 
 const HOVER_DIGITS = ".4~g";
 const NAME_LENGTH = 22;
+const PHONE_WIDTH = 480;
 // The markers of style.py, by Plotly's names.
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
 
@@ -134,19 +136,23 @@ function axisLayout(chart, which, scale) {
     if (chart.heat_map) Object.assign(made, { tickangle: -90, tickfont: { size: 10 } });
     if (which === "y") made.showgrid = false;
   } else if (axis.low !== undefined || axis.high !== undefined) {
-    const end = (value) => (value === undefined || (scale === "log" && value <= 0) ? null : scale === "log" ? Math.log10(value) : value);
-    const range = [end(axis.low), end(axis.high)];
-    if (range.some((value) => value !== null)) made.range = range;
+    Object.assign(made, visibleRange(axis, scale));
   }
   if (axis.whole) Object.assign(made, { tickformat: "d", dtick: layerCount(chart, which) <= 12 ? 1 : undefined });
   return made;
+}
+
+// A fixed range, or one fixed end with the other fitted to the data.
+function visibleRange({ low, high }, scale) {
+  if (scale === "log") return low > 0 && high > 0 ? { range: [Math.log10(low), Math.log10(high)] } : {};
+  return low !== undefined && high !== undefined ? { range: [low, high] } : { autorangeoptions: { minallowed: low, maxallowed: high } };
 }
 
 function layerCount(chart, which) {
   return chart.heat_map ? chart.heat_map.values.length : chart.series[0][which].length;
 }
 
-// 1, 2 and 5 times the powers of ten, or the powers alone where there are many.
+// Ticks at 1, 2 and 5 times the powers of ten, or at fewer of these where the axis spans many powers.
 function logTicks(values) {
   const real = values.filter((value) => value !== null && value > 0);
   const [low, high] = [Math.floor(Math.log10(Math.min(...real))), Math.ceil(Math.log10(Math.max(...real)))];
@@ -192,7 +198,8 @@ function layout(chart, state, width) {
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, colorway: [ink],
     xaxis: axisLayout(chart, "x", state.x), yaxis: axisLayout(chart, "y", state.y), shapes,
     annotations: marks.filter((mark) => mark.at !== undefined && mark.label).map((mark) => markLabel(mark, state)),
-    hovermode: "closest", dragmode: width < 600 ? false : "zoom",
+    hovermode: "closest",
+    dragmode: width < PHONE_WIDTH ? false : "zoom", // on a phone, dragging scrolls the page
     showlegend: listed > 1,
     // below the plot, but above it where the names on the x axis may be slanted
     legend: { orientation: "h", x: 0, ...(chart.x.names ? { y: 1.02, yanchor: "bottom" } : { y: -0.22, yanchor: "top" }), font: { size: 12 }, itemsizing: "constant" },
@@ -280,7 +287,7 @@ const near = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "400px" });
 for (const figure of waiting.keys()) near.observe(figure);
-if (waiting.size) waiting.values().next().value(); // the first one at once, wherever it is
+if (waiting.size) waiting.values().next().value(); // the first chart is drawn at once, wherever it is
 
 unfinished.add(() => {
   for (const [figure, draw] of waiting) if (figure.offsetParent) draw();

@@ -1,4 +1,4 @@
-// Single neurons: a table to search and sort, and what is known of the one that is chosen.
+// The explorer of single neurons: a table to search and sort, and the details of the chosen neuron.
 "use strict";
 
 const NEURON_ORDERS = {
@@ -147,7 +147,7 @@ function openExplorer(number) {
 
 document.getElementById("explorer")?.addEventListener("change", (event) => openExplorer(event.target.value));
 if (DATA.explorers.length) {
-  // built when it comes near the screen: the first chart has the right of way
+  // built when it comes near the screen, so that the first chart is drawn before it
   const open = () => openExplorer(document.getElementById("explorer")?.value ?? "0");
   new IntersectionObserver((entries, self) => {
     if (entries.some((entry) => entry.isIntersecting)) {

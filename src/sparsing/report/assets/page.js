@@ -1,10 +1,10 @@
-// What the parts of the page share: the data, the colours, downloads, and which panel is shown.
+// Shared by all scripts of the page: the data, the colours, downloads, printing, and the choice of the panel.
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const THEMES = ["system", "light", "dark"];
-const redraws = new Set(); // called when the colours have changed
-const unfinished = new Set(); // called before printing: what waits to come near the screen is to be made
+const redraws = new Set(); // functions to call when the colours have changed
+const unfinished = new Set(); // functions that draw all parts that wait to come near the screen; called before printing
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -34,7 +34,7 @@ function short(value) {
   return value === null ? "-" : String(Number(value.toPrecision(4)));
 }
 
-// A spreadsheet would run a text cell that begins like a formula, so such a cell gets a leading quote.
+// A spreadsheet would evaluate a text cell that begins like a formula, so such a cell gets a leading quote.
 function csvCell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(value);
@@ -57,7 +57,7 @@ function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
 
-// Numbers that were packed as base64 of little-endian values, with their shape.
+// The array that packed_array() in interactive.py made: base64 of little-endian values, with a shape.
 function unpack(packed) {
   const bytes = Uint8Array.from(atob(packed.data), (char) => char.charCodeAt(0));
   const kinds = { uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, float32: Float32Array };
@@ -77,11 +77,11 @@ document.getElementById("theme").addEventListener("click", (event) => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
 
-let screenTheme = null; // while the page is printed: the colours to go back to
+let screenTheme = null; // while the page is printed: the theme to return to
 
-// Charts take their colours when they are drawn, so the page turns light before it is printed.
+// Charts take their colours when they are drawn, so the page becomes light before it is printed.
 function setPrinting(on) {
-  if (on === (screenTheme !== null)) return; // browsers tell by the events, by the media query, or by both
+  if (on === (screenTheme !== null)) return; // browsers announce printing by events, by the media query, or by both
   const root = document.documentElement;
   [root.dataset.theme, screenTheme] = on ? ["light", root.dataset.theme ?? "system"] : [screenTheme, null];
   redrawAll();

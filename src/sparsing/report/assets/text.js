@@ -1,4 +1,4 @@
-// The text, token by token: coloured by activation ratio in the layer that the slider names.
+// The text view: tokens coloured by their activation ratio in the layer that the slider chooses.
 "use strict";
 
 function textView(root, view) {
@@ -107,7 +107,7 @@ function textView(root, view) {
   choose(0);
 }
 
-// A view is made when its panel is first shown.
+// A view is built when its panel is first visible.
 function openText(panel) {
   const root = panel.querySelector(".text-view");
   if (!root || root.hasChildNodes()) return;

@@ -101,7 +101,7 @@ def _advice_chart(title: str, rows: Sequence[AdviceRow]) -> Chart:
         title=title,
         note="Against dense decoding by the same kernels; bars: quartiles over pairs of runs.",
         x=Axis(label="speed-up, times dense", low=0.0, high=1.12 * most),
-        y=Axis(label="rule, way to find the active neurons", names=[_advice_label(row) for row in rows]),
+        y=Axis(label="rule, way", names=[_advice_label(row) for row in rows]),
         series=[
             Series(
                 name="allowed by the bytes read",

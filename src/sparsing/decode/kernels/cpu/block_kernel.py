@@ -1,34 +1,110 @@
-"""The feed-forward block on the CPU: one pass over the neurons, reading only what the active set needs.
+"""The kernel of a feed-forward block on the CPU: it reads the rows of weights that the active set needs, and no others.
 
-Each thread takes every n-th group of neurons through three stages:
-    find    which neurons may be active: all, those whose gate passes, or those the predictor names
-    hidden  gate (if not known yet) and up of these, `h`, and the test that makes a neuron active
-    add     the rows of down of the active ones
+`block_kernel` is the entry. Each thread takes every n-th group of neurons through three stages:
+    find    lists the neurons that may be active: all, those whose gate is active, or those the predictor selects
+    hidden  computes their gate (if `find` did not), their up and `h`, and keeps the active neurons in the list
+    add     adds their rows of down to the thread's part of the output
+
+Threads share nothing while they run. Their parts are added in the order of the threads, so the output is the same in
+every run with the same number of threads.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
-from sparsing.decode.kernels.cpu.lanes import dot_4bit, dot_8bit
-from sparsing.decode.kernels.cpu.rows import FAST, add_eight, announce, dots_of_eight
+from sparsing.decode.kernels.cpu.codes import dot_4bit, dot_8bit
+from sparsing.decode.kernels.cpu.rows import FAST, add_eight, dots_of_eight, prefetch_rows
+from sparsing.decode.kernels.modes import SkipMode
+from sparsing.decode.kernels.packing import ZEROING
 from sparsing.decode.predict.quantised import GROUP
 
-ALL, BY_GATE, PREDICTED = range(3)
-"""How `find` finds."""
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, Any]
+
+# Numba compiles plain numbers into the kernels
+ALL, BY_GATE, PREDICTED = SkipMode.ALL.value, SkipMode.BY_GATE.value, SkipMode.PREDICTED.value
 ACTS = ("relu", "relu2", "silu", "gelu", "gelu_tanh")
-"""Order of the activation codes; the first two are zero for every input at or below zero."""
-LAST_ZEROING = 1
+"""The activations in the order of their codes; those of `ZEROING` come first."""
+NUM_ZEROING = len(ZEROING)
 MOST_IN_GROUP = 128
-"""Neighbouring neurons that go to one thread: long enough to be read as a stream, short enough to share out."""
+"""The most neighbouring neurons for one thread: enough to be read as a stream, few enough to balance the threads."""
+
+
+class Rule(NamedTuple):
+    """What makes a neuron active, and how the active neurons are found."""
+
+    mode: int
+    """`ALL`, `BY_GATE` or `PREDICTED`."""
+    act: int
+    """Code of the activation, its place in `ACTS`."""
+    gate_cut: np.float32
+    """Cut of `|act(gate)|`."""
+    h_cuts: Array
+    """Cut of `|h|`, shape `(d_ff,)`, float32."""
+
+
+class Weights(NamedTuple):
+    """The arrays of a `PackedFFN`; bfloat16 as its bits."""
+
+    gate: Array
+    up: Array
+    down: Array
+    scales: Array
+    """Shape `(3, d_ff)`, float32; ones for weights that are not int8."""
+
+
+class PredictorCopy(NamedTuple):
+    """The arrays of a `LayerPredictor`; bfloat16 as its bits. Without a predictor they have no rows."""
+
+    bits: int
+    gate_codes: Array
+    gate_scales: Array
+    up_codes: Array
+    """No rows if the gate alone is predicted."""
+    up_scales: Array
+    cuts: Array
+
+
+class Tokens(NamedTuple):
+    """The input of a call, and room for the same tokens as codes; the codes are written only for the predictor."""
+
+    x: Array
+    """Shape `(tokens, d_model)`, float32."""
+    codes: Array
+    """Shape `(tokens, groups * 128)`, int8."""
+    starts: Array
+    """Shape `(tokens, groups * 16)`, int32; see `dot_4bit`."""
+    scales: Array
+    """Shape `(tokens,)`, float32."""
+
+
+class Listed(NamedTuple):
+    """A list of neurons with their values for each token, for every thread (first axis) or for one of them."""
+
+    neurons: Array
+    """Shape `(threads, most)`, int32. `compute_hidden` moves the active neurons to the front."""
+    selected: Array
+    """Whether the predictor selects the neuron for a token, shape `(threads, most, tokens)`, bool."""
+    gates: Array
+    """Shape `(threads, most, tokens)`, float32: `act(gate)` from `find_by_gate`, else the gate before activation."""
+    h: Array
+    """Shape `(threads, most, tokens)`, float32."""
+
+
+@njit(nogil=True, cache=True)
+def above_cut(size, cut):
+    """True if `size` is strictly above its cut, or NaN; the same comparison as `plain.above_cut`."""
+    return not (size <= cut)
 
 
 @njit(nogil=True, cache=True)
 def group_size(d_ff, threads):
-    """Neurons of a group, so that every thread gets some; frequent neurons often stand together."""
+    """Neighbouring neurons for one thread; small enough that frequent ones, which often stand together, are shared."""
     return max(16, min(MOST_IN_GROUP, d_ff // (4 * threads)))
 
 
@@ -50,142 +126,160 @@ def activate(act, g):
 
 
 @njit(nogil=True, cache=True)
-def find_all(first, last, count, found):
-    """Every neuron of `[first, last)`; returns how many `found` holds then, `count` of them from before."""
+def find_all(first, last, count, neurons):
+    """List every neuron of `[first, last)` behind the `count` listed ones; returns the new count."""
     for i in range(first, last):
-        found[count + i - first] = i
+        neurons[count + i - first] = i
     return count + last - first
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)
-def find_by_gate(first, last, count, gate, scales, x, act, gate_cut, found, gates):
-    """Those whose `|act(gate)|` is above its cut for a token, their gates beside them."""
+def find_by_gate(first, last, count, rule, weights, x, listed):
+    """List the neurons of `[first, last)` whose gate is active for any token, with their gates."""
     for eight in range(first, last, 8):
-        at, values = found[count : count + 8], gates[count : count + 8]
+        at, values = listed.neurons[count : count + 8], listed.gates[count : count + 8]
         for r in range(8):
             at[r] = min(eight + r, last - 1)
-        dots_of_eight(gate, at, x, values)
+        dots_of_eight(weights.gate, at, x, values)
+        # the gates are overwritten in place: `count` never runs ahead of the gate that is read
         for r in range(min(8, last - eight)):
             wanted = False
             for token in range(x.shape[0]):
-                g = activate(act, values[r, token] * scales[0, eight + r])
-                gates[count, token] = g
-                wanted |= not (abs(g) <= gate_cut)
+                g = activate(rule.act, values[r, token] * weights.scales[0, eight + r])
+                listed.gates[count, token] = g
+                wanted |= above_cut(abs(g), rule.gate_cut)
             if wanted:
-                found[count] = eight + r
+                listed.neurons[count] = eight + r
                 count += 1
     return count
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)
-def find_predicted(first, last, count, predictor, tokens, act, found, named):
-    """Those that the predictor names for a token, and for which in `named`."""
-    bits, gate_codes, gate_scales, up_codes, up_scales, cuts, x_codes, x_start, x_scale = predictor
-    with_up = up_codes.shape[0] > 0
+def find_predicted(first, last, count, rule, predictor, tokens, listed):
+    """List the neurons of `[first, last)` that the predictor selects for any token, and note for which tokens."""
+    with_up = predictor.up_codes.shape[0] > 0
     for i in range(first, last):
         wanted = False
-        for token in range(tokens):
-            if bits == 4:
-                g = dot_4bit(gate_codes, gate_scales, i, x_codes, x_start, token)
+        for token in range(tokens.x.shape[0]):
+            if predictor.bits == 4:
+                g = dot_4bit(
+                    predictor.gate_codes, predictor.gate_scales, i, tokens.codes, tokens.starts, token
+                )
             else:
-                g = dot_8bit(gate_codes, gate_scales, i, x_codes, x_start, token)
-            size = g * x_scale[token]  # with its sign under a zeroing activation
-            if act > LAST_ZEROING:
-                size = abs(activate(act, size))
+                g = dot_8bit(
+                    predictor.gate_codes, predictor.gate_scales, i, tokens.codes, tokens.starts, token
+                )
+            size = g * tokens.scales[token]  # a zeroing activation keeps the sign, see `LayerPredictor.sizes`
+            if rule.act >= NUM_ZEROING:
+                size = abs(activate(rule.act, size))
             if with_up:
-                if bits == 4:
-                    u = dot_4bit(up_codes, up_scales, i, x_codes, x_start, token)
+                if predictor.bits == 4:
+                    u = dot_4bit(
+                        predictor.up_codes, predictor.up_scales, i, tokens.codes, tokens.starts, token
+                    )
                 else:
-                    u = dot_8bit(up_codes, up_scales, i, x_codes, x_start, token)
-                size *= abs(u * x_scale[token])
-            named[count, token] = not (size <= cuts[i])
-            wanted |= named[count, token]
+                    u = dot_8bit(
+                        predictor.up_codes, predictor.up_scales, i, tokens.codes, tokens.starts, token
+                    )
+                size *= abs(u * tokens.scales[token])
+            listed.selected[count, token] = above_cut(size, predictor.cuts[i])
+            wanted |= listed.selected[count, token]
         if wanted:
-            found[count] = i
+            listed.neurons[count] = i
             count += 1
     return count
 
 
 @njit(nogil=True, cache=True)
-def fill_up(count, found):
-    """Repeat the last neuron until `found` holds whole eights; a row read twice comes from the cache."""
-    for place in range(count, (count + 7) // 8 * 8):
-        found[place] = found[count - 1]
+def whole_eights(count):
+    """`count` rounded up to a multiple of 8."""
+    return (count + 7) // 8 * 8
+
+
+@njit(nogil=True, cache=True)
+def fill_up(count, neurons):
+    """Repeat the last neuron up to a whole eight; the second reading of a row comes from the cache."""
+    for place in range(count, whole_eights(count)):
+        neurons[place] = neurons[count - 1]
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)
-def hidden(how, count, weights, x, act, gate_cut, h_cut, found, named, gates, h):
-    """`h` of the neurons in `found`, times down's scale; those above their cuts move to the front; returns how many."""
-    gate, up, _, scales = weights
+def compute_hidden(count, rule, weights, x, listed):
+    """Compute `h` times down's scale for the listed neurons, move the active ones to the front, return their number."""
+    by_gate = rule.mode == BY_GATE
+    neurons, gates, h = listed.neurons, listed.gates, listed.h
     for eight in range(0, count, 8):
-        at, following = found[eight : eight + 8], found[eight + 8 : min(eight + 16, (count + 7) // 8 * 8)]
-        if how != BY_GATE:
-            announce(up, at)
-            dots_of_eight(gate, at, x, gates[eight : eight + 8])
-            announce(gate, following)
+        at, following = neurons[eight : eight + 8], neurons[eight + 8 : min(eight + 16, whole_eights(count))]
+        # prefetch the rows that are read next, so that memory works while this eight is multiplied
+        if not by_gate:
+            prefetch_rows(weights.up, at)
+            dots_of_eight(weights.gate, at, x, gates[eight : eight + 8])
+            prefetch_rows(weights.gate, following)
         else:
-            announce(up, following)
-        dots_of_eight(up, at, x, h[eight : eight + 8])
+            prefetch_rows(weights.up, following)
+        dots_of_eight(weights.up, at, x, h[eight : eight + 8])
     kept = 0
     for place in range(count):
-        i, wanted = found[place], False
+        i, wanted = neurons[place], False
         for token in range(x.shape[0]):
             g = gates[place, token]
-            if how != BY_GATE:
-                g = activate(act, g * scales[0, i])
-            value = g * (h[place, token] * scales[1, i])
-            # a token takes what was predicted for itself, whatever its batch reads
-            inactive = how == PREDICTED and not named[place, token]
-            inactive |= abs(g) <= gate_cut or abs(value) <= h_cut[i]
-            h[kept, token] = np.float32(0) if inactive else value * scales[2, i]
-            wanted |= not inactive
+            if not by_gate:
+                g = activate(rule.act, g * weights.scales[0, i])
+            value = g * (h[place, token] * weights.scales[1, i])
+            # a token uses only what was selected for itself, so that its result does not depend on its batch
+            active = rule.mode != PREDICTED or listed.selected[place, token]
+            active &= above_cut(abs(g), rule.gate_cut) and above_cut(abs(value), rule.h_cuts[i])
+            h[kept, token] = value * weights.scales[2, i] if active else np.float32(0)
+            wanted |= active
         if wanted:
-            found[kept] = i
+            neurons[kept] = i
             kept += 1
     return kept
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)
-def add(kept, down, active, h, y):
-    """Add the neurons in `active` to `y`."""
-    h[kept : (kept + 7) // 8 * 8] = 0  # what only fills the last eight adds nothing
+def add_down(kept, down, listed, y):
+    """Add the rows of `down` of the first `kept` listed neurons, times `h`, to `y`."""
+    listed.h[kept : whole_eights(kept)] = 0  # the repeated neurons of the last eight add nothing
     for eight in range(0, kept, 8):
-        announce(down, active[eight + 8 : min(eight + 16, (kept + 7) // 8 * 8)])
-        add_eight(down, active[eight : eight + 8], h[eight : eight + 8], y)
+        prefetch_rows(down, listed.neurons[eight + 8 : min(eight + 16, whole_eights(kept))])
+        add_eight(down, listed.neurons[eight : eight + 8], listed.h[eight : eight + 8], y)
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)
-def work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, y, counts):
-    """One thread's part: every n-th group of neurons."""
-    found, named, gates, h = room[0][thread], room[1][thread], room[2][thread], room[3][thread]
-    threads, d_ff, count = room[0].shape[0], h_cut.size, 0
+def run_thread(thread, rule, weights, predictor, tokens, lists, y, counts):
+    """The part of one thread: every n-th group of neurons, into `y (tokens, d_model)` and `counts (3,)`."""
+    rule, weights, tokens = Rule(*rule), Weights(*weights), Tokens(*tokens)
+    predictor, lists = PredictorCopy(*predictor), Listed(*lists)
+    listed = Listed(lists.neurons[thread], lists.selected[thread], lists.gates[thread], lists.h[thread])
+    threads, d_ff, count = lists.neurons.shape[0], rule.h_cuts.size, 0
     group = group_size(d_ff, threads)
     for first in range(thread * group, d_ff, threads * group):
         last = min(first + group, d_ff)
-        if how == ALL:
-            count = find_all(first, last, count, found)
-        elif how == BY_GATE:
-            count = find_by_gate(first, last, count, weights[0], weights[3], x, act, gate_cut, found, gates)
+        if rule.mode == ALL:
+            count = find_all(first, last, count, listed.neurons)
+        elif rule.mode == BY_GATE:
+            count = find_by_gate(first, last, count, rule, weights, tokens.x, listed)
             counts[0] += last - first
         else:
-            count = find_predicted(first, last, count, predictor, x.shape[0], act, found, named)
-    fill_up(count, found)
-    kept = hidden(how, count, weights, x, act, gate_cut, h_cut, found, named, gates, h)
-    fill_up(kept, found)
+            count = find_predicted(first, last, count, rule, predictor, tokens, listed)
+    fill_up(count, listed.neurons)
+    kept = compute_hidden(count, rule, weights, tokens.x, listed)
+    fill_up(kept, listed.neurons)
     y[:] = 0
-    add(kept, weights[2], found, h, y)
-    if how != BY_GATE:
+    add_down(kept, weights.down, listed, y)
+    if rule.mode != BY_GATE:
         counts[0] += count
     counts[1] += count
     counts[2] += kept
 
 
 @njit(nogil=True, cache=True)
-def quantise(x, offset, codes, start, scale):
-    """Tokens as int8 by `max |x| / 127`, and what the sum of each `GROUP` begins with: `-offset * sum(codes)`.
+def quantise(offset, x, codes, starts, scales):
+    """Write the tokens as int8 by `max |x| / 127`, with the start of each group's sum, `-offset * sum(codes)`.
 
-    A token that is not finite gets the scale NaN: everything is then predicted active, and the exact rows say what
-    comes of it.
+    A token that is not finite gets the scale NaN. The predictor then selects every neuron, and the exact rows carry the
+    NaN or infinity to the output.
     """
     for token in range(x.shape[0]):
         most, total = np.float32(0), np.float32(0)
@@ -194,28 +288,37 @@ def quantise(x, offset, codes, start, scale):
             total += size
             most = max(most, size)
         codes[token] = 0
-        start[token] = 0
-        if not total < np.inf:
-            scale[token] = np.nan
+        starts[token] = 0
+        if not total < np.inf:  # the sum, since `max` drops a NaN
+            scales[token] = np.nan
             continue
-        scale[token] = most / np.float32(127)
+        scales[token] = most / np.float32(127)
         if most == 0:
             continue
         inverse = np.float32(127) / most
         for j in range(x.shape[1]):
             code = np.int32(np.rint(x[token, j] * inverse))
             codes[token, j] = code
-            start[token, j // GROUP * 16] -= offset * code
+            starts[token, j // GROUP * 16] -= offset * code
 
 
 @njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
-def block_kernel(how, weights, copy, codes, x, act, gate_cut, h_cut, room, parts, counts, y):
-    """`y (tokens, d_model)` of the block for `x (tokens, d_model)`, both float32."""
-    if how == PREDICTED:
-        quantise(x, 2 ** (copy[0] - 1), *codes)
-    predictor = copy + codes
+def block_kernel(rule, weights, predictor, tokens, lists, parts, counts, y):
+    """Compute the block into `y (tokens, d_model)`, float32.
+
+    The first five arguments are a `Rule`, `Weights`, `PredictorCopy`, `Tokens` and `Listed` as plain tuples, which
+    `run_thread` turns into records: Numba cannot hand records to its threads, and a call from Python takes 1.4
+    microseconds less with tuples.
+
+    Args:
+        parts: Each thread's part of the output, shape `(threads, tokens, d_model)`, float32.
+        counts: Rows of gate, up and down that each thread has read, shape `(threads, 3)`, int64; added to.
+    """
+    if rule[0] == PREDICTED:
+        bits = predictor[0]
+        quantise(2 ** (bits - 1), *tokens)
     for thread in prange(parts.shape[0]):
-        work(how, thread, weights, predictor, x, act, gate_cut, h_cut, room, parts[thread], counts[thread])
+        run_thread(thread, rule, weights, predictor, tokens, lists, parts[thread], counts[thread])
     y[:] = parts[0]
     for thread in range(1, parts.shape[0]):
         y += parts[thread]

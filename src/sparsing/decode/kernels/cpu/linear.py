@@ -1,4 +1,4 @@
-"""A matrix against few tokens at the speed of memory: the other projections of a model, and the head."""
+"""A matrix times a few tokens at the speed of memory, for the projections outside the blocks and the head."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from numba import get_num_threads, njit, prange
 
 from sparsing.decode.kernels.cpu.block import as_floats, as_numpy
 from sparsing.decode.kernels.cpu.rows import FAST, dots_of_eight
-from sparsing.decode.kernels.dispatch import MAX_TOKENS
-from sparsing.errors import InputError
+from sparsing.decode.kernels.dispatch import check_num_tokens
 
 
 @njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
 def linear_kernel(rows, x, at, y):
-    """`y[i] = rows[i] . x` with `y (out rounded up to eights, tokens)`; `at (threads, 8)` int32 is room."""
+    """`y[i] = rows[i] . x` with `y (out rounded up to eights, tokens)`; `at (threads, 8)` int32 is a buffer."""
     threads, eights = at.shape[0], y.shape[0] // 8
     for thread in prange(threads):
         mine = at[thread]
         for eight in range(thread * eights // threads, (thread + 1) * eights // threads):
             for r in range(8):
+                # the last eight may reach beyond the matrix: its last row is then read again and not used
                 mine[r] = min(8 * eight + r, rows.shape[0] - 1)
             dots_of_eight(rows, mine, x, y[8 * eight : 8 * eight + 8])
 
@@ -28,7 +28,7 @@ class CpuLinear:
     """`x @ weight.T + bias` for `x (tokens <= 8, in)` and `weight (out, in)` in float32 or bfloat16.
 
     Raises:
-        InputError: weights in float16, or more tokens than a call takes.
+        InputError: if the weights are float16, or a call has more tokens than a kernel takes.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
@@ -36,9 +36,8 @@ class CpuLinear:
         self._at = np.zeros((get_num_threads(), 8), np.int32)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Shape `(tokens, out)`, dtype of `x`."""
-        if x.shape[0] > MAX_TOKENS:
-            raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {x.shape[0]}")
+        """The product, shape `(tokens, out)`, in the dtype of `x`."""
+        check_num_tokens(x)
         rows = self._rows.shape[0]
         y = torch.empty(-(-rows // 8) * 8, x.shape[0], dtype=torch.float32)
         linear_kernel(self._rows, as_floats(x), self._at, y.numpy())

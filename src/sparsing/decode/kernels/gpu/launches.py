@@ -1,4 +1,4 @@
-"""Which kernels one call of a block runs, on what and in which sizes."""
+"""The kernel launches of one call of a block: which kernels run, on which tensors, in which sizes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import torch
 import triton
 
 from sparsing.decode.kernels.gpu import passes
-from sparsing.decode.kernels.gpu.tiles import Tiles, fitting
+from sparsing.decode.kernels.gpu.tiles import fitting
+from sparsing.decode.kernels.modes import SkipMode
 
 if TYPE_CHECKING:
-    from sparsing.decode.kernels.gpu.workspace import Room
+    from sparsing.decode.kernels.gpu.tiles import Tiles
+    from sparsing.decode.kernels.gpu.workspace import Workspace
     from sparsing.decode.kernels.packing import PackedFFN
+
+_SUM_BLOCK = 128
+"""Columns of one program of `add_parts`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -23,164 +28,200 @@ class Launch:
     kernel: Any
     """A function of `passes`."""
     grid: tuple[int, ...]
-    """Programs."""
+    """Number of programs on each axis."""
     args: dict[str, Any]
-    """Tensors and numbers."""
+    """Tensors and numbers, by name of the kernel's parameter."""
     sizes: dict[str, Any]
-    """What it is compiled for."""
+    """Compile-time constants, by name of the kernel's parameter. Triton compiles a kernel for each set of them."""
     warps: int
     """Warps of a program."""
 
     def run(self) -> None:
+        """Start the kernel."""
         self.kernel[self.grid](**self.args, **self.sizes, **self.options)
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the compiler is told beside."""
+        """Options of the compiler."""
         return {"num_warps": self.warps, "enable_fp_fusion": True}
 
 
-def launches(
-    packed: PackedFFN, room: Room, x: torch.Tensor, y: torch.Tensor, mode: int, tiles: Tiles
-) -> list[Launch]:
-    """The passes of one call in order."""
-    before = []
-    if mode == passes.BY_GATE.value:
-        before = [_gate(packed, room, x, tiles)]
-    elif mode == passes.PREDICTED.value:
-        before = [_quantise(packed, room, x), _predict(packed, room, x, tiles)]
-    return [*before, _hidden(packed, room, x, mode, tiles), *_down(packed, room, y, tiles)]
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class BlockCall:
+    """One call of a block."""
 
+    packed: PackedFFN
+    workspace: Workspace
+    x: torch.Tensor
+    """Input, shape `(tokens, d_model)`, C-contiguous, in the dtype of the weights."""
+    y: torch.Tensor
+    """Output, same shape and dtype."""
+    mode: SkipMode
+    tiles: Tiles
 
-def _tokens(x: torch.Tensor) -> int:
-    """Side of a tile of tokens."""
-    return 1 if x.shape[0] == 1 else 16
+    def launches(self) -> list[Launch]:
+        """The launches in order."""
+        first = []
+        if self.mode == SkipMode.BY_GATE:
+            first = [self._gate()]
+        elif self.mode == SkipMode.PREDICTED:
+            first = [self._quantise(), self._predict()]
+        return [*first, self._hidden(), self._down(), self._add_parts()]
 
+    @property
+    def _num_tokens(self) -> int:
+        return self.x.shape[0]
 
-def _quantise(packed: PackedFFN, room: Room, x: torch.Tensor) -> Launch:
-    width = room.x_codes.shape[1]
-    sizes = {"D_MODEL": packed.d_model, "WIDTH": width, "PADDED": triton.next_power_of_2(width)}
-    args = {"x": x, "codes": room.x_codes, "scales": room.x_scales}
-    return Launch(kernel=passes.quantise, grid=(x.shape[0],), args=args, sizes=sizes, warps=8)
+    @property
+    def _token_tile(self) -> int:
+        """Side of a tile of tokens: tensor cores take no fewer than 16."""
+        return 1 if self._num_tokens == 1 else 16
 
+    @property
+    def _found_segments(self) -> int:
+        """Programs of the first pass, which are the segments of its list."""
+        return triton.cdiv(self.packed.d_ff, self.tiles.gate_rows)
 
-def _gate(packed: PackedFFN, room: Room, x: torch.Tensor, tiles: Tiles) -> Launch:
-    args = {
-        "x": x,
-        "gate": packed.gate,
-        "gates": room.gates,
-        "entries": room.found,
-        "sizes": room.found_sizes,
-        "tokens": x.shape[0],
-        "cut": max(room.gate_cut, 0.0),
-    }
-    sizes = {
-        "D_MODEL": packed.d_model,
-        "D_FF": packed.d_ff,
-        "ACT": packed.act,
-        "TOKENS": _tokens(x),
-        "ROWS": tiles.gate_rows,
-        "BLOCK": fitting(packed.d_model, tiles.gate_block),
-        "STAGES": tiles.stages,
-    }
-    grid = (triton.cdiv(packed.d_ff, tiles.gate_rows),)
-    return Launch(kernel=passes.gate_pass, grid=grid, args=args, sizes=sizes, warps=tiles.warps)
+    def _launch(
+        self, kernel: Any, grid: tuple[int, ...], args: dict[str, Any], sizes: dict[str, Any]
+    ) -> Launch:
+        return Launch(kernel=kernel, grid=grid, args=args, sizes=sizes, warps=self.tiles.warps)
 
+    def _quantise(self) -> Launch:
+        width = self.workspace.x_codes.shape[1]
+        return Launch(
+            kernel=passes.quantise,
+            grid=(self._num_tokens,),
+            args={"x": self.x, "codes": self.workspace.x_codes, "scales": self.workspace.x_scales},
+            sizes={
+                "D_MODEL": self.packed.d_model,
+                "WIDTH": width,
+                "PADDED": triton.next_power_of_2(width),
+            },
+            warps=8,  # one program takes a whole token
+        )
 
-def _predict(packed: PackedFFN, room: Room, x: torch.Tensor, tiles: Tiles) -> Launch:
-    predictor = room.predictor
-    assert predictor is not None, "a call by prediction needs a predictor"
-    groups = predictor.gate_scales.shape[1]
-    codes = (room.x_codes, predictor.gate_codes, predictor.up_codes)
-    if x.shape[0] == 1:  # four codes a word
-        codes = tuple(None if part is None else part.view(torch.int32) for part in codes)
-    args = {
-        "x": codes[0],
-        "x_scales": room.x_scales,
-        "gate_codes": codes[1],
-        "gate_scales": predictor.gate_scales,
-        "up_codes": codes[2],
-        "up_scales": predictor.up_scales,
-        "cuts": predictor.cuts,
-        "votes": room.votes,
-        "entries": room.found,
-        "sizes": room.found_sizes,
-        "tokens": x.shape[0],
-    }
-    sizes = {
-        "D_FF": packed.d_ff,
-        "GROUPS": groups,
-        "BITS": predictor.bits,
-        "WITH_UP": predictor.up_codes is not None,
-        "ACT": packed.act,
-        "TOKENS": _tokens(x),
-        "ROWS": tiles.gate_rows,
-        "CHUNK": fitting(groups, tiles.chunk),
-        "STAGES": tiles.stages,
-    }
-    grid = (triton.cdiv(packed.d_ff, tiles.gate_rows),)
-    return Launch(kernel=passes.predict_pass, grid=grid, args=args, sizes=sizes, warps=tiles.warps)
+    def _gate(self) -> Launch:
+        args = {
+            "x": self.x,
+            "gate": self.packed.gate,
+            "gates": self.workspace.gates,
+            "entries": self.workspace.found,
+            "sizes": self.workspace.found_sizes,
+            "tokens": self._num_tokens,
+            "cut": max(self.workspace.gate_cut, 0.0),
+        }
+        sizes = {
+            "D_MODEL": self.packed.d_model,
+            "D_FF": self.packed.d_ff,
+            "ACT": self.packed.act,
+            "TOKENS": self._token_tile,
+            "ROWS": self.tiles.gate_rows,
+            "BLOCK": fitting(self.packed.d_model, self.tiles.gate_block),
+            "STAGES": self.tiles.stages,
+        }
+        return self._launch(passes.gate_pass, (self._found_segments,), args, sizes)
 
+    def _predict(self) -> Launch:
+        predictor = self.workspace.predictor
+        assert predictor is not None, "mode PREDICTED needs a predictor"
+        groups = predictor.gate_scales.shape[1]
+        codes = (self.workspace.x_codes, predictor.gate_codes, predictor.up_codes)
+        if self._num_tokens == 1:  # the kernel reads four codes as one word
+            codes = tuple(None if part is None else part.view(torch.int32) for part in codes)
+        args = {
+            "x": codes[0],
+            "x_scales": self.workspace.x_scales,
+            "gate_codes": codes[1],
+            "gate_scales": predictor.gate_scales,
+            "up_codes": codes[2],
+            "up_scales": predictor.up_scales,
+            "cuts": predictor.cuts,
+            "votes": self.workspace.votes,
+            "entries": self.workspace.found,
+            "sizes": self.workspace.found_sizes,
+            "tokens": self._num_tokens,
+        }
+        sizes = {
+            "D_FF": self.packed.d_ff,
+            "GROUPS": groups,
+            "BITS": predictor.bits,
+            "WITH_UP": predictor.up_codes is not None,
+            "ACT": self.packed.act,
+            "TOKENS": self._token_tile,
+            "ROWS": self.tiles.gate_rows,
+            "CHUNK": fitting(groups, self.tiles.chunk),
+            "STAGES": self.tiles.stages,
+        }
+        return self._launch(passes.predict_pass, (self._found_segments,), args, sizes)
 
-def _hidden(packed: PackedFFN, room: Room, x: torch.Tensor, mode: int, tiles: Tiles) -> Launch:
-    segments = triton.cdiv(packed.d_ff, tiles.gate_rows)
-    args = {
-        "x": x,
-        "gate": packed.gate,
-        "up": packed.up,
-        "gates": room.gates,
-        "votes": room.votes,
-        "h_cuts": room.h_cuts,
-        "found": room.found,
-        "found_sizes": room.found_sizes,
-        "h": room.h,
-        "entries": room.entries,
-        "sizes": room.sizes,
-        "read": room.read,
-        "tokens": x.shape[0],
-        "gate_cut": room.gate_cut,
-    }
-    sizes = {
-        "MODE": mode,
-        "D_MODEL": packed.d_model,
-        "D_FF": packed.d_ff,
-        "ACT": packed.act,
-        "FOUND_SEGMENT": tiles.gate_rows,
-        "FOUND_SEGMENTS": segments,
-        "FOUND_PADDED": triton.next_power_of_2(segments),
-        "PROGRAMS": tiles.programs,
-        "TOKENS": _tokens(x),
-        "ROWS": tiles.hidden_rows,
-        "BLOCK": fitting(packed.d_model, tiles.hidden_block),
-        "STAGES": tiles.stages,
-    }
-    return Launch(
-        kernel=passes.hidden_pass, grid=(tiles.programs,), args=args, sizes=sizes, warps=tiles.warps
-    )
+    def _hidden(self) -> Launch:
+        args = {
+            "x": self.x,
+            "gate": self.packed.gate,
+            "up": self.packed.up,
+            "gates": self.workspace.gates,
+            "votes": self.workspace.votes,
+            "h_cuts": self.workspace.h_cuts,
+            "found": self.workspace.found,
+            "found_sizes": self.workspace.found_sizes,
+            "h": self.workspace.h,
+            "entries": self.workspace.entries,
+            "sizes": self.workspace.sizes,
+            "read": self.workspace.read,
+            "tokens": self._num_tokens,
+            "gate_cut": self.workspace.gate_cut,
+        }
+        sizes = {
+            "MODE": self.mode.value,
+            "D_MODEL": self.packed.d_model,
+            "D_FF": self.packed.d_ff,
+            "ACT": self.packed.act,
+            "FOUND_SEGMENT": self.tiles.gate_rows,
+            "FOUND_PADDED": triton.next_power_of_2(self._found_segments),
+            "PROGRAMS": self.tiles.programs,
+            "TOKENS": self._token_tile,
+            "ROWS": self.tiles.hidden_rows,
+            "BLOCK": fitting(self.packed.d_model, self.tiles.hidden_block),
+            "STAGES": self.tiles.stages,
+        }
+        return self._launch(passes.hidden_pass, (self.tiles.programs,), args, sizes)
 
+    def _down(self) -> Launch:
+        block = fitting(self.packed.d_model, self.tiles.down_block)
+        args = {
+            "h": self.workspace.h,
+            "down": self.packed.down,
+            "entries": self.workspace.entries,
+            "sizes": self.workspace.sizes,
+            "parts": self.workspace.parts,
+            "tokens": self._num_tokens,
+        }
+        sizes = {
+            "D_MODEL": self.packed.d_model,
+            "D_FF": self.packed.d_ff,
+            "PROGRAMS": self.tiles.programs,
+            "SPLITS": self.tiles.splits,
+            "TOKENS": self._token_tile,
+            "ROWS": self.tiles.down_rows,
+            "BLOCK": block,
+        }
+        grid = (triton.cdiv(self.packed.d_model, block), self.tiles.splits)
+        return self._launch(passes.down_pass, grid, args, sizes)
 
-def _down(packed: PackedFFN, room: Room, y: torch.Tensor, tiles: Tiles) -> list[Launch]:
-    tokens, block = y.shape[0], fitting(packed.d_model, tiles.down_block)
-    shared = {"D_MODEL": packed.d_model, "PROGRAMS": tiles.programs, "SPLITS": tiles.splits}
-    down = Launch(
-        kernel=passes.down_pass,
-        grid=(triton.cdiv(packed.d_model, block), tiles.splits),
-        args={
-            "h": room.h,
-            "down": packed.down,
-            "entries": room.entries,
-            "sizes": room.sizes,
-            "parts": room.parts,
-            "tokens": tokens,
-        },
-        sizes=shared | {"D_FF": packed.d_ff, "TOKENS": _tokens(y), "ROWS": tiles.down_rows, "BLOCK": block},
-        warps=tiles.warps,
-    )
-    together = Launch(
-        kernel=passes.add_parts,
-        grid=(triton.cdiv(packed.d_model, 128), tokens),
-        args={"parts": room.parts, "y": y, "sizes": room.sizes, "read": room.read, "tokens": tokens},
-        sizes=shared | {"BLOCK": 128},
-        warps=tiles.warps,
-    )
-    return [down, together]
+    def _add_parts(self) -> Launch:
+        args = {
+            "parts": self.workspace.parts,
+            "y": self.y,
+            "sizes": self.workspace.sizes,
+            "read": self.workspace.read,
+            "tokens": self._num_tokens,
+        }
+        sizes = {
+            "D_MODEL": self.packed.d_model,
+            "PROGRAMS": self.tiles.programs,
+            "SPLITS": self.tiles.splits,
+            "BLOCK": _SUM_BLOCK,
+        }
+        grid = (triton.cdiv(self.packed.d_model, _SUM_BLOCK), self._num_tokens)
+        return self._launch(passes.add_parts, grid, args, sizes)

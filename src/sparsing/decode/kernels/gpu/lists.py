@@ -1,7 +1,7 @@
-"""The active set as a list on the device, in a fixed order and without atomics.
+"""Lists of neurons on the GPU, in a fixed order and without atomic operations.
 
-Each program of a pass keeps a segment of the list and the number of entries in it; the next pass adds the numbers up
-and finds from them where any entry lies. Nothing waits for the host, and two runs give the same list.
+Each program of a pass writes one segment of the list and the number of its entries. The next pass sums these numbers
+and computes from them where any entry is. The host never waits, and two runs give the same list.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def append(entries, start, kept, neurons, needed):
-    """Write the needed neurons behind the `kept` that stand in the segment at `start`; returns how many there are."""
+    """Write the needed neurons into the segment at `start`, behind its first `kept` entries; returns the new number."""
     flags = needed.to(tl.int32)
     place = start + kept + tl.cumsum(flags, 0) - 1
     tl.store(entries + place, neurons, mask=needed)
@@ -21,11 +21,13 @@ def append(entries, start, kept, neurons, needed):
 
 @triton.jit
 def find(sizes, ends, slots, SEGMENT: tl.constexpr):
-    """Where entries number `slots` of a list lie, shape of `slots`: a binary search for the segment.
+    """The places of entries number `slots` in the list, shape of `slots`: a binary search for their segments.
 
-    sizes: Entries of each segment, a power of two of them; ends: their running sum; SEGMENT: room of a segment.
+    sizes: Entries of each segment; their number is a power of two.
+    ends: The running sum of `sizes`.
+    SEGMENT: The most entries of a segment.
     """
-    segment = tl.zeros_like(slots)  # how many segments end at or before the slot
+    segment = tl.zeros_like(slots)  # number of segments that end at or before the slot
     step = sizes.shape[0] // 2
     while step > 0:
         ended = tl.gather(ends, segment + step - 1, 0) <= slots

@@ -1,8 +1,13 @@
+# Triton's compiler types the bodies of kernels: it turns `tl.constexpr` parameters into numbers and pointers into
+# tensors, which Python annotations cannot express. The three rules below would reject nearly every line of a kernel.
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
 """The Triton kernels of a block, in the order they run: find the active set, compute `h` on it, add its rows of down.
 
-Several tokens share one list, the union of their sets; each token's own rule is applied to `h`. Grids do not depend
-on what is active: a program whose share is empty ends at once, so a captured CUDA graph serves every token.
+Several tokens share one list, the union of their active sets; `h` is then masked for each token by itself. Grids do not
+depend on the active set: a program without neurons ends at once, so a captured CUDA graph serves every token.
+
+The parameters of a kernel are in this order: inputs, buffers that it writes, numbers, and sizes in capitals. A kernel is
+compiled for its sizes. All tensors are pointers to C-contiguous memory. `launches.py` passes all parameters by name.
 """
 
 from __future__ import annotations
@@ -11,21 +16,18 @@ import triton
 import triton.language as tl
 
 from sparsing.decode.kernels.gpu.lists import append, find
-from sparsing.decode.kernels.gpu.products import activate, code_products, matmul, row_products
+from sparsing.decode.kernels.gpu.products import above_cut, activate, code_products, matmul, row_products
+from sparsing.decode.kernels.modes import SkipMode
 
-DENSE = tl.constexpr(0)
-"""Every row of all three matrices, nothing cut."""
-ALL = tl.constexpr(1)
-"""Every row of gate and up, down where `h` is active: for an activation that leaves nothing at zero."""
-BY_GATE = tl.constexpr(2)
-"""Every row of gate, up where the gate is active, down where `h` is."""
-PREDICTED = tl.constexpr(3)
-"""Gate and up where the predictor says so, down where `h` is active."""
+# kernels read global numbers only as `tl.constexpr`
+DENSE = tl.constexpr(SkipMode.DENSE.value)
+BY_GATE = tl.constexpr(SkipMode.BY_GATE.value)
+PREDICTED = tl.constexpr(SkipMode.PREDICTED.value)
 
 
 @triton.jit
 def quantise(x, codes, scales, D_MODEL: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """One token as int8 by `max |x| / 127`, padded with zeros to `WIDTH`; a NaN scale where it is not finite."""
+    """Write one token as int8 by `max |x| / 127`, padded with zeros to `WIDTH`; scale NaN if it is not finite."""
     token = tl.program_id(0)
     d = tl.arange(0, PADDED)
     values = tl.load(x + token * D_MODEL + d, mask=d < D_MODEL, other=0.0).to(tl.float32)
@@ -33,29 +35,34 @@ def quantise(x, codes, scales, D_MODEL: tl.constexpr, WIDTH: tl.constexpr, PADDE
     values = tl.where(finite, values, 0.0)
     most = tl.max(tl.abs(values), 0)
     scaled = values * (127 / tl.where(most > 0, most, 1.0))
-    nearest = (scaled + 12582912.0) - 12582912.0  # 1.5 * 2**23: the sum has no bits left for a fraction
+    nearest = (scaled + 12582912.0) - 12582912.0  # rounds: near 1.5 * 2**23 a float32 has no fraction
     tl.store(codes + token * WIDTH + d, nearest.to(tl.int8), mask=d < WIDTH)
     tl.store(scales + token, tl.where(tl.min(finite.to(tl.int32), 0) == 1, most / 127, float("nan")))
 
 
 @triton.jit
 def gate_pass(
+    # inputs
     x,
     gate,
+    # written
     gates,
     entries,
     sizes,
+    # numbers
     tokens,
     cut,
+    # sizes of the block
     D_MODEL: tl.constexpr,
     D_FF: tl.constexpr,
     ACT: tl.constexpr,
+    # sizes of the tiles
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """`act(gate)` of `ROWS` neurons, kept in `gates (tokens, D_FF)`; lists those with one above `cut` (>= 0)."""
+    """Write `act(gate)` of `ROWS` neurons to `gates (tokens, D_FF)`; list those above `cut` (>= 0) for any token."""
     tile = tl.program_id(0)
     neurons = tile * ROWS + tl.arange(0, ROWS)
     keep = neurons < D_FF
@@ -65,13 +72,14 @@ def gate_pass(
     size = activate(sums, ACT)
     here = (token < tokens)[:, None] & keep[None, :]
     tl.store(gates + token[:, None] * D_FF + neurons[None, :], size, mask=here)
-    wanted = here & ((tl.abs(size) > cut) | (size != size))
+    wanted = here & above_cut(tl.abs(size), cut)
     needed = tl.max(wanted.to(tl.int32), 0) > 0
     tl.store(sizes + tile, append(entries, tile * ROWS, 0, neurons, needed))
 
 
 @triton.jit
 def predict_pass(
+    # inputs: quantised tokens, and the predictor's copy of gate and up
     x,
     x_scales,
     gate_codes,
@@ -79,23 +87,27 @@ def predict_pass(
     up_codes,
     up_scales,
     cuts,
+    # written
     votes,
     entries,
     sizes,
+    # numbers
     tokens,
+    # sizes of the predictor
     D_FF: tl.constexpr,
     GROUPS: tl.constexpr,
     BITS: tl.constexpr,
     WITH_UP: tl.constexpr,
     ACT: tl.constexpr,
+    # sizes of the tiles
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Lists the neurons of a tile that are predicted active; bit `t` of their vote says that token `t` wants them.
+    """List the neurons of a tile that are predicted active for any token; bit `t` of a vote is set for token `t`.
 
-    Their predicted size is that of `LayerPredictor.sizes`.
+    The predicted sizes are those of `LayerPredictor.sizes`.
     """
     tile = tl.program_id(0)
     neurons = tile * ROWS + tl.arange(0, ROWS)
@@ -105,14 +117,14 @@ def predict_pass(
     gate = code_products(
         x, gate_codes, gate_scales, neurons, keep, tokens, GROUPS, BITS, TOKENS, CHUNK, STAGES
     )
-    size = gate * scale  # with its sign under a zeroing activation
-    if ACT != "relu" and ACT != "relu2":
+    size = gate * scale
+    if ACT != "relu" and ACT != "relu2":  # the activations of `packing.ZEROING` keep the sign of the gate
         size = tl.abs(activate(size, ACT))
     if WITH_UP:
         up = code_products(x, up_codes, up_scales, neurons, keep, tokens, GROUPS, BITS, TOKENS, CHUNK, STAGES)
         size = size * tl.abs(up * scale)
     cut = tl.load(cuts + neurons, mask=keep, other=0.0)
-    wanted = (token < tokens)[:, None] & keep[None, :] & ((size > cut[None, :]) | (size != size))
+    wanted = (token < tokens)[:, None] & keep[None, :] & above_cut(size, cut[None, :])
     vote = tl.sum(wanted.to(tl.int32) << token[:, None], 0)
     tl.store(votes + neurons, vote, mask=keep)
     tl.store(sizes + tile, append(entries, tile * ROWS, 0, neurons, vote != 0))
@@ -120,37 +132,48 @@ def predict_pass(
 
 @triton.jit
 def hidden_pass(
+    # inputs
     x,
     gate,
     up,
+    h_cuts,
+    # inputs from the first pass: gates of BY_GATE, votes of PREDICTED, and the list of both
     gates,
     votes,
-    h_cuts,
     found,
     found_sizes,
+    # written
     h,
     entries,
     sizes,
     read,
+    # numbers
     tokens,
     gate_cut,
+    # sizes of the block
     MODE: tl.constexpr,
     D_MODEL: tl.constexpr,
     D_FF: tl.constexpr,
     ACT: tl.constexpr,
+    # sizes of the lists: `found` has segments of this many entries, and their number is padded to a power of two
     FOUND_SEGMENT: tl.constexpr,
-    FOUND_SEGMENTS: tl.constexpr,
     FOUND_PADDED: tl.constexpr,
     PROGRAMS: tl.constexpr,
+    # sizes of the tiles
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """`h (tokens, D_FF)` of the neurons found, an equal share to each program; lists those with one active `h`."""
+    """Compute `h (tokens, D_FF)` of the neurons in `found`; list the neurons whose `h` is active for any token.
+
+    Every program takes the same number of neurons, whatever segments they are in. Without a first pass, `found` stands
+    for all neurons.
+    """
     program = tl.program_id(0)
     SEGMENT: tl.constexpr = (D_FF + PROGRAMS - 1) // PROGRAMS
     LISTED: tl.constexpr = MODE >= BY_GATE
+    FOUND_SEGMENTS: tl.constexpr = (D_FF + FOUND_SEGMENT - 1) // FOUND_SEGMENT
     if LISTED:
         tile = tl.arange(0, FOUND_PADDED)
         listed = tl.load(found_sizes + tile, mask=tile < FOUND_SEGMENTS, other=0)
@@ -191,12 +214,12 @@ def hidden_pass(
             needed = live
         else:
             h_cut = tl.load(h_cuts + neurons, mask=live, other=0.0)[None, :]
-            # a NaN is never above a cut, yet must not vanish
-            inactive = (tl.abs(size) <= gate_cut) | (tl.abs(value) <= h_cut)
+            active = above_cut(tl.abs(size), gate_cut) & above_cut(tl.abs(value), h_cut)
             if MODE == PREDICTED:
                 vote = tl.load(votes + neurons, mask=live, other=0)[None, :]
-                inactive = inactive | (((vote >> token[:, None]) & 1) == 0)
-            value = tl.where(inactive, 0.0, value)
+                # a token uses only what was selected for itself, so that its result does not depend on its batch
+                active = active & (((vote >> token[:, None]) & 1) != 0)
+            value = tl.where(active, value, 0.0)
             needed = tl.max((here & (value != 0)).to(tl.int32), 0) > 0
         tl.store(h + at, value, mask=here)
         kept = append(entries, program * SEGMENT, kept, neurons, needed)
@@ -205,21 +228,26 @@ def hidden_pass(
 
 @triton.jit
 def down_pass(
+    # inputs
     h,
     down,
     entries,
     sizes,
+    # written
     parts,
+    # numbers
     tokens,
+    # sizes of the block and of the list
     D_MODEL: tl.constexpr,
     D_FF: tl.constexpr,
     PROGRAMS: tl.constexpr,
     SPLITS: tl.constexpr,
+    # sizes of the tiles
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`sum h_i down_i` over one split of the list and `BLOCK` columns, into `parts (SPLITS, tokens, D_MODEL)`."""
+    """Write `sum h_i down_i`, over one split of the list and `BLOCK` columns, to `parts (SPLITS, tokens, D_MODEL)`."""
     split = tl.program_id(1)
     SEGMENT: tl.constexpr = (D_FF + PROGRAMS - 1) // PROGRAMS
     SHARE: tl.constexpr = PROGRAMS // SPLITS  # segments of a split
@@ -260,7 +288,7 @@ def add_parts(
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`y` as the sum of the splits' parts, always in the same order; program 0 counts the rows of down."""
+    """Write `y`, the sum of the parts of all splits, always in the same order; program 0 counts the rows of down."""
     token = tl.program_id(1)
     if (tl.program_id(0) == 0) & (token == 0):
         _add(read + 2, tl.sum(tl.load(sizes + tl.arange(0, PROGRAMS)), 0))
@@ -273,5 +301,5 @@ def add_parts(
 
 @triton.jit
 def _add(counter, number):
-    """Add to a counter that no other program of the launch touches."""
+    """Add to a counter. No other program of the launch may change it, since this is no atomic operation."""
     tl.store(counter, tl.load(counter) + number)

@@ -1,8 +1,13 @@
+# Triton's compiler types the bodies of kernels: it turns `tl.constexpr` parameters into numbers and pointers into
+# tensors, which Python annotations cannot express. The two rules below would reject nearly every line of a kernel.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
-"""Dot products inside Triton kernels: of weight rows with tokens, and of the predictor's codes with quantised tokens.
+"""Dot products for the Triton kernels: of weight rows with tokens, and of the predictor's codes with quantised tokens.
 
-One token is multiplied lane by lane, with one sum over lanes at the end; several tokens go through the tensor cores
-as a tile of 16, the smallest there is. Sums are float32, and int32 within a group of codes.
+One token is multiplied lane by lane, and the lanes are summed once at the end. Several tokens go through the tensor
+cores as a tile of 16, the smallest possible. Sums are float32, and int32 within a group of codes.
+
+Triton skips compiling code only inside a branch of a condition on constants, so alternatives are written as `if` and
+`else`, also after a `return`.
 """
 
 from __future__ import annotations
@@ -13,7 +18,13 @@ import triton
 import triton.language as tl
 
 INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-"""Triton's interpreter knows neither inline assembly nor products of bfloat16."""
+"""True in Triton's interpreter, which supports neither inline assembly nor products of bfloat16."""
+
+
+@triton.jit
+def above_cut(size, cut):
+    """True where `size` is strictly above its cut, or NaN; the same comparison as `plain.above_cut`."""
+    return (size > cut) | (size != size)
 
 
 @triton.jit
@@ -35,7 +46,7 @@ def activate(x, ACT: tl.constexpr):
 
 @triton.jit
 def matmul(a, b, total):
-    """`total + a @ b` in float32, nothing rounded but the operands' own dtype."""
+    """`total + a @ b` in float32: the operands keep the precision of their dtype (no TF32)."""
     if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, total, input_precision="ieee")
@@ -43,23 +54,26 @@ def matmul(a, b, total):
 
 @triton.jit
 def row_products(
+    # inputs
     x,
     weights,
     others,
     keep,
     tokens,
+    # sizes
     PAIR: tl.constexpr,
     D_MODEL: tl.constexpr,
     TOKENS: tl.constexpr,
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Products of rows and tokens, and those of other rows, each of shape `(TOKENS, R)`, float32.
+    """Dot products of tokens with rows and with other rows, each of shape `(TOKENS, R)`, float32.
 
-    Both kinds of rows are on their way at once; without `PAIR` the second result is of no meaning.
+    Both kinds of rows are loaded at once, to have more bytes on their way. Without `PAIR`, ignore the second result.
 
     x: Pointer to `(tokens, D_MODEL)`.
-    weights, others: Pointers to the first weight of each row, shape `(R,)`; where `keep` is false nothing is read.
+    weights, others: Pointers to the first weight of each row, shape `(R,)`.
+    keep: False for rows that are not read, shape `(R,)`; their products are 0.
     """
     R: tl.constexpr = weights.shape[0]
     token = tl.arange(0, TOKENS)
@@ -85,7 +99,7 @@ def row_products(
 
 @triton.jit
 def _add_products(values, rows, sums, TOKENS: tl.constexpr):
-    if TOKENS == 1:  # what is not compiled must stand in a branch, here as everywhere
+    if TOKENS == 1:
         return sums + rows.to(tl.float32) * values.to(tl.float32)
     else:
         return matmul(values, tl.trans(rows), sums)
@@ -93,7 +107,7 @@ def _add_products(values, rows, sums, TOKENS: tl.constexpr):
 
 @triton.jit
 def dot4(unsigned, signed, total):
-    """`total` plus four products of bytes, unsigned by signed, packed in int32."""
+    """`total` plus the four products of the unsigned bytes and the signed bytes that are packed in int32 words."""
     if INTERPRETED:
         for byte in tl.static_range(4):
             total += ((unsigned >> (8 * byte)) & 255) * ((signed << (24 - 8 * byte)) >> 24)
@@ -111,22 +125,25 @@ def dot4(unsigned, signed, total):
 
 @triton.jit
 def code_products(
+    # inputs
     x,
     codes,
     scales,
     neurons,
     keep,
     tokens,
+    # sizes
     GROUPS: tl.constexpr,
     BITS: tl.constexpr,
     TOKENS: tl.constexpr,
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Products of coded rows and quantised tokens without the tokens' scale, shape `(TOKENS, R)`, float32.
+    """Dot products of quantised tokens with coded rows, shape `(TOKENS, R)`, float32, without the tokens' scales.
 
-    x: Pointer to int8 `(tokens, GROUPS * 128)`; codes, scales: as `LayerPredictor` holds them; all as int8 or uint8
-        for several tokens, as int32 words for one.
+    x: Pointer to int8 `(tokens, GROUPS * 128)`.
+    codes, scales: Pointers to the arrays of a `LayerPredictor`. `x` and `codes` are bytes for several tokens, and int32
+        words for one token.
     CHUNK: Groups at a time, for one token.
     """
     if TOKENS == 1:
@@ -147,8 +164,8 @@ def _words(
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """One token: four products an instruction, on 16 words (64 weights) of a group at a time."""
-    WORDS: tl.constexpr = 4 * BITS  # of a group
+    """One token: each instruction makes four products; each step takes half a group, 16 words or 64 weights."""
+    WORDS: tl.constexpr = 4 * BITS  # words of a group
     word = tl.arange(0, 16)
     total = tl.zeros((neurons.shape[0], CHUNK, 16), tl.float32)
     for start in tl.range(0, GROUPS, CHUNK, num_stages=STAGES):
@@ -166,7 +183,7 @@ def _words(
         else:
             low, high = first, tl.load(at + 16, mask=here, other=0)
             offset = tl.full((CHUNK, 16), -0x7F7F7F80, tl.int32)  # the bytes 0x80
-        # codes stand above their value: what that adds depends on the token alone
+        # codes are above their value by a constant; what this adds to a sum depends on the token alone
         above = dot4(offset, x_low, dot4(offset, x_high, tl.zeros((CHUNK, 16), tl.int32)))
         sums = tl.broadcast_to(-above[None, :, :], (neurons.shape[0], CHUNK, 16))
         sums = dot4(low, tl.broadcast_to(x_low[None, :, :], low.shape), sums)
@@ -193,7 +210,7 @@ def _bytes(
     TOKENS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Several tokens: a group's two halves as two integer products of the tensor cores."""
+    """Several tokens: the two halves of a group are two integer products of the tensor cores."""
     ROW: tl.constexpr = 16 * BITS  # bytes of a group
     byte, token = tl.arange(0, 64), tl.arange(0, TOKENS)
     total = tl.zeros((TOKENS, neurons.shape[0]), tl.float32)

@@ -1,4 +1,4 @@
-"""What the kernels of a block read beside its weights, and where they keep what passes from one to the next."""
+"""The buffers of a block on the GPU: what its kernels read besides the weights, and what they pass to each other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 import triton
 
+from sparsing.decode.kernels.cuts import kernel_cuts
+from sparsing.decode.predict.quantised import GROUP
+
 if TYPE_CHECKING:
     from sparsing.decode.kernels.cuts import Cuts
     from sparsing.decode.kernels.gpu.tiles import Tiles
@@ -16,37 +19,40 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Room:
-    """All on the device of the weights; made once, so that addresses never change. 8 is the most tokens of a call."""
+class Workspace:
+    """Buffers on the device of the weights, for at most 8 tokens.
+
+    They are made once and never replaced, because a captured CUDA graph holds their addresses.
+    """
 
     gate_cut: float
-    """Cut of `|act(gate)|`, at least 0 where the activation leaves zeros."""
+    """Cut of `|act(gate)|`, at least 0 if the activation has exact zeros."""
     h_cuts: torch.Tensor
     """Cut of `|h|`, shape `(d_ff,)`, float32."""
     predictor: LayerPredictor | None
-    """With its tensors on the device."""
+    """The predictor with its tensors on the device."""
     x_codes: torch.Tensor
     """Quantised tokens, shape `(8, groups * 128)`, int8."""
     x_scales: torch.Tensor
-    """Their scales, shape `(8,)`, float32."""
+    """Scales of the quantised tokens, shape `(8,)`, float32."""
     gates: torch.Tensor
-    """`act(gate)`, shape `(8, d_ff)`, float32; of the pass over all of gate alone."""
+    """`act(gate)`, shape `(8, d_ff)`, float32; written by `gate_pass` only."""
     votes: torch.Tensor
-    """Which tokens a neuron is predicted active for, one bit each, shape `(d_ff,)`, int32."""
+    """The tokens for which a neuron is predicted active, one bit each, shape `(d_ff,)`, int32."""
     found: torch.Tensor
     """The list of the first pass, int32, in segments of as many entries as a program has neurons."""
     found_sizes: torch.Tensor
-    """Entries of each of its segments, int32."""
+    """Number of entries in each segment of `found`, int32."""
     h: torch.Tensor
-    """Shape `(8, d_ff)`, float32; only what is listed is current."""
+    """Shape `(8, d_ff)`, float32. The values of listed neurons are of this call, the others of earlier calls."""
     entries: torch.Tensor
     """The list of neurons with an active `h`, int32."""
     sizes: torch.Tensor
-    """Entries of each of its segments, int32."""
+    """Number of entries in each segment of `entries`, int32."""
     parts: torch.Tensor
-    """Parts of the output, shape `(splits, 8, d_model)`, float32; fewer tokens use less of it."""
+    """Parts of the output, shape `(splits, 8, d_model)`, float32; calls with fewer tokens use less of it."""
     read: torch.Tensor
-    """Rows of gate, up and down read, and passes of the predictor, shape `(4,)`, int64."""
+    """Rows of gate, up and down that were read, and passes of the predictor, shape `(4,)`, int64."""
 
     @staticmethod
     def of(
@@ -55,19 +61,21 @@ class Room:
         predictor: LayerPredictor | None,
         tiles: tuple[Tiles, ...],
         tokens: int,
-    ) -> Room:
-        """Room for calls of up to so many tokens with any of these tiles; the counts begin at zero."""
+    ) -> Workspace:
+        """Buffers for calls of up to `tokens` tokens with any of these tiles. The counts are zero."""
         device, d_ff = packed.gate.device, packed.d_ff
-        width = triton.cdiv(packed.d_model, 128) * 128
+        width = triton.cdiv(packed.d_model, GROUP) * GROUP
         segments = max(triton.cdiv(d_ff, tile.gate_rows) for tile in tiles)
+        programs = max(tile.programs for tile in tiles)
+        cuts = kernel_cuts(packed, cuts)
 
         def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.empty(*shape, dtype=dtype, device=device)
 
-        return Room(
-            gate_cut=max(cuts.gate, 0.0) if packed.zeroing else cuts.gate,
+        return Workspace(
+            gate_cut=cuts.gate,
             h_cuts=cuts.h.to(device, torch.float32).contiguous(),
-            predictor=None if predictor is None else _moved(predictor, device),
+            predictor=None if predictor is None else predictor.to(device),
             x_codes=empty(tokens, width, dtype=torch.int8),
             x_scales=empty(tokens),
             gates=empty(tokens, d_ff),
@@ -75,17 +83,8 @@ class Room:
             found=empty(d_ff + max(tile.gate_rows for tile in tiles), dtype=torch.int32),
             found_sizes=empty(segments, dtype=torch.int32),
             h=empty(tokens, d_ff),
-            entries=empty(d_ff + max(tile.programs for tile in tiles), dtype=torch.int32),
-            sizes=empty(max(tile.programs for tile in tiles), dtype=torch.int32),
+            entries=empty(d_ff + programs, dtype=torch.int32),
+            sizes=empty(programs, dtype=torch.int32),
             parts=empty(max(tile.splits for tile in tiles), tokens, packed.d_model),
             read=torch.zeros(4, dtype=torch.int64, device=device),
         )
-
-
-def _moved(predictor: LayerPredictor, device: torch.device) -> LayerPredictor:
-    tensors = {
-        field.name: value.to(device)
-        for field in dataclasses.fields(predictor)
-        if isinstance(value := getattr(predictor, field.name), torch.Tensor)
-    }
-    return dataclasses.replace(predictor, **tensors)

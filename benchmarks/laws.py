@@ -329,7 +329,7 @@ def _claimed_limits(
     return {"identified": _share(identified)}
 
 
-def _intervals(series: Mapping[str, Points], name: str, args: argparse.Namespace) -> dict[str, object]:
+def _intervals(series: Mapping[str, Points], name: str, args: argparse.Namespace) -> dict[str, dict]:
     """Coverage of every coefficient's interval; series are drawn from our fits where nothing is published."""
     form, scenarios = FORMS[name], []
     if form.variable == "width_depth":

@@ -21,7 +21,7 @@ from sparsing.measuring.observers import SparseObserver
 from sparsing.measuring.passes import LossOnly, PassSettings, default_batch_size, run_pass, window_nll
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.discovery import FAMILIES
+from sparsing.sites.layouts import FAMILIES
 from sparsing.text.corpus import load_corpus
 
 from ..helpers.measuring import random_text, text_corpus, tiny_loaded

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from sparsing.cli import main
 from sparsing.models.minicpm import granite_config
 from sparsing.models.published import PUBLISHED
-from sparsing.sites.discovery import FAMILIES, find_sites
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.layouts import FAMILIES
 
 
 def test_five_scales_with_two_activations():

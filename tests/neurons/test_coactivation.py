@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from sparsing.neurons.coactivation import MIN_FIRINGS, find_neighbours, pack, sample_slots, unpack
+from sparsing.neurons.coactivation import MIN_FIRINGS, find_neighbours, pack_bits, sample_slots, unpack_bits
 
 
 @pytest.mark.parametrize("d_ff", [1, 8, 13, 40])
 def test_bits_come_back(d_ff):
     active = torch.rand(5, d_ff, generator=torch.Generator().manual_seed(d_ff)) > 0.5
-    bits = pack(active)
+    bits = pack_bits(active)
     assert bits.shape == (5, -(-d_ff // 8))
-    assert np.array_equal(unpack(bits.numpy(), d_ff), active.numpy())
+    assert np.array_equal(unpack_bits(bits.numpy(), d_ff), active.numpy())
 
 
 @pytest.mark.parametrize(("num_tokens", "sample"), [(10, 10), (1000, 64), (97, 13)])

@@ -24,9 +24,7 @@ def cuts(n_layers: int = 2) -> Thresholds:
 
 def watch(model: LoadedModel, corpus: Corpus, **settings) -> NeuronTotals:
     observer = NeuronObserver(model, corpus, cuts(), sample=64, contexts=K)
-    return run_pass(
-        model, corpus, observer, key="k", settings=PassSettings(**settings), head=False
-    ).totals
+    return run_pass(model, corpus, observer, key="k", settings=PassSettings(**settings), head=False).totals
 
 
 def brute_force(model: LoadedModel, corpus: Corpus, layer: int, neuron: int) -> list[tuple[float, int]]:

@@ -10,7 +10,8 @@ from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.rules import make_rule
 from sparsing.rules.mask import Mask, apply, load_sparse, sparsify
 from sparsing.rules.thresholds import Thresholds, thresholds_at
-from sparsing.sites.discovery import FAMILIES, find_sites
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.layouts import FAMILIES
 from sparsing.sites.tap import Rows, tapped
 
 from ..helpers.measuring import score_of, tiny_loaded

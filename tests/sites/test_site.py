@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, BertConfig
 import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
 from sparsing import find_sites
 from sparsing.errors import UnsupportedModelError
-from sparsing.sites.discovery import FAMILIES, Layout, register_family, sites_at
+from sparsing.sites.layouts import FAMILIES, Layout, register_family, sites_at
 from sparsing.sites.site import Site
 
 from ..helpers.tiny import N_LAYERS, SIZES, build

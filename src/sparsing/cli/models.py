@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 def list_model_types() -> dict[str, list[str]]:
     """Shape of feed-forward block (the file in `sites/families/`) to the model types that have this shape."""
     import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
-    from sparsing.sites.discovery import FAMILIES
+    from sparsing.sites.layouts import FAMILIES
 
     shapes: dict[str, list[str]] = {
         "gated": ["minicpm"]

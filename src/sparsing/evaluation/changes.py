@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparsing.evaluation.outcome import ALL, DENSE, Change, TaskOutcome
+from sparsing.evaluation.outcome import ALL, DENSE, ScoreChange, TaskOutcome
 from sparsing.evaluation.tasks.paper_tasks import GROUPS
 from sparsing.measuring.intervals import percentiles, resampled
 
 
-def changes_of(outcomes: Sequence[TaskOutcome]) -> tuple[Change, ...]:
+def changes_of(outcomes: Sequence[TaskOutcome]) -> tuple[ScoreChange, ...]:
     """The changes of every level but dense: of each group of the paper that was run, then of all scores.
 
     A score that is not a mean over items, such as a perplexity, is left out.
@@ -44,7 +44,7 @@ def _differences(outcome: TaskOutcome, dense: TaskOutcome) -> np.ndarray:
     return np.stack(columns, axis=1) if columns else np.empty((0, 0))
 
 
-def _change(level: str, group: str, tasks: list[np.ndarray]) -> Change:
+def _change(level: str, group: str, tasks: list[np.ndarray]) -> ScoreChange:
     """The change of a group, from the `_differences` of its tasks."""
     num_scores = sum(items.shape[1] for items in tasks)
     interval = None
@@ -52,7 +52,7 @@ def _change(level: str, group: str, tasks: list[np.ndarray]) -> Change:
         # A seed of its own for each task makes the resamples of tasks independent.
         sums = sum(resampled(m, seed=seed).sum(1) / len(m) for seed, m in enumerate(tasks))
         interval = percentiles(np.asarray(sums) / num_scores)
-    return Change(
+    return ScoreChange(
         level=level,
         group=group,
         num_scores=num_scores,

@@ -132,10 +132,11 @@ class Row(Result):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Change(Result):
+class ScoreChange(Result):
     """The change of the mean of several scores from dense to one level."""
 
     kind = "score_change"
+    former_kind = "Change"
 
     level: str
     group: str
@@ -157,7 +158,7 @@ class Evaluation(Result):
     oldest_schema = 2
 
     rows: tuple[Row, ...]
-    changes: tuple[Change, ...]
+    changes: tuple[ScoreChange, ...]
     limit: int | None
     """Items per part; None for all."""
     harness_version: str

@@ -37,7 +37,7 @@ def sample_slots(begin: int, count: int, num_tokens: int, sample: int) -> tuple[
     return chosen, slots[chosen]
 
 
-def pack(active: torch.Tensor) -> torch.Tensor:
+def pack_bits(active: torch.Tensor) -> torch.Tensor:
     """Bits of the last axis as bytes, shape `(..., ceil(d_ff / 8))`, uint8; the first neuron is the lowest bit.
 
     torch has no counterpart of `numpy.packbits`, and copying the unpacked bits from a GPU would take 8 times as long.
@@ -47,7 +47,7 @@ def pack(active: torch.Tensor) -> torch.Tensor:
     return (padded.unflatten(-1, (-1, 8)) * weights).sum(-1, dtype=torch.uint8)
 
 
-def unpack(bits: np.ndarray, d_ff: int) -> np.ndarray:
+def unpack_bits(bits: np.ndarray, d_ff: int) -> np.ndarray:
     """The inverse of `pack`, bool, shape `(..., d_ff)`."""
     return np.unpackbits(bits, axis=-1, bitorder="little")[..., :d_ff].astype(bool)
 

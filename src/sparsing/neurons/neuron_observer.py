@@ -13,7 +13,7 @@ import torch
 
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.models.loading import LoadedModel
-from sparsing.neurons.coactivation import pack, sample_slots
+from sparsing.neurons.coactivation import pack_bits, sample_slots
 from sparsing.neurons.contexts import TopContexts
 from sparsing.rules.mask import Change, Mask
 from sparsing.rules.scores import sizes
@@ -106,7 +106,7 @@ class NeuronObserver(Observer[NeuronTotals]):
         flat = active.flatten(0, 1)
         totals.count += flat.view(torch.uint8).sum(0, dtype=torch.int32)
         totals.size += size.flatten(0, 1).sum(0)
-        totals.bits[self._slots.to(device)] = pack(flat[self._sampled.to(device)])
+        totals.bits[self._slots.to(device)] = pack_bits(flat[self._sampled.to(device)])
         totals.contexts.add(size, h, self._first.to(device))
         ratio = active.view(torch.uint8).sum(-1, dtype=torch.int32) / shape[-1]
         self._ratio += ratio.to(self._ratio.device)

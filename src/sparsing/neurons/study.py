@@ -26,7 +26,7 @@ from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import Cost
 from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.neurons import lens
-from sparsing.neurons.coactivation import COACTIVATION_TOKENS, find_neighbours, unpack
+from sparsing.neurons.coactivation import COACTIVATION_TOKENS, find_neighbours, unpack_bits
 from sparsing.neurons.contexts import LayerContexts, merge_contexts
 from sparsing.neurons.default_thresholds import learn_thresholds
 from sparsing.neurons.neuron_observer import NeuronObserver, NeuronTotals
@@ -204,7 +204,7 @@ def _study_layer(
     norms = site.column_norms().cpu()
     contexts = merge_contexts([part.contexts for part in totals], norms)
     bits = np.concatenate([part.bits.cpu().numpy() for part in totals])
-    neighbour, correlation = find_neighbours(unpack(bits, site.d_ff))
+    neighbour, correlation = find_neighbours(unpack_bits(bits, site.d_ff))
     mean = torch.stack([part.size for part in totals]).sum(0).cpu() / sum(tokens) * norms
     no_tokens = np.full((site.d_ff, lens.ITEMS), -1, np.int32)
     promoted, demoted = lens.promoted_tokens(loaded, site) or (no_tokens, no_tokens)

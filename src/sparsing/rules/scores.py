@@ -15,7 +15,7 @@ from sparsing.base.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from sparsing.sites.discovery import SiteKind
+    from sparsing.sites.layouts import SiteKind
     from sparsing.sites.site import Site
 
 

@@ -17,7 +17,8 @@ import torch
 from transformers.activations import ACT2FN
 
 from sparsing.errors import InputError
-from sparsing.sites.discovery import find_sites, model_type
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.layouts import model_type
 
 if TYPE_CHECKING:
     from torch import nn

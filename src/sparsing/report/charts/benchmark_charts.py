@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sparsing.report.chart import Axis, Chart, Mark, Series, interval_columns
 
 if TYPE_CHECKING:
-    from sparsing.evaluation.outcome import Change, Evaluation, Row
+    from sparsing.evaluation.outcome import Evaluation, Row, ScoreChange
 
 
 def group_chart(name: str, evaluation: Evaluation) -> Chart:
@@ -63,7 +63,7 @@ def score_chart(name: str, evaluation: Evaluation) -> Chart:
     )
 
 
-def group_title(group: str, change: Change) -> str:
+def group_title(group: str, change: ScoreChange) -> str:
     """The heading of a group, or `all 12 scores`."""
     from sparsing.evaluation.tasks.paper_tasks import GROUPS
 
@@ -92,7 +92,7 @@ def _change_chart(*, title: str, note: str, x: Axis, series: list[Series]) -> Ch
 
 
 def _change_series(
-    name: str, x: list[int], changes: Sequence[Change] | Sequence[Row], *, text: list[str]
+    name: str, x: list[int], changes: Sequence[ScoreChange] | Sequence[Row], *, text: list[str]
 ) -> Series:
     low, high = interval_columns([in_points(change.difference_interval) for change in changes])
     y = [100 * change.difference for change in changes if change.difference is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sparsing.sites.discovery import Layout, register_family, sites_at
+from sparsing.sites.layouts import Layout, register_family, sites_at
 from sparsing.sites.site import Site
 
 if TYPE_CHECKING:

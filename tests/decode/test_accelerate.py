@@ -142,7 +142,7 @@ def test_weights_are_in_memory_once():
     with accelerate(loaded.model, thresholds, measure=False) as fast:
         assert fast.overhead_bytes == 0
         for site in loaded.sites:
-            packed = fast.blocks[site.name].packed
+            packed = fast.blocks[site.block].packed
             assert site.down_proj.weight.data_ptr() == packed.down.data_ptr()
             assert site.projections[0].weight.data_ptr() == packed.gate.data_ptr()
 

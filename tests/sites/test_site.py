@@ -86,8 +86,8 @@ def test_h_is_gate_times_up_or_the_activation_itself(model_type, tiny_model, tin
         else:
             ((_, _, gate),) = [call for call in calls if call[0] == names[site.gate_act]]
             projections = dict(zip(order, calls, strict=True))
-            fused = projections.get(f"{site.name}.gate_up_proj")
-            up = fused[2].chunk(2, dim=-1)[1] if fused else projections[f"{site.name}.up_proj"][2]
+            fused = projections.get(f"{site.block}.gate_up_proj")
+            up = fused[2].chunk(2, dim=-1)[1] if fused else projections[f"{site.block}.up_proj"][2]
             assert torch.equal(gate * up, h)
 
 
@@ -150,7 +150,9 @@ def test_a_model_type_is_registered_once():
 
 def test_a_layout_finds_blocks_in_any_module():
     layer = nn.ModuleDict({"up": nn.Linear(4, 6), "act": nn.ReLU(), "down": nn.Linear(6, 4)})
-    (site,) = sites_at(nn.ModuleDict({"h": nn.ModuleList([layer])}), Layout("h", "", "down", "act"))
+    layout = Layout(layers="h", ffn="", down_proj="down", act="act")
+    (site,) = sites_at(nn.ModuleDict({"h": nn.ModuleList([layer])}), layout)
     assert isinstance(site, Site)
-    assert (site.name, site.d_model, site.d_ff) == ("h.0", 4, 6)
+    assert (site.name, site.block, site.layer) == ("h.0.down", "h.0", 0)
+    assert (site.d_model, site.d_ff) == (4, 6)
     assert site.gate_act is layer["act"]

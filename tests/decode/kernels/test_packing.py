@@ -21,7 +21,7 @@ def test_the_packed_block_is_the_block(model_type, tiny_model):
     for site in find_sites(model):
         packed = pack(site)
         x = torch.randn(5, packed.d_model)
-        block = model.get_submodule(site.name)
+        block = model.get_submodule(site.block)
         torch.testing.assert_close(
             ffn(packed, x, no_cuts(packed.d_ff)), block(x[None])[0], rtol=1e-5, atol=1e-6
         )

@@ -193,8 +193,7 @@ def layer_predictors(
     if predictor is None:
         return [None] * n_layers
     if isinstance(predictor, Predictor):
-        calibrated = predictor.thresholds
-        if thresholds is None or (calibrated.on, calibrated.values) != (thresholds.on, thresholds.numbers):
+        if thresholds is None or predictor.thresholds.identity != thresholds.identity:
             raise InputError("the predictor was made for other thresholds; calibrate one for these")
         layers: list[LayerPredictor | None] = []
         for index in range(n_layers):

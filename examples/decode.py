@@ -1,4 +1,4 @@
-"""From thresholds to faster decoding: the same text as the mask, fewer bytes, and what a predictor costs.
+"""Faster decoding with thresholds: the same text as the masked model, from fewer bytes, with and without a predictor.
 
 python examples/decode.py
 """
@@ -13,12 +13,12 @@ thresholds = measure(Subject(loaded, corpus), "cett", ppl_ratio=1.01).thresholds
 
 prompt = loaded.tokenizer("Return the number of", return_tensors="pt")["input_ids"]
 with sparsify(loaded.model, thresholds) as masked:
-    wanted = generate_timed(masked, prompt, max_new_tokens=40)
+    masked_run = generate_timed(masked, prompt, max_new_tokens=40)
 with accelerate(loaded.model, thresholds) as fast:
-    written = generate_timed(fast.model, prompt, max_new_tokens=40)
+    run = generate_timed(fast.model, prompt, max_new_tokens=40)
     stats = fast.stats()
-print(loaded.tokenizer.decode(written.ids[0], skip_special_tokens=True))
-print(f"same text as the mask: {written.ids.equal(wanted.ids)}; {written.tok_per_sec:.0f} tokens/s")
+print(loaded.tokenizer.decode(run.ids[0], skip_special_tokens=True))
+print(f"same text as the masked model: {run.ids.equal(masked_run.ids)}; {run.tok_per_sec:.0f} tokens/s")
 print(f"{stats.activation_ratio:.1%} active, {stats.bytes_ratio:.0%} of dense bytes read per token")
 
 predictor = with_effect(loaded, corpus, calibrate_predictor(loaded, corpus, thresholds, bits=4))
@@ -28,4 +28,4 @@ print(
 print(f"perplexity {predictor.effect.ppl_change:+.3%}")
 with accelerate(loaded.model, thresholds, predictor=predictor) as fast:
     generate_timed(fast.model, prompt, max_new_tokens=40)
-    print(f"with it {fast.stats().bytes_ratio:.0%} of dense bytes are read per token")
+    print(f"with the predictor, {fast.stats().bytes_ratio:.0%} of dense bytes are read per token")

@@ -24,7 +24,7 @@ def thresholds(tmp_path):
     return str(made.save(tmp_path / "thresholds.json"))
 
 
-def test_generate_tells_text_and_figures(checkpoint, text, thresholds, tmp_path, capsys):
+def test_generate_prints_text_and_statistics(checkpoint, text, thresholds, tmp_path, capsys):
     command = ["generate", str(checkpoint), "--thresholds", thresholds, "--prompt", "import re", "--quiet"]
     command += ["--max-new-tokens", "12", "--no-measure"]
     assert main([*command, "--stats"]) == 0
@@ -70,11 +70,11 @@ def test_generate_dense_is_the_baseline(checkpoint, capsys):
     assert made["stats"]["bytes_per_step"] == pytest.approx(made["stats"]["dense_bytes_per_step"])
 
 
-def test_generate_refuses(checkpoint, thresholds, capsys):
+def test_generate_rejects_contradictory_options(checkpoint, thresholds, capsys):
     command = ["generate", str(checkpoint), "--prompt", "a"]
     for more, message in [
         ([], "give --thresholds FILE"),
-        (["--thresholds", thresholds, "--predict", "4"], "give one with --text"),
+        (["--thresholds", thresholds, "--predict", "4"], "give a text with --text"),
         (
             ["--thresholds", thresholds, "--predictor", "p", "--predict", "4", "--text", "t"],
             "exclude each other",

@@ -1,4 +1,4 @@
-"""The fast path says what the mask says, reads less, and leaves the model as it was."""
+"""An accelerated model computes what the masked model computes, reads fewer bytes, and is restored by `undo`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sparsing.rules.mask import sparsify
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.discovery import find_sites
 
-from ..helpers.decode_models import decoded_logits, demo, subjects, tiny, written
+from ..helpers.decode_models import decoded_logits, demo, generate_greedily, subjects, tiny
 from ..helpers.tiny import N_LAYERS, build, tiny_input
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
 
 
-def plain_state(model):
-    """Every parameter's values and strides, and who has a forward of its own."""
+def model_state(model):
+    """The values and strides of every parameter, and the names of modules whose instance has its own forward."""
     parameters = {name: (p.clone(), p.stride(), p.requires_grad) for name, p in model.named_parameters()}
     return parameters, [name for name, module in model.named_modules() if "forward" in vars(module)]
 
@@ -39,16 +39,16 @@ def assert_as_before(model, before):
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])
-def test_text_and_logits_are_those_of_the_mask(activation):
+def test_text_and_logits_equal_the_masked_model(activation):
     loaded, corpus, thresholds = demo(activation)
     ids = next(corpus.batches(2)).ids[:, :48]
     with sparsify(loaded.model, thresholds) as masked:
-        text, logits = written(masked, ids[:1, :12]), decoded_logits(masked, ids, 12)
+        text, logits = generate_greedily(masked, ids[:1, :12]), decoded_logits(masked, ids, 12)
     with accelerate(loaded.model, thresholds, measure=False) as fast:
-        assert torch.equal(written(fast.model, ids[:1, :12]), text)
+        assert torch.equal(generate_greedily(fast.model, ids[:1, :12]), text)
         assert fast.stats().activation_ratio < 0.6
         torch.testing.assert_close(decoded_logits(fast.model, ids, 12), logits, rtol=1e-4, atol=2e-3)
-    dense = written(loaded.model, ids[:1, :12])
+    dense = generate_greedily(loaded.model, ids[:1, :12])
     assert not torch.equal(dense, text) or activation == "silu"  # the rule does change the text
 
 
@@ -58,15 +58,15 @@ def test_stories260k(shared):
     loaded, corpus, thresholds = subjects(loaded, text, 0.2)
     ids = next(corpus.batches(1)).ids[:, :40]
     with sparsify(loaded.model, thresholds) as masked:
-        expected, logits = written(masked, ids[:, :8], 40), decoded_logits(masked, ids, 8)
+        expected, logits = generate_greedily(masked, ids[:, :8], 40), decoded_logits(masked, ids, 8)
     with accelerate(loaded.model, thresholds, measure=False) as fast:
-        assert torch.equal(written(fast.model, ids[:, :8], 40), expected)
+        assert torch.equal(generate_greedily(fast.model, ids[:, :8], 40), expected)
         torch.testing.assert_close(decoded_logits(fast.model, ids, 8), logits, rtol=1e-4, atol=2e-3)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 9])
-def test_batches_decode_alike(batch):
-    """Nine rows are more than a kernel takes: they go the model's own way."""
+def test_every_batch_size_decodes_like_the_masked_model(batch):
+    """Nine rows are more than a kernel takes, so they go through the model's own code."""
     loaded, corpus, thresholds = tiny()
     ids = next(corpus.batches(batch)).ids[:, :16]
     with sparsify(loaded.model, thresholds) as masked:
@@ -92,7 +92,7 @@ def test_bfloat16_model():
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("bfloat16", 0.05), ("int8", 0.05)])
-def test_other_weights_are_near_and_held_beside(dtype, error):
+def test_weights_of_another_dtype_are_a_second_copy_with_a_small_error(dtype, error):
     loaded, corpus, thresholds = demo("relu")
     ids = next(corpus.batches(1)).ids[:, :24]
     with sparsify(loaded.model, thresholds) as masked:
@@ -105,12 +105,12 @@ def test_other_weights_are_near_and_held_beside(dtype, error):
     assert 0 < (got - expected).norm() / expected.norm() < error
 
 
-def test_undone_bit_for_bit_also_after_an_exception():
+def test_undo_restores_every_bit_also_after_an_exception():
     model = build("llama")
-    before = plain_state(model)
+    before = model_state(model)
     thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.5,) * N_LAYERS)
     fast = accelerate(model, thresholds)
-    assert plain_state(model)[1]
+    assert model_state(model)[1]
     fast.undo()
     assert_as_before(model, before)
     fast.undo()
@@ -119,9 +119,9 @@ def test_undone_bit_for_bit_also_after_an_exception():
     assert_as_before(model, before)
 
 
-def test_a_failed_call_leaves_the_model_alone():
+def test_a_failed_call_does_not_change_the_model():
     model = build("llama")
-    before = plain_state(model)
+    before = model_state(model)
     good = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.5,) * N_LAYERS)
     wrong = [
         (dataclasses.replace(good, values=(0.5,)), {}, "thresholds for a model of 2"),
@@ -147,7 +147,7 @@ def test_weights_are_in_memory_once():
             assert site.projections[0].weight.data_ptr() == packed.gate.data_ptr()
 
 
-def test_bytes_are_those_of_the_rows_that_were_read():
+def test_bytes_are_counted_by_the_rows_read():
     loaded, corpus, thresholds = demo("silu")
     ids = next(corpus.batches(1)).ids[:, :20]
     with accelerate(loaded.model, thresholds, measure=False) as fast:
@@ -168,7 +168,7 @@ def test_bytes_are_those_of_the_rows_that_were_read():
         assert dense.bytes_per_step == pytest.approx(dense.dense_bytes_per_step, rel=1e-3)
 
 
-def test_active_share_is_that_of_the_mask_whichever_way():
+def test_the_active_share_does_not_depend_on_the_way():
     loaded, corpus, thresholds = demo("relu")
     ids = next(corpus.batches(1)).ids[:, :20]
     with accelerate(loaded.model, thresholds, measure=False) as fast:
@@ -183,7 +183,7 @@ def test_active_share_is_that_of_the_mask_whichever_way():
     torch.testing.assert_close(shares[0][1], shares[1][1], rtol=1e-4, atol=2e-3)
 
 
-def test_modes_of_the_baselines():
+def test_dense_and_torch_modes_equal_the_dense_model():
     loaded, corpus, thresholds = tiny()
     ids = next(corpus.batches(1)).ids[:, :24]
     expected = decoded_logits(loaded.model, ids, 12)
@@ -198,7 +198,7 @@ def test_modes_of_the_baselines():
         assert not torch.allclose(decoded_logits(fast.model, ids, 12), expected, rtol=1e-3)
 
 
-def test_dense_prefill():
+def test_dense_prefill_leaves_the_rule_out_of_prompts():
     loaded, corpus, thresholds = tiny()
     ids = next(corpus.batches(1)).ids[:, :24]
     with torch.no_grad():
@@ -209,7 +209,7 @@ def test_dense_prefill():
             assert not torch.allclose(fast.model(input_ids=ids).logits, dense, rtol=1e-3)
 
 
-def test_gradients_go_the_models_own_way():
+def test_inputs_with_gradients_go_through_the_models_own_code():
     loaded, corpus, thresholds = tiny()
     ids = next(corpus.batches(1)).ids[:, :4]
     embedded = loaded.model.get_input_embeddings()(ids).detach().requires_grad_()
@@ -220,11 +220,11 @@ def test_gradients_go_the_models_own_way():
 
 
 @pytest.mark.parametrize("model_type", ["phi3", "gemma", "granite", "qwen3", "falcon_h1"])
-def test_shapes_of_gated_blocks(model_type):
+def test_every_family_of_gated_blocks_is_accelerated(model_type):
     model = build(model_type)
     thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.6,) * N_LAYERS)
     ids = tiny_input(1, 20)
-    before = plain_state(model)
+    before = model_state(model)
     with sparsify(model, thresholds) as masked:
         expected = decoded_logits(masked, ids, 10)
     with accelerate(model, thresholds, measure=False) as fast:
@@ -233,7 +233,7 @@ def test_shapes_of_gated_blocks(model_type):
     assert_as_before(model, before)
 
 
-def test_a_block_that_computes_more_stays_as_it_is():
+def test_a_block_that_computes_more_keeps_its_own_forward():
     model = build("falcon_h1")
     first, ids = find_sites(model)[0].name, tiny_input(1, 20)
     thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.6,) * N_LAYERS)
@@ -248,9 +248,9 @@ def test_a_block_that_computes_more_stays_as_it_is():
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps its own forward")
-def test_a_model_without_gates_is_refused():
+def test_a_model_without_gates_is_rejected():
     model = build("opt")
-    before = plain_state(model)
+    before = model_state(model)
     with pytest.raises(UnsupportedModelError, match="gated"):
         accelerate(model, Thresholds(rule="fat", level=0.1, on="h", values=(0.1,) * N_LAYERS))
     assert_as_before(model, before)

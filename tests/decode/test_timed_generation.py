@@ -1,4 +1,4 @@
-"""Timed generation: the model's own tokens, the times between them, dictated text, and what is refused."""
+"""Timed generation returns the greedy tokens of the model and the time of each step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sparsing.decode import timed_generation as timing
 from sparsing.decode.timed_generation import generate_timed
 from sparsing.errors import InputError
 
-from ..helpers.decode_models import written
+from ..helpers.decode_models import generate_greedily
 from ..helpers.tiny import build, tiny_input
 
 
@@ -29,7 +29,7 @@ def clock(monkeypatch):
 def test_greedy_tokens_with_the_time_of_each_step():
     model, ids = build("llama"), tiny_input(3, 5)
     made = generate_timed(model, ids, max_new_tokens=4, ignore_eos=True)
-    assert torch.equal(made.ids, written(model, ids, 4))
+    assert torch.equal(made.ids, generate_greedily(model, ids, 4))
     assert (made.ttft_sec, made.later_sec) == (1, (2, 3, 4))
     assert made.num_new_tokens == 4
     assert made.tok_per_sec == pytest.approx(3 * 3 / 9)
@@ -41,9 +41,9 @@ def test_a_single_token_has_no_speed():
     assert math.isnan(made.tok_per_sec)
 
 
-def test_an_end_of_text_token_ends_it_unless_it_must_go_on():
+def test_generation_stops_at_an_end_of_text_token_unless_it_is_ignored():
     model, ids = build("llama"), tiny_input(1, 5)
-    first = int(written(model, ids, 1)[0, -1])
+    first = int(generate_greedily(model, ids, 1)[0, -1])
     model.generation_config.eos_token_id = first
     assert generate_timed(model, ids, max_new_tokens=6).num_new_tokens == 1
     whole = generate_timed(model, ids, max_new_tokens=6, ignore_eos=True)
@@ -52,11 +52,11 @@ def test_an_end_of_text_token_ends_it_unless_it_must_go_on():
 
 
 @pytest.mark.usefixtures("clock")
-def test_dictated_text_is_timed_from_its_second_token_on():
+def test_forced_tokens_are_timed_from_the_second_on():
     assert hugging_face_seconds(build("llama"), [5, 9, 9, 3, 7], 2) == [2, 3]
 
 
 @pytest.mark.parametrize(("tokens", "new"), [(0, 4), (3, 0)])
-def test_nothing_to_read_or_to_write_is_refused(tokens, new):
+def test_an_empty_prompt_or_no_new_token_is_rejected(tokens, new):
     with pytest.raises(InputError, match=f"got {tokens} tokens and max_new_tokens={new}"):
         generate_timed(build("llama"), tiny_input(1, tokens), max_new_tokens=new)

@@ -1,4 +1,4 @@
-"""What the tests of the fast path share: trained models with thresholds that prune them, and a text."""
+"""Helpers of the tests of decoding: trained models with a text and thresholds, and two ways to generate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .measuring import source_text, trained
 
 
 class Subjects(NamedTuple):
-    """A model, text it can read, and thresholds at a moderate CETT."""
+    """A model, a text in its vocabulary, and thresholds at a moderate CETT."""
 
     loaded: LoadedModel
     corpus: Corpus
@@ -28,7 +28,7 @@ class Subjects(NamedTuple):
 
 @functools.cache
 def demo(activation: str, cett: float = 0.15) -> Subjects:
-    """The last checkpoint of a built-in model, float32; read-only."""
+    """The last checkpoint of a built-in model, float32. Tests share it and must restore it."""
     return subjects(
         load_model(checkpoints(activation)[-1], dtype="float32", device="cpu"), heldout_text(), cett
     )
@@ -36,19 +36,20 @@ def demo(activation: str, cett: float = 0.15) -> Subjects:
 
 @functools.cache
 def tiny(cett: float = 0.3) -> Subjects:
-    """The tiny trained Llama; read-only."""
+    """The tiny trained Llama. Tests share it and must restore it."""
     return subjects(trained(), source_text(), cett, window=48)
 
 
 def subjects(loaded: LoadedModel, text: str, cett: float, *, window: int = 128) -> Subjects:
+    """The model with this text and the thresholds that reach `cett` on it."""
     corpus = load_corpus([text], loaded.tokenizer, window=window, max_tokens=4000)
     curves = calibrate(loaded, corpus, scores=["neuron_norm"])
     thresholds = thresholds_at(make_rule("cett"), cett, curves=curves, sites=curves.sites)
     return Subjects(loaded, corpus, thresholds)
 
 
-def written(model: torch.nn.Module, ids: torch.Tensor, new_tokens: int = 24) -> torch.Tensor:
-    """Greedy continuation of `ids (batch, tokens)`."""
+def generate_greedily(model: torch.nn.Module, ids: torch.Tensor, new_tokens: int = 24) -> torch.Tensor:
+    """Prompt and greedy continuation of `ids (batch, tokens)`, shape `(batch, tokens + new_tokens)`."""
     return model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -59,8 +60,8 @@ def written(model: torch.nn.Module, ids: torch.Tensor, new_tokens: int = 24) -> 
     )
 
 
-class _Dictation(LogitsProcessor):
-    """Makes `generate()` write `ids (batch, tokens)` and keeps the logits that it would have chosen from."""
+class _ForcedTokens(LogitsProcessor):
+    """Forces `generate()` to choose the tokens of `ids (batch, tokens)`, and keeps the logits of each step."""
 
     def __init__(self, ids: torch.Tensor):
         self._ids = ids
@@ -73,14 +74,14 @@ class _Dictation(LogitsProcessor):
 
 
 def decoded_logits(model: torch.nn.Module, ids: torch.Tensor, prompt: int) -> torch.Tensor:
-    """Logits for `ids[:, prompt:]`, fed one by one behind the prompt by `generate()`, `(batch, tokens, vocab)`."""
-    dictation = _Dictation(ids)
+    """Logits of the steps in which `generate()` decodes `ids[:, prompt:]`, shape `(batch, tokens, vocab)`."""
+    forced = _ForcedTokens(ids)
     model.generate(
         input_ids=ids[:, :prompt],
         attention_mask=torch.ones_like(ids[:, :prompt]),
         max_new_tokens=ids.shape[1] - prompt,
         do_sample=False,
         pad_token_id=0,
-        logits_processor=LogitsProcessorList([dictation]),
+        logits_processor=LogitsProcessorList([forced]),
     )
-    return torch.stack(dictation.logits, 1).float()
+    return torch.stack(forced.logits, 1).float()

@@ -1,8 +1,8 @@
-"""`sparsing generate`: text from a model whose inactive neurons are skipped, and how fast.
+"""`sparsing generate`: generate text with the inactive neurons skipped, and measure the speed.
 
-Decoding goes through kernels that read only the active neurons (greedy, batch 1); the prompt goes through the model's
-own code with the same rule. A predictor names the active neurons from few bytes: calibrate one with --predict and
---text, or load one that was saved with --save-predictor.
+Decoding (greedy, batch size 1) goes through kernels that read only the active neurons. The prompt goes through the
+model's own code with the same rule. A predictor finds the active neurons by reading few bytes: calibrate a predictor
+with --predict and --text, or load a predictor that was saved with --save-predictor.
 """
 
 from __future__ import annotations
@@ -29,34 +29,42 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "generate",
-        help="decode with inactive neurons skipped",
+        help="generate text with inactive neurons skipped",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="folder of a checkpoint or name on the hub")
     group = parser.add_argument_group("generation")
-    group.add_argument("--prompt", required=True, help="text to go on from")
+    group.add_argument("--prompt", required=True, help="text to continue")
     group.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="tokens to write (default: 64)"
+        "--max-new-tokens",
+        type=int,
+        default=64,
+        metavar="N",
+        help="number of tokens to generate (default: 64)",
     )
-    group.add_argument("--thresholds", metavar="FILE", help="thresholds of sparsing measure (cett, fat)")
     group.add_argument(
-        "--dense", action="store_true", help="skip nothing, by the same kernels: the baseline (default: off)"
+        "--thresholds", metavar="FILE", help="thresholds from sparsing measure (rules cett, fat)"
+    )
+    group.add_argument(
+        "--dense", action="store_true", help="baseline: the same kernels with nothing skipped (default: off)"
     )
     group.add_argument(
         "--weights",
         choices=("float32", "bfloat16", "int8"),
-        help="what the kernels read (default: the model's dtype; another one is a second copy in memory)",
+        help="dtype of the kernels' weights (default: the model's dtype; another dtype needs a second copy in memory)",
     )
     group.add_argument(
-        "--no-measure", action="store_true", help="do not time at load which way is fastest (default: time)"
+        "--no-measure",
+        action="store_true",
+        help="do not time the kernels at load to choose the fastest (default: time them)",
     )
     group.add_argument(
-        "--stats", action="store_true", help="tokens/s, active share and bytes per token (default: off)"
+        "--stats", action="store_true", help="print tokens/s, active share and bytes per token (default: off)"
     )
     group.add_argument(
-        "--json", action="store_true", help="one JSON document in place of text (default: off)"
+        "--json", action="store_true", help="print one JSON document instead of text (default: off)"
     )
     _add_predictor_arguments(parser)
     common.add_corpus_arguments(parser, required=False)
@@ -69,17 +77,21 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("predictor")
     group.add_argument("--predictor", metavar="FILE", help="a saved predictor")
     group.add_argument(
-        "--predict", type=int, choices=(4, 8), metavar="BITS", help="make one of 4 or 8 bits on --text"
+        "--predict",
+        type=int,
+        choices=(4, 8),
+        metavar="BITS",
+        help="calibrate a predictor of 4 or 8 bits on --text",
     )
     group.add_argument(
         "--recall",
         type=float,
         default=0.995,
         metavar="SHARE",
-        help="share of the active neurons' norm to predict, with --predict (default: 0.995)",
+        help="with --predict: share of the active neurons' norm that must be predicted, in (0, 1] (default: 0.995)",
     )
     group.add_argument(
-        "--save-predictor", type=Path, metavar="FILE", help="keep the one of --predict (.json)"
+        "--save-predictor", type=Path, metavar="FILE", help="save the predictor of --predict (.json)"
     )
 
 
@@ -103,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with fast:
         fast.reset_stats()
-        written = generate_timed(loaded.model, ids, max_new_tokens=args.max_new_tokens)  # pyright: ignore
+        written = generate_timed(loaded.model, ids, max_new_tokens=args.max_new_tokens)
         stats = fast.stats()
     text = str(loaded.tokenizer.decode(written.ids[0], skip_special_tokens=True))
     if args.json:
@@ -119,17 +131,19 @@ def _check(args: argparse.Namespace) -> None:
     from sparsing.errors import InputError
 
     if not (args.thresholds or args.dense):
-        raise InputError("give --thresholds FILE of sparsing measure, or --dense for the baseline")
+        raise InputError(
+            "generate needs thresholds: give --thresholds FILE from sparsing measure, or --dense for the baseline"
+        )
     if args.predictor and args.predict:
-        raise InputError("--predictor and --predict exclude each other; give one of them")
+        raise InputError("--predictor and --predict exclude each other; give only one of them")
     if args.predict and not args.text:
-        raise InputError("--predict makes a predictor on a text; give one with --text")
+        raise InputError("--predict calibrates a predictor on a text; give a text with --text")
 
 
 def _predictor(
     args: argparse.Namespace, loaded: LoadedModel, thresholds: Thresholds | None
 ) -> Predictor | None:
-    """The saved predictor, or one made on the text, its effect on perplexity measured on all of that."""
+    """The predictor of --predictor or --predict; None without these. The effect of a new predictor is measured."""
     from sparsing.decode.predict.effect import with_effect
     from sparsing.decode.predict.predictor import Predictor, calibrate_predictor
 
@@ -139,13 +153,13 @@ def _predictor(
         return None
     corpus, _ = common.read_text(args, loaded)
     progress = common.make_progress(args)
-    made = calibrate_predictor(
+    predictor = calibrate_predictor(
         loaded, corpus, thresholds, bits=args.predict, recall=args.recall, progress=progress
     )
-    made = with_effect(loaded, corpus, made, progress=progress)
+    predictor = with_effect(loaded, corpus, predictor, progress=progress)
     if args.save_predictor:
-        made.save(args.save_predictor)
-    return made
+        predictor.save(args.save_predictor)
+    return predictor
 
 
 def _document(
@@ -187,7 +201,7 @@ def _change(effect: PredictorEffect) -> str:
 
 
 def _ways(stats: DecodeStats) -> str:
-    """How many layers go which way."""
+    """The number of layers that decode in each way, e.g. `exact 3, torch 1`."""
     if stats.mode == "dense":
         return "dense kernel"
     ways = [layer.ways.get("1") or layer.ways["any"] for layer in stats.layers]

@@ -1,8 +1,8 @@
-"""Compiles every kernel of a block for a GPU that need not be there; prints what each takes, as JSON.
+"""Compiles every kernel of a block for a kind of GPU, without having one; prints the registers and memory, as JSON.
 
     python compile_kernels.py 90 bfloat16 4096 14336
 
-A script of its own: a process either compiles Triton's functions or interprets them.
+A separate script, because a process either compiles all functions of Triton or interprets them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _compiled(launch: Launch, capability: int) -> dict:
 
 
 def _source(launch: Launch) -> ASTSource:
-    """As Triton would specialise the launch: None and 1 are compiled in, pointers are multiples of 16."""
+    """The source as Triton specialises it for the launch: None and 1 are constants, pointers are multiples of 16."""
     signature, constants, attributes = {}, {}, {}
     for index, name in enumerate(launch.kernel.arg_names):
         value = launch.sizes.get(name, launch.args.get(name))

@@ -1,4 +1,4 @@
-"""The CPU kernels equal the plain PyTorch block, over random shapes, dtypes, activations, cuts and batches."""
+"""The CPU kernels equal the plain PyTorch block, for random shapes, dtypes, activations, cuts and batch sizes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_token_does_not_depend_on_its_batch(dtype):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_comes_out_again(bad):
+def test_nan_and_infinity_reach_the_output(bad):
     packed = random_block(96, 64)
     predictor = build_predictor(packed, no_cuts(64), torch.randn(32, 96))
     x = torch.randn(3, 96)
@@ -134,13 +134,13 @@ def test_counts_are_the_rows_that_were_needed():
     assert block.counts == (500, 500, 500)  # also rows of down whose h is zero: dense is dense
 
 
-def test_dtype_of_x_is_kept_and_no_token_is_no_work():
+def test_the_dtype_of_x_is_kept_and_no_token_gives_no_output():
     block = CpuFFN(random_block(64, 50, dtype="bfloat16"), no_cuts(50))
     assert block.sparse(torch.randn(2, 64, dtype=torch.bfloat16)).dtype == torch.bfloat16
     assert block.sparse(torch.empty(0, 64)).shape == (0, 64)
 
 
-def test_too_many_tokens_and_half_floats_are_refused():
+def test_too_many_tokens_and_float16_are_rejected():
     packed = random_block(64, 50)
     with pytest.raises(InputError, match="up to 8 tokens at once, got 9"):
         CpuFFN(packed, no_cuts(50)).sparse(torch.randn(9, 64))
@@ -149,7 +149,7 @@ def test_too_many_tokens_and_half_floats_are_refused():
         CpuFFN(half, no_cuts(50))
 
 
-def test_the_same_bits_every_time():
+def test_two_runs_give_the_same_bits():
     packed = random_block(200, 1000)
     block = CpuFFN(packed, cuts_of("h", 1000))
     x = torch.randn(4, 200)

@@ -1,4 +1,4 @@
-"""The interpreter takes what the compiler refuses, so the kernels are compiled too; no GPU is needed for that."""
+"""Every kernel compiles. Triton's interpreter accepts code that its compiler rejects; compiling needs no GPU."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytest.importorskip("triton", reason="needs the extra gpu: pip install 'sparsing
 SCRIPT = Path(__file__).parent / "compile_kernels.py"
 
 
-def compiled(tmp_path: Path, *arguments: str) -> list[dict]:
-    """Every kernel of a block for one kind of GPU: registers, stack, shared memory, narrow loads."""
+def compile_kernels(tmp_path: Path, *arguments: str) -> list[dict]:
+    """Registers, stack, shared memory and narrow loads of every kernel of a block, for one kind of GPU."""
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, "-W", "error", str(SCRIPT), *arguments]
@@ -33,7 +33,7 @@ def check(kernels: list[dict], shared_bytes: int) -> None:
         "add_parts",
     }
     for kernel in kernels:
-        # some addresses may lie there, no part of a tile: that would be a hundred bytes and more
+        # the stack may hold some addresses, but no part of a tile, which would be a hundred bytes or more
         assert kernel["stack_bytes"] <= 64, f"registers spill: {kernel}"
         assert kernel["shared_bytes"] <= shared_bytes, kernel
         if kernel["kernel"] in ("gate_pass", "hidden_pass", "down_pass"):
@@ -42,11 +42,11 @@ def check(kernels: list[dict], shared_bytes: int) -> None:
 
 @pytest.mark.slow
 def test_kernels_compile_without_spills(tmp_path):
-    check(compiled(tmp_path, "90", "bfloat16", "4096", "14336"), shared_bytes=56 * 1024)
+    check(compile_kernels(tmp_path, "90", "bfloat16", "4096", "14336"), shared_bytes=56 * 1024)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["80", "89", "100"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_kernels_compile_for_other_gpus_and_shapes(tmp_path, capability, dtype):
-    check(compiled(tmp_path, capability, dtype, "2304", "5760"), shared_bytes=56 * 1024)
+    check(compile_kernels(tmp_path, capability, dtype, "2304", "5760"), shared_bytes=56 * 1024)

@@ -1,4 +1,4 @@
-"""What only a real GPU shows: CUDA graphs, `torch.compile`, and that the host never waits."""
+"""Tests that need a GPU: CUDA graphs, `torch.compile`, and that the host never waits."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_host_never_waits(planted):
 
 
 def test_the_compiled_predictor_names_the_same_neurons(planted):
-    """The interpreter replaces the byte products of one token; only here the instruction itself runs."""
+    """The interpreter replaces the instruction for byte products of one token; only a GPU runs it."""
     packed, x = planted.packed, planted.inputs(1, 0.3, seed=1)
     for bits in (4, 8):
         predictor = build_predictor(packed, no_cuts(D_FF), planted.inputs(64, 0.3, seed=5), bits=bits)

@@ -1,7 +1,7 @@
-"""The Triton kernels against plain PyTorch: on a GPU where there is one, else in Triton's interpreter.
+"""The Triton kernels equal the plain PyTorch block, on a GPU if there is one, otherwise in Triton's interpreter.
 
-Sums are float32 in another order than PyTorch's (`TOLERANCE[float32]`); half floats add the rounding of the output
-and, for several tokens, of `h`.
+Sums are float32 in another order than in PyTorch (`TOLERANCE[float32]`). Half floats add the rounding of the output
+and, for several tokens, the rounding of `h`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sparsing.decode.kernels.gpu.tiles import MORE_TOKENS, ONE_TOKEN, fitting
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
-"""Largest error as a share of the largest output."""
+"""Dtype to largest error, as a share of the largest output."""
 SMALL = {"programs": 4, "splits": 2, "gate_rows": 32}
 ONE = dataclasses.replace(ONE_TOKEN, hidden_rows=8, **SMALL)
 MORE = dataclasses.replace(MORE_TOKENS, **SMALL)
-"""The interpreter takes its time for each tile, so there are few of them."""
+"""Few tiles, since the interpreter is slow on each."""
 
 
 def packed_ffn(d_model: int, d_ff: int, act: str, dtype: torch.dtype, seed: int = 0) -> PackedFFN:
@@ -62,9 +62,9 @@ def assert_close(y: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> N
 
 
 def separated(packed: PackedFFN, predictor: LayerPredictor, x: torch.Tensor) -> LayerPredictor:
-    """With cuts in the widest gap below the middle of the predicted sizes: no rounding decides.
+    """The predictor with its cut in the widest gap below the middle of the sizes, so that no rounding decides.
 
-    Under a ReLU they are below zero there, so that the sign of a predicted gate counts.
+    Under a ReLU this cut is negative, so that the sign of a predicted gate counts.
     """
     sizes = predictor.sizes(x, packed.act).flatten().sort().values
     middle = sizes[len(sizes) * 2 // 5 : len(sizes) // 2]
@@ -147,7 +147,7 @@ def test_all_active_and_none():
     assert by_h.counts == (50, 50, 0)
 
 
-def test_a_predictor_that_names_nothing_reads_its_copy_alone():
+def test_a_predictor_that_selects_nothing_reads_only_its_copy():
     packed = packed_ffn(128, 40, "relu", torch.bfloat16)
     predictor = build_predictor(packed, no_cuts(40), tokens(16, packed))
     kernels = block(packed, no_cuts(40), dataclasses.replace(predictor, cuts=torch.full((40,), torch.inf)))
@@ -187,7 +187,7 @@ def test_nan_passes_through_for_its_own_token_alone(act, predict):
     assert kernels.sparse(x[1:2]).isnan().all()
 
 
-def test_two_runs_give_the_same_bits_whatever_the_buffers_hold():
+def test_results_do_not_depend_on_what_the_buffers_hold():
     packed = packed_ffn(90, 60, "relu", torch.bfloat16)
     kernels, x = block(packed, random_cuts(60)), tokens(4, packed)
     first = kernels.sparse(x)
@@ -197,14 +197,14 @@ def test_two_runs_give_the_same_bits_whatever_the_buffers_hold():
     for buffer in (
         kernels.workspace.entries,
         kernels.workspace.sizes,
-        kernels.workspace.found,
-        kernels.workspace.found_sizes,
+        kernels.workspace.candidates,
+        kernels.workspace.candidate_sizes,
     ):
         buffer.fill_(10**9)
     assert torch.equal(kernels.sparse(x), first)
 
 
-def test_tiles_decide_no_result():
+def test_results_do_not_depend_on_the_tiles():
     packed = packed_ffn(96, 100, "relu", torch.float32)
     cuts, x = random_cuts(100), tokens(1, packed)
     other = dataclasses.replace(ONE, programs=8, splits=8, gate_rows=16, hidden_rows=16, hidden_block=32)
@@ -213,7 +213,7 @@ def test_tiles_decide_no_result():
 
 
 @pytest.mark.parametrize("sizes", [{"gate_rows": 24}, {"down_block": 0}, {"splits": 8}, {"stages": 0}])
-def test_tiles_that_are_none_are_refused(sizes):
+def test_invalid_tiles_are_rejected(sizes):
     with pytest.raises(InputError, match="powers of two"):
         dataclasses.replace(ONE, **sizes)
 
@@ -231,7 +231,7 @@ def test_x_of_another_dtype_and_no_token():
     assert kernels.sparse(x[:0]).shape == (0, 40)
 
 
-def test_what_is_refused():
+def test_invalid_inputs_are_rejected():
     packed = packed_ffn(32, 16, "relu", torch.float32)
     with pytest.raises(InputError, match=r"int8; load the model with dtype bfloat16"):
         TritonFFN(to_int8(packed), no_cuts(16))
@@ -246,7 +246,7 @@ def test_what_is_refused():
         torch.ops.sparsing.triton_ffn(tokens(1, packed), number, SkipMode.DENSE.value)
 
 
-def test_without_a_gpu_and_an_interpreter_the_message_says_what_to_do(monkeypatch):
+def test_without_gpu_and_interpreter_the_error_says_what_to_do(monkeypatch):
     packed = packed_ffn(32, 16, "relu", torch.float32)
     kernels = block(packed, no_cuts(16))
     monkeypatch.setattr(gpu_block, "INTERPRETED", type(gpu_block.INTERPRETED)(False))
@@ -263,7 +263,7 @@ def test_the_compiler_sees_one_operator():
     assert torch.equal(compiled(x), kernels.sparse(x) * 2)
 
 
-def test_plain_activations_are_all_known():
+def test_every_activation_equals_the_plain_one():
     x = torch.linspace(-4, 4, 40, device=DEVICE)
     for act, plain in ACT.items():
         gate = x[:, None].contiguous()
@@ -273,8 +273,8 @@ def test_plain_activations_are_all_known():
         assert float(y) == pytest.approx(float(plain(x).sum()), rel=1e-5)
 
 
-def test_codes_of_whole_rows_multiply_as_their_values():
-    """The extremes of both code widths, where an offset or a sign would show."""
+def test_products_of_the_extreme_codes_are_exact():
+    """An error in the offset or the sign of a code would show at the extremes of both widths."""
     rows = torch.tensor([[1.0, -1.0] * 64, [-1.0] * 128, [1.0] * 128])
     x = torch.tensor([[1.0, -1.0] * 64], device=DEVICE)
     packed = PackedFFN(gate=rows.to(DEVICE), up=rows.to(DEVICE), down=rows.to(DEVICE), act="silu")

@@ -1,4 +1,4 @@
-"""Packed weights are the model's own, over every gated family; pages and int8 copies."""
+"""Packed weights compute what the model's block computes, for every gated family; copies on huge pages and in int8."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_packed_block_is_the_block(model_type, tiny_model):
         assert packed.gate.data_ptr() == site.projections[0].weight.data_ptr()  # a view
 
 
-def test_a_block_without_a_gate_is_refused(tiny_model):
+def test_a_block_without_a_gate_is_rejected(tiny_model):
     with pytest.raises(UnsupportedModelError, match="gated blocks"):
         pack(find_sites(tiny_model("opt"))[0])
 
@@ -55,7 +55,7 @@ def test_cuts_are_those_of_the_rule(on):
     torch.testing.assert_close(cuts.h, expected[on])
 
 
-def test_top_k_has_no_fast_path():
+def test_top_k_is_rejected():
     packed = PackedFFN(gate=torch.randn(6, 4), up=torch.randn(6, 4), down=torch.randn(6, 4), act="silu")
     with pytest.raises(InputError, match="skip neurons by threshold"):
         layer_cuts(packed, Thresholds(rule="top_k", level=0.5, on="gate", select="top_k", values=(0.5,)), 0)
@@ -63,7 +63,7 @@ def test_top_k_has_no_fast_path():
 
 @pytest.mark.parametrize("size", [10, PAGE])
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.uint8])
-def test_a_copy_on_huge_pages_is_equal_and_apart(size, kind):
+def test_a_copy_on_huge_pages_is_equal_and_separate(size, kind):
     tensor = (torch.arange(size) % 100).to(kind).view(2, -1)
     copy = copy_to_huge_pages(tensor)
     assert torch.equal(copy, tensor)

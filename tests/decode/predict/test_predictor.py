@@ -1,4 +1,4 @@
-"""Predictors of a model: recall on tokens they were not made on, perplexity with them, saved and loaded."""
+"""Predictors of a model: their recall on held-out tokens, their effect on perplexity, and saving and loading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sparsing.models.loading import load_model
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import load_corpus
 
-from ...helpers.decode_models import decoded_logits, demo, subjects, tiny, written
+from ...helpers.decode_models import decoded_logits, demo, generate_greedily, subjects, tiny
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
 
@@ -68,8 +68,8 @@ def test_more_recall_predicts_more_and_changes_perplexity_less():
     assert changes[1] < changes[0]
 
 
-def test_the_fast_path_predicts_what_the_pass_says():
-    """Logits of decoding with the predictor are those of one masked pass over the same tokens."""
+def test_decoding_with_a_predictor_equals_the_predicted_pass():
+    """The logits equal those of one masked pass over the same tokens."""
     loaded, corpus, thresholds = demo("silu")
     predictor = calibrate_predictor(loaded, corpus, thresholds, recall=0.9)
     ids = next(corpus.batches(1)).ids[:, :32]
@@ -85,7 +85,7 @@ def test_the_fast_path_predicts_what_the_pass_says():
     assert all(layer.gate_ratio < 1 for layer in stats.layers)
 
 
-def test_saved_and_loaded_it_predicts_the_same(tmp_path):
+def test_a_loaded_predictor_predicts_the_same(tmp_path):
     loaded, corpus, thresholds = demo("silu")
     made = calibrate_predictor(loaded, corpus, thresholds, bits=8, tokens=512)
     made = dataclasses.replace(made, effect=predictor_effect(loaded, corpus, made))
@@ -100,7 +100,7 @@ def test_saved_and_loaded_it_predicts_the_same(tmp_path):
     texts = []
     for predictor in (made, back):
         with accelerate(loaded.model, thresholds, predictor=predictor, measure=False) as fast:
-            texts.append(written(fast.model, ids))
+            texts.append(generate_greedily(fast.model, ids))
     assert torch.equal(*texts)
 
 
@@ -114,7 +114,7 @@ def test_memory_with_a_predictor_is_within_fifteen_percent():
         assert copies <= 0.15 * whole
 
 
-def test_samples_are_of_different_windows():
+def test_the_sample_has_a_fit_part_and_a_heldout_part():
     loaded, corpus, thresholds = tiny()
     sample = sample_corpus(loaded, corpus, thresholds, tokens=300)
     assert set(sample.fit) == set(range(len(loaded.sites)))
@@ -128,7 +128,7 @@ def test_samples_are_of_different_windows():
     assert sample_corpus(loaded, single, thresholds, tokens=300).num_heldout > 0
 
 
-def test_low_rank_is_learned_and_no_kernel_takes_it():
+def test_low_rank_learns_and_the_kernels_reject_it():
     loaded, corpus, thresholds = tiny()
     learned = calibrate_predictor(loaded, corpus, thresholds, kind="low_rank", recall=0.95, tokens=1024)
     report = learned.reports[0]
@@ -138,7 +138,7 @@ def test_low_rank_is_learned_and_no_kernel_takes_it():
         accelerate(loaded.model, thresholds, predictor=learned, measure=False)
 
 
-def test_what_is_refused():
+def test_invalid_arguments_are_rejected():
     loaded, corpus, thresholds = tiny()
     wrong = [
         ({"bits": 3}, "bits must be"),

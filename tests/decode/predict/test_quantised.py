@@ -1,4 +1,4 @@
-"""The predictor of one block: codes, recall on the tokens it was set on, and what it reads."""
+"""The quantised predictor of one block: its codes, its recall on the calibration tokens, and its bytes."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def test_tokens_are_scaled_by_their_largest_value():
 @pytest.mark.parametrize("act", ["relu", "silu"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("wanted", [0.9, 0.995])
-def test_recall_on_calibration_tokens_is_what_was_asked(act, bits, wanted):
+def test_recall_on_calibration_tokens_is_the_wanted_recall(act, bits, wanted):
     packed, x = block(act), torch.randn(300, 256, generator=torch.Generator().manual_seed(5))
     cuts = Cuts(gate=-1.0, h=torch.full((400,), 0.5))
     predictor = build_predictor(packed, cuts, x, bits=bits, recall=wanted)
-    found = mass(packed, x, cuts)
+    active_mass = mass(packed, x, cuts)
     assert (predictor.up_codes is None) == (act == "relu")
-    assert wanted <= recall_of(predictor.predict(x, act), found) < wanted + 0.003
+    assert wanted <= recall_of(predictor.predict(x, act), active_mass) < wanted + 0.003
 
 
-def test_more_bits_name_fewer_neurons_for_the_same_recall():
+def test_more_bits_select_fewer_neurons_for_the_same_recall():
     packed, x = block(), torch.randn(300, 256, generator=torch.Generator().manual_seed(6))
     cuts = Cuts(gate=0.8, h=no_cuts(400).h)
     named = [build_predictor(packed, cuts, x, bits=bits).predict(x, "relu").float().mean() for bits in (4, 8)]
@@ -72,7 +72,7 @@ def test_a_recall_of_one_loses_no_mass():
     assert recall_of(predictor.predict(x, "relu"), mass(packed, x, no_cuts(400))) == 1.0
 
 
-def test_what_is_not_finite_is_predicted_active():
+def test_all_neurons_are_predicted_for_a_token_that_is_not_finite():
     predictor = build_predictor(block(), no_cuts(400), torch.randn(50, 256))
     x = torch.full((1, 256), float("nan"))
     assert predictor.predict(x, "relu").all()
@@ -92,7 +92,7 @@ def test_bad_options(options, message):
         build_predictor(block(), no_cuts(400), torch.randn(4, 256), **options)
 
 
-def test_no_active_neuron_is_told():
+def test_a_sample_without_active_neurons_is_rejected():
     nothing = Cuts(gate=-1.0, h=torch.full((400,), 1e9))
     with pytest.raises(InputError, match="no neuron is active"):
         build_predictor(block(), nothing, torch.randn(4, 256))

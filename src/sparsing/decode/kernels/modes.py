@@ -31,7 +31,7 @@ class SkipMode(enum.IntEnum):
 
 
 def sparse_mode(packed: PackedFFN, cuts: Cuts, predictor: LayerPredictor | None) -> SkipMode:
-    """The mode of a block's sparse call: the one that reads the fewest rows of those that are possible."""
+    """The mode of a block's sparse calls, which reads the fewest rows for this block, these cuts and this predictor."""
     if predictor is not None:
         return SkipMode.PREDICTED
     return SkipMode.BY_GATE if gate_decides(packed, cuts) else SkipMode.ALL

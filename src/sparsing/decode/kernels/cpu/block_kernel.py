@@ -35,8 +35,12 @@ MOST_IN_GROUP = 128
 """The most neighbouring neurons for one thread: enough to be read as a stream, few enough to balance the threads."""
 
 
+# The kernels take the fields of these records before their loops: Numba counts a reference each time that an array is
+# taken from a record, which costs a few percent inside a loop.
+
+
 class Rule(NamedTuple):
-    """What makes a neuron active, and how the active neurons are found."""
+    """The comparison that makes a neuron active, and the skip mode."""
 
     mode: int
     """`ALL`, `BY_GATE` or `PREDICTED`."""
@@ -71,7 +75,7 @@ class PredictorCopy(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """The input of a call, and room for the same tokens as codes; the codes are written only for the predictor."""
+    """The input of a call, and buffers for the same tokens as codes, which are written only for the predictor."""
 
     x: Array
     """Shape `(tokens, d_model)`, float32."""
@@ -97,9 +101,9 @@ class Listed(NamedTuple):
 
 
 @njit(nogil=True, cache=True)
-def above_cut(size, cut):
-    """True if `size` is strictly above its cut, or NaN; the same comparison as `plain.above_cut`."""
-    return not (size <= cut)
+def at_or_below(size, cut):
+    """The opposite of `plain.above_cut`: false if `size` is strictly above its cut, or NaN."""
+    return size <= cut
 
 
 @njit(nogil=True, cache=True)
@@ -136,20 +140,23 @@ def find_all(first, last, count, neurons):
 @njit(fastmath=FAST, nogil=True, cache=True)
 def find_by_gate(first, last, count, rule, weights, x, listed):
     """List the neurons of `[first, last)` whose gate is active for any token, with their gates."""
+    _, act, gate_cut, _ = rule
+    neurons, _, gates, _ = listed
+    gate, _, _, scales = weights
     for eight in range(first, last, 8):
-        at, values = listed.neurons[count : count + 8], listed.gates[count : count + 8]
+        at, values = neurons[count : count + 8], gates[count : count + 8]
         for r in range(8):
             at[r] = min(eight + r, last - 1)
-        dots_of_eight(weights.gate, at, x, values)
+        dots_of_eight(gate, at, x, values)
         # the gates are overwritten in place: `count` never runs ahead of the gate that is read
         for r in range(min(8, last - eight)):
             wanted = False
             for token in range(x.shape[0]):
-                g = activate(rule.act, values[r, token] * weights.scales[0, eight + r])
-                listed.gates[count, token] = g
-                wanted |= above_cut(abs(g), rule.gate_cut)
+                g = activate(act, values[r, token] * scales[0, eight + r])
+                gates[count, token] = g
+                wanted |= not at_or_below(abs(g), gate_cut)
             if wanted:
-                listed.neurons[count] = eight + r
+                neurons[count] = eight + r
                 count += 1
     return count
 
@@ -157,35 +164,30 @@ def find_by_gate(first, last, count, rule, weights, x, listed):
 @njit(fastmath=FAST, nogil=True, cache=True)
 def find_predicted(first, last, count, rule, predictor, tokens, listed):
     """List the neurons of `[first, last)` that the predictor selects for any token, and note for which tokens."""
-    with_up = predictor.up_codes.shape[0] > 0
+    bits, gate_codes, gate_scales, up_codes, up_scales, cuts = predictor
+    _, codes, starts, scales = tokens
+    act, neurons, selected = rule.act, listed.neurons, listed.selected
+    with_up = up_codes.shape[0] > 0
     for i in range(first, last):
         wanted = False
-        for token in range(tokens.x.shape[0]):
-            if predictor.bits == 4:
-                g = dot_4bit(
-                    predictor.gate_codes, predictor.gate_scales, i, tokens.codes, tokens.starts, token
-                )
+        for token in range(codes.shape[0]):
+            if bits == 4:
+                g = dot_4bit(gate_codes, gate_scales, i, codes, starts, token)
             else:
-                g = dot_8bit(
-                    predictor.gate_codes, predictor.gate_scales, i, tokens.codes, tokens.starts, token
-                )
-            size = g * tokens.scales[token]  # a zeroing activation keeps the sign, see `LayerPredictor.sizes`
-            if rule.act >= NUM_ZEROING:
-                size = abs(activate(rule.act, size))
+                g = dot_8bit(gate_codes, gate_scales, i, codes, starts, token)
+            size = g * scales[token]  # a zeroing activation keeps the sign, see `LayerPredictor.sizes`
+            if act >= NUM_ZEROING:
+                size = abs(activate(act, size))
             if with_up:
-                if predictor.bits == 4:
-                    u = dot_4bit(
-                        predictor.up_codes, predictor.up_scales, i, tokens.codes, tokens.starts, token
-                    )
+                if bits == 4:
+                    u = dot_4bit(up_codes, up_scales, i, codes, starts, token)
                 else:
-                    u = dot_8bit(
-                        predictor.up_codes, predictor.up_scales, i, tokens.codes, tokens.starts, token
-                    )
-                size *= abs(u * tokens.scales[token])
-            listed.selected[count, token] = above_cut(size, predictor.cuts[i])
-            wanted |= listed.selected[count, token]
+                    u = dot_8bit(up_codes, up_scales, i, codes, starts, token)
+                size *= abs(u * scales[token])
+            selected[count, token] = not at_or_below(size, cuts[i])
+            wanted |= selected[count, token]
         if wanted:
-            listed.neurons[count] = i
+            neurons[count] = i
             count += 1
     return count
 
@@ -206,31 +208,33 @@ def fill_up(count, neurons):
 @njit(fastmath=FAST, nogil=True, cache=True)
 def compute_hidden(count, rule, weights, x, listed):
     """Compute `h` times down's scale for the listed neurons, move the active ones to the front, return their number."""
-    by_gate = rule.mode == BY_GATE
-    neurons, gates, h = listed.neurons, listed.gates, listed.h
+    mode, act, gate_cut, h_cuts = rule
+    gate, up, _, scales = weights
+    by_gate = mode == BY_GATE
+    neurons, selected, gates, h = listed
     for eight in range(0, count, 8):
         at, following = neurons[eight : eight + 8], neurons[eight + 8 : min(eight + 16, whole_eights(count))]
         # prefetch the rows that are read next, so that memory works while this eight is multiplied
         if not by_gate:
-            prefetch_rows(weights.up, at)
-            dots_of_eight(weights.gate, at, x, gates[eight : eight + 8])
-            prefetch_rows(weights.gate, following)
+            prefetch_rows(up, at)
+            dots_of_eight(gate, at, x, gates[eight : eight + 8])
+            prefetch_rows(gate, following)
         else:
-            prefetch_rows(weights.up, following)
-        dots_of_eight(weights.up, at, x, h[eight : eight + 8])
+            prefetch_rows(up, following)
+        dots_of_eight(up, at, x, h[eight : eight + 8])
     kept = 0
     for place in range(count):
         i, wanted = neurons[place], False
         for token in range(x.shape[0]):
             g = gates[place, token]
             if not by_gate:
-                g = activate(rule.act, g * weights.scales[0, i])
-            value = g * (h[place, token] * weights.scales[1, i])
+                g = activate(act, g * scales[0, i])
+            value = g * (h[place, token] * scales[1, i])
             # a token uses only what was selected for itself, so that its result does not depend on its batch
-            active = rule.mode != PREDICTED or listed.selected[place, token]
-            active &= above_cut(abs(g), rule.gate_cut) and above_cut(abs(value), rule.h_cuts[i])
-            h[kept, token] = value * weights.scales[2, i] if active else np.float32(0)
-            wanted |= active
+            inactive = mode == PREDICTED and not selected[place, token]
+            inactive |= at_or_below(abs(g), gate_cut) or at_or_below(abs(value), h_cuts[i])
+            h[kept, token] = np.float32(0) if inactive else value * scales[2, i]
+            wanted |= not inactive
         if wanted:
             neurons[kept] = i
             kept += 1
@@ -240,10 +244,11 @@ def compute_hidden(count, rule, weights, x, listed):
 @njit(fastmath=FAST, nogil=True, cache=True)
 def add_down(kept, down, listed, y):
     """Add the rows of `down` of the first `kept` listed neurons, times `h`, to `y`."""
-    listed.h[kept : whole_eights(kept)] = 0  # the repeated neurons of the last eight add nothing
+    neurons, h = listed.neurons, listed.h
+    h[kept : whole_eights(kept)] = 0  # the repeated neurons of the last eight add nothing
     for eight in range(0, kept, 8):
-        prefetch_rows(down, listed.neurons[eight + 8 : min(eight + 16, whole_eights(kept))])
-        add_eight(down, listed.neurons[eight : eight + 8], listed.h[eight : eight + 8], y)
+        prefetch_rows(down, neurons[eight + 8 : min(eight + 16, whole_eights(kept))])
+        add_eight(down, neurons[eight : eight + 8], h[eight : eight + 8], y)
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)

@@ -13,53 +13,37 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from sparsing.decode.kernels.cpu.llvm import (
-    F32,
-    FLOATS,
-    I8,
-    I16,
-    I32,
-    INTS,
-    LANES,
-    NO_FLOATS,
-    Matrix,
-    add_product,
-    intrinsic,
-    load,
-    spread,
-    sum_lanes,
-    widen_bfloat16,
-)
+from sparsing.decode.kernels.cpu import llvm
 from sparsing.decode.predict.quantised import GROUP
 
 _HALF = GROUP // 2
-_BYTES = ir.VectorType(I8, _HALF)
+_BYTES = ir.VectorType(llvm.I8, _HALF)
 HAS_VNNI = bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
 
 
-@intrinsic
+@llvm.intrinsic
 def bf16_to_f32(typingctx: Any, bits: Any) -> Any:
     """The float32 whose upper half are these 16 bits."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return widen_bfloat16(builder, args[0], F32)
+        return llvm.widen_bfloat16(builder, args[0], llvm.F32)
 
     return types.float32(types.uint16), codegen
 
 
-@intrinsic
+@llvm.intrinsic
 def prefetch_line(typingctx: Any, rows: Any, i: Any, byte: Any) -> Any:
     """Request the cache line at this byte of `rows[i]` (a C-contiguous matrix) without waiting for it."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row = Matrix(context, builder, signature.args[0], args[0]).row(args[1])
+        row = llvm.Matrix(context, builder, signature.args[0], args[0]).row(args[1])
         function = cgutils.get_or_insert_function(
             builder.module,
-            ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32]),
+            ir.FunctionType(ir.VoidType(), [llvm.I8.as_pointer(), llvm.I32, llvm.I32, llvm.I32]),
             "llvm.prefetch.p0",
         )
         # arguments: for reading (0), into the second-level cache (2), data rather than instructions (1)
-        builder.call(function, [builder.gep(row, [args[2]]), I32(0), I32(2), I32(1)])
+        builder.call(function, [builder.gep(row, [args[2]]), llvm.I32(0), llvm.I32(2), llvm.I32(1)])
         return context.get_dummy_value()
 
     return types.void(rows, types.intp, types.intp), codegen
@@ -69,14 +53,16 @@ def _add_products(builder: Any, total: Any, weights: Any, x: Any) -> Any:
     """`total` (16 int32) plus sums of four products each of 64 unsigned bytes with 64 signed bytes."""
     if HAS_VNNI:
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(INTS, [INTS] * 3), "llvm.x86.avx512.vpdpbusd.512"
+            builder.module, ir.FunctionType(llvm.INTS, [llvm.INTS] * 3), "llvm.x86.avx512.vpdpbusd.512"
         )
-        return builder.call(function, [total, builder.bitcast(weights, INTS), builder.bitcast(x, INTS)])
-    wide = ir.VectorType(I32, _HALF)
+        return builder.call(
+            function, [total, builder.bitcast(weights, llvm.INTS), builder.bitcast(x, llvm.INTS)]
+        )
+    wide = ir.VectorType(llvm.I32, _HALF)
     product = builder.mul(builder.zext(weights, wide), builder.sext(x, wide))
     for part in range(4):
         # VNNI adds four neighbouring products; here each lane gets others, which is fine: lanes are summed in the end
-        mask = ir.Constant(INTS, list(range(LANES * part, LANES * part + LANES)))
+        mask = ir.Constant(llvm.INTS, list(range(llvm.LANES * part, llvm.LANES * part + llvm.LANES)))
         total = builder.add(total, builder.shuffle_vector(product, product, mask))
     return total
 
@@ -87,22 +73,22 @@ def _codes_dot(nibbles: bool) -> Any:
     def codes_dot(typingctx: Any, codes: Any, scales: Any, i: Any, x: Any, start: Any, token: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kinds, (_, _, i, _, _, token) = signature.args, args
-            scale_rows = Matrix(context, builder, kinds[1], args[1])
-            code_row = Matrix(context, builder, kinds[0], args[0]).row(i)
+            scale_rows = llvm.Matrix(context, builder, kinds[1], args[1])
+            code_row = llvm.Matrix(context, builder, kinds[0], args[0]).row(i)
             scale_row = scale_rows.row(i)
-            x_row = Matrix(context, builder, kinds[3], args[3]).row(token)
-            start_row = Matrix(context, builder, kinds[4], args[4]).row(token)
+            x_row = llvm.Matrix(context, builder, kinds[3], args[3]).row(token)
+            start_row = llvm.Matrix(context, builder, kinds[4], args[4]).row(token)
             groups = scale_rows.columns
             word = groups.type
 
             def part(kind: Any, row: Any, offset: Any) -> Any:
-                return load(builder, kind, builder.gep(row, [offset]))
+                return llvm.load(builder, kind, builder.gep(row, [offset]))
 
-            total = cgutils.alloca_once_value(builder, NO_FLOATS)
+            total = cgutils.alloca_once_value(builder, llvm.NO_FLOATS)
             with cgutils.for_range(builder, groups) as loop:
                 group = loop.index
                 # int32 is exact here: 128 products of a byte with a signed byte stay below 2**23
-                sums = part(INTS, start_row, builder.mul(group, word(4 * LANES)))
+                sums = part(llvm.INTS, start_row, builder.mul(group, word(4 * llvm.LANES)))
                 x_at = builder.mul(group, word(GROUP))
                 x_low, x_high = part(_BYTES, x_row, x_at), part(_BYTES, x_row, builder.add(x_at, word(_HALF)))
                 if nibbles:
@@ -113,13 +99,17 @@ def _codes_dot(nibbles: bool) -> Any:
                     low = part(_BYTES, code_row, x_at)
                     high = part(_BYTES, code_row, builder.add(x_at, word(_HALF)))
                 sums = _add_products(builder, _add_products(builder, sums, low, x_low), high, x_high)
-                scale = widen_bfloat16(builder, part(I16, scale_row, builder.mul(group, word(2))), F32)
-                add_product(builder, total, builder.sitofp(sums, FLOATS), spread(builder, scale))
-            return sum_lanes(builder, total)
+                scale = llvm.widen_bfloat16(
+                    builder, part(llvm.I16, scale_row, builder.mul(group, word(2))), llvm.F32
+                )
+                llvm.add_product(
+                    builder, total, builder.sitofp(sums, llvm.FLOATS), llvm.spread(builder, scale)
+                )
+            return llvm.sum_lanes(builder, total)
 
         return types.float32(codes, scales, types.intp, x, start, types.intp), codegen
 
-    return intrinsic(codes_dot)
+    return llvm.intrinsic(codes_dot)
 
 
 dot_4bit = _codes_dot(nibbles=True)

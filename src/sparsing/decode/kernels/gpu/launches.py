@@ -73,54 +73,51 @@ class BlockCall:
         return self.x.shape[0]
 
     @property
-    def _token_tile(self) -> int:
-        """Side of a tile of tokens: tensor cores take no fewer than 16."""
-        return 1 if self._num_tokens == 1 else 16
-
-    @property
-    def _found_segments(self) -> int:
+    def _candidate_segments(self) -> int:
         """Programs of the first pass, which are the segments of its list."""
         return triton.cdiv(self.packed.d_ff, self.tiles.gate_rows)
 
     def _launch(
-        self, kernel: Any, grid: tuple[int, ...], args: dict[str, Any], sizes: dict[str, Any]
+        self, kernel: Any, grid: tuple[int, ...], args: dict[str, Any], sizes: dict[str, Any], warps: int = 0
     ) -> Launch:
-        return Launch(kernel=kernel, grid=grid, args=args, sizes=sizes, warps=self.tiles.warps)
+        """The launch, with the parameters that several kernels share added if this kernel has them."""
+        common = {
+            "D_MODEL": self.packed.d_model,
+            "D_FF": self.packed.d_ff,
+            "ACT": self.packed.act,
+            "TOKENS": 1 if self._num_tokens == 1 else 16,  # tensor cores take no fewer than 16 tokens
+            "PROGRAMS": self.tiles.programs,
+            "SPLITS": self.tiles.splits,
+            "STAGES": self.tiles.stages,
+        }
+        names = frozenset(kernel.arg_names)
+        return Launch(
+            kernel=kernel,
+            grid=grid,
+            args=args | ({"tokens": self._num_tokens} if "tokens" in names else {}),
+            sizes={name: size for name, size in common.items() if name in names} | sizes,
+            warps=warps or self.tiles.warps,
+        )
 
     def _quantise(self) -> Launch:
         width = self.workspace.x_codes.shape[1]
-        return Launch(
-            kernel=passes.quantise,
-            grid=(self._num_tokens,),
-            args={"x": self.x, "codes": self.workspace.x_codes, "scales": self.workspace.x_scales},
-            sizes={
-                "D_MODEL": self.packed.d_model,
-                "WIDTH": width,
-                "PADDED": triton.next_power_of_2(width),
-            },
-            warps=8,  # one program takes a whole token
-        )
+        args = {"x": self.x, "codes": self.workspace.x_codes, "scales": self.workspace.x_scales}
+        sizes = {"WIDTH": width, "PADDED": triton.next_power_of_2(width)}
+        # eight warps, since one program takes a whole token
+        return self._launch(passes.quantise, (self._num_tokens,), args, sizes, warps=8)
 
     def _gate(self) -> Launch:
         args = {
             "x": self.x,
             "gate": self.packed.gate,
             "gates": self.workspace.gates,
-            "entries": self.workspace.found,
-            "sizes": self.workspace.found_sizes,
-            "tokens": self._num_tokens,
+            "entries": self.workspace.candidates,
+            "sizes": self.workspace.candidate_sizes,
             "cut": max(self.workspace.gate_cut, 0.0),
         }
-        sizes = {
-            "D_MODEL": self.packed.d_model,
-            "D_FF": self.packed.d_ff,
-            "ACT": self.packed.act,
-            "TOKENS": self._token_tile,
-            "ROWS": self.tiles.gate_rows,
-            "BLOCK": fitting(self.packed.d_model, self.tiles.gate_block),
-            "STAGES": self.tiles.stages,
-        }
-        return self._launch(passes.gate_pass, (self._found_segments,), args, sizes)
+        block = fitting(self.packed.d_model, self.tiles.gate_block)
+        sizes = {"ROWS": self.tiles.gate_rows, "BLOCK": block}
+        return self._launch(passes.gate_pass, (self._candidate_segments,), args, sizes)
 
     def _predict(self) -> Launch:
         predictor = self.workspace.predictor
@@ -138,22 +135,17 @@ class BlockCall:
             "up_scales": predictor.up_scales,
             "cuts": predictor.cuts,
             "votes": self.workspace.votes,
-            "entries": self.workspace.found,
-            "sizes": self.workspace.found_sizes,
-            "tokens": self._num_tokens,
+            "entries": self.workspace.candidates,
+            "sizes": self.workspace.candidate_sizes,
         }
         sizes = {
-            "D_FF": self.packed.d_ff,
             "GROUPS": groups,
             "BITS": predictor.bits,
             "WITH_UP": predictor.up_codes is not None,
-            "ACT": self.packed.act,
-            "TOKENS": self._token_tile,
             "ROWS": self.tiles.gate_rows,
             "CHUNK": fitting(groups, self.tiles.chunk),
-            "STAGES": self.tiles.stages,
         }
-        return self._launch(passes.predict_pass, (self._found_segments,), args, sizes)
+        return self._launch(passes.predict_pass, (self._candidate_segments,), args, sizes)
 
     def _hidden(self) -> Launch:
         args = {
@@ -163,27 +155,20 @@ class BlockCall:
             "gates": self.workspace.gates,
             "votes": self.workspace.votes,
             "h_cuts": self.workspace.h_cuts,
-            "found": self.workspace.found,
-            "found_sizes": self.workspace.found_sizes,
+            "candidates": self.workspace.candidates,
+            "candidate_sizes": self.workspace.candidate_sizes,
             "h": self.workspace.h,
             "entries": self.workspace.entries,
             "sizes": self.workspace.sizes,
             "read": self.workspace.read,
-            "tokens": self._num_tokens,
             "gate_cut": self.workspace.gate_cut,
         }
         sizes = {
             "MODE": self.mode.value,
-            "D_MODEL": self.packed.d_model,
-            "D_FF": self.packed.d_ff,
-            "ACT": self.packed.act,
-            "FOUND_SEGMENT": self.tiles.gate_rows,
-            "FOUND_PADDED": triton.next_power_of_2(self._found_segments),
-            "PROGRAMS": self.tiles.programs,
-            "TOKENS": self._token_tile,
+            "CANDIDATE_SEGMENT": self.tiles.gate_rows,
+            "CANDIDATE_PADDED": triton.next_power_of_2(self._candidate_segments),
             "ROWS": self.tiles.hidden_rows,
             "BLOCK": fitting(self.packed.d_model, self.tiles.hidden_block),
-            "STAGES": self.tiles.stages,
         }
         return self._launch(passes.hidden_pass, (self.tiles.programs,), args, sizes)
 
@@ -195,19 +180,9 @@ class BlockCall:
             "entries": self.workspace.entries,
             "sizes": self.workspace.sizes,
             "parts": self.workspace.parts,
-            "tokens": self._num_tokens,
-        }
-        sizes = {
-            "D_MODEL": self.packed.d_model,
-            "D_FF": self.packed.d_ff,
-            "PROGRAMS": self.tiles.programs,
-            "SPLITS": self.tiles.splits,
-            "TOKENS": self._token_tile,
-            "ROWS": self.tiles.down_rows,
-            "BLOCK": block,
         }
         grid = (triton.cdiv(self.packed.d_model, block), self.tiles.splits)
-        return self._launch(passes.down_pass, grid, args, sizes)
+        return self._launch(passes.down_pass, grid, args, {"ROWS": self.tiles.down_rows, "BLOCK": block})
 
     def _add_parts(self) -> Launch:
         args = {
@@ -215,13 +190,6 @@ class BlockCall:
             "y": self.y,
             "sizes": self.workspace.sizes,
             "read": self.workspace.read,
-            "tokens": self._num_tokens,
-        }
-        sizes = {
-            "D_MODEL": self.packed.d_model,
-            "PROGRAMS": self.tiles.programs,
-            "SPLITS": self.tiles.splits,
-            "BLOCK": _SUM_BLOCK,
         }
         grid = (triton.cdiv(self.packed.d_model, _SUM_BLOCK), self._num_tokens)
-        return self._launch(passes.add_parts, grid, args, sizes)
+        return self._launch(passes.add_parts, grid, args, {"BLOCK": _SUM_BLOCK})

@@ -6,8 +6,8 @@
 Several tokens share one list, the union of their active sets; `h` is then masked for each token by itself. Grids do not
 depend on the active set: a program without neurons ends at once, so a captured CUDA graph serves every token.
 
-The parameters of a kernel are in this order: inputs, buffers that it writes, numbers, and sizes in capitals. A kernel is
-compiled for its sizes. All tensors are pointers to C-contiguous memory. `launches.py` passes all parameters by name.
+The parameters of a kernel are in this order: inputs, buffers that it writes, numbers, and sizes in capitals, for which
+it is compiled. All tensors are pointers to C-contiguous memory. `launches.py` passes all parameters by name.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def gate_pass(
     rows = gate + neurons * D_MODEL
     sums, _ = row_products(x, rows, rows, keep, tokens, False, D_MODEL, TOKENS, BLOCK, STAGES)
     size = activate(sums, ACT)
-    here = (token < tokens)[:, None] & keep[None, :]
-    tl.store(gates + token[:, None] * D_FF + neurons[None, :], size, mask=here)
-    wanted = here & above_cut(tl.abs(size), cut)
+    valid = (token < tokens)[:, None] & keep[None, :]
+    tl.store(gates + token[:, None] * D_FF + neurons[None, :], size, mask=valid)
+    wanted = valid & above_cut(tl.abs(size), cut)
     needed = tl.max(wanted.to(tl.int32), 0) > 0
     tl.store(sizes + tile, append(entries, tile * ROWS, 0, neurons, needed))
 
@@ -140,8 +140,8 @@ def hidden_pass(
     # inputs from the first pass: gates of BY_GATE, votes of PREDICTED, and the list of both
     gates,
     votes,
-    found,
-    found_sizes,
+    candidates,
+    candidate_sizes,
     # written
     h,
     entries,
@@ -155,9 +155,9 @@ def hidden_pass(
     D_MODEL: tl.constexpr,
     D_FF: tl.constexpr,
     ACT: tl.constexpr,
-    # sizes of the lists: `found` has segments of this many entries, and their number is padded to a power of two
-    FOUND_SEGMENT: tl.constexpr,
-    FOUND_PADDED: tl.constexpr,
+    # sizes of the lists: `candidates` has segments of this many entries, and their number is padded to a power of two
+    CANDIDATE_SEGMENT: tl.constexpr,
+    CANDIDATE_PADDED: tl.constexpr,
     PROGRAMS: tl.constexpr,
     # sizes of the tiles
     TOKENS: tl.constexpr,
@@ -165,18 +165,18 @@ def hidden_pass(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Compute `h (tokens, D_FF)` of the neurons in `found`; list the neurons whose `h` is active for any token.
+    """Compute `h (tokens, D_FF)` of the neurons in `candidates`; list the neurons whose `h` is active for any token.
 
-    Every program takes the same number of neurons, whatever segments they are in. Without a first pass, `found` stands
-    for all neurons.
+    Every program takes the same number of neurons, whatever segments they are in. Without a first pass there is no list
+    of candidates, and the programs share all neurons.
     """
     program = tl.program_id(0)
     SEGMENT: tl.constexpr = (D_FF + PROGRAMS - 1) // PROGRAMS
     LISTED: tl.constexpr = MODE >= BY_GATE
-    FOUND_SEGMENTS: tl.constexpr = (D_FF + FOUND_SEGMENT - 1) // FOUND_SEGMENT
+    CANDIDATE_SEGMENTS: tl.constexpr = (D_FF + CANDIDATE_SEGMENT - 1) // CANDIDATE_SEGMENT
     if LISTED:
-        tile = tl.arange(0, FOUND_PADDED)
-        listed = tl.load(found_sizes + tile, mask=tile < FOUND_SEGMENTS, other=0)
+        tile = tl.arange(0, CANDIDATE_PADDED)
+        listed = tl.load(candidate_sizes + tile, mask=tile < CANDIDATE_SEGMENTS, other=0)
         ends = tl.cumsum(listed, 0)
         total = tl.sum(listed, 0)
     else:
@@ -192,9 +192,9 @@ def hidden_pass(
     for first in range(program * share, end, ROWS):
         slots = first + row
         live = slots < end
-        place = find(listed, ends, slots, FOUND_SEGMENT) if LISTED else slots
-        neurons = tl.load(found + place, mask=live, other=0) if LISTED else slots
-        here = (token < tokens)[:, None] & live[None, :]
+        place = find(listed, ends, slots, CANDIDATE_SEGMENT) if LISTED else slots
+        neurons = tl.load(candidates + place, mask=live, other=0) if LISTED else slots
+        valid = (token < tokens)[:, None] & live[None, :]
         at = token[:, None] * D_FF + neurons[None, :]
         ups, sums = row_products(
             x,
@@ -208,7 +208,7 @@ def hidden_pass(
             BLOCK,
             STAGES,
         )
-        size = tl.load(gates + at, mask=here, other=0.0) if MODE == BY_GATE else activate(sums, ACT)
+        size = tl.load(gates + at, mask=valid, other=0.0) if MODE == BY_GATE else activate(sums, ACT)
         value = size * ups
         if MODE == DENSE:
             needed = live
@@ -220,8 +220,8 @@ def hidden_pass(
                 # a token uses only what was selected for itself, so that its result does not depend on its batch
                 active = active & (((vote >> token[:, None]) & 1) != 0)
             value = tl.where(active, value, 0.0)
-            needed = tl.max((here & (value != 0)).to(tl.int32), 0) > 0
-        tl.store(h + at, value, mask=here)
+            needed = tl.max((valid & (value != 0)).to(tl.int32), 0) > 0
+        tl.store(h + at, value, mask=valid)
         kept = append(entries, program * SEGMENT, kept, neurons, needed)
     tl.store(sizes + program, kept)
 
@@ -262,8 +262,8 @@ def down_pass(
         slots = first + row
         live = slots < total
         neurons = tl.load(entries + start * SEGMENT + find(listed, ends, slots, SEGMENT), mask=live, other=0)
-        here = live[:, None] & (d < D_MODEL)[None, :]
-        weights = tl.load(down + neurons[:, None] * D_MODEL + d[None, :], mask=here, other=0.0)
+        valid = live[:, None] & (d < D_MODEL)[None, :]
+        weights = tl.load(down + neurons[:, None] * D_MODEL + d[None, :], mask=valid, other=0.0)
         if TOKENS == 1:
             value = tl.load(h + neurons, mask=live, other=0.0)
             sums += value[:, None] * weights.to(tl.float32)

@@ -81,16 +81,16 @@ def row_products(
     other_sums = sums
     for start in tl.range(0, D_MODEL, BLOCK, num_stages=STAGES):
         d = start + tl.arange(0, BLOCK)
-        here = keep[:, None] & (d < D_MODEL)[None, :]
+        valid = keep[:, None] & (d < D_MODEL)[None, :]
         values = tl.load(
             x + token[:, None] * D_MODEL + d[None, :],
             mask=(token < tokens)[:, None] & (d < D_MODEL)[None, :],
             other=0.0,
         )
-        rows = tl.load(weights[:, None] + d[None, :], mask=here, other=0.0)
+        rows = tl.load(weights[:, None] + d[None, :], mask=valid, other=0.0)
         sums = _add_products(values, rows, sums, TOKENS)
         if PAIR:
-            rows = tl.load(others[:, None] + d[None, :], mask=here, other=0.0)
+            rows = tl.load(others[:, None] + d[None, :], mask=valid, other=0.0)
             other_sums = _add_products(values, rows, other_sums, TOKENS)
     if TOKENS == 1:
         sums, other_sums = tl.sum(sums, 1)[None, :], tl.sum(other_sums, 1)[None, :]
@@ -171,17 +171,17 @@ def _words(
     for start in tl.range(0, GROUPS, CHUNK, num_stages=STAGES):
         group = start + tl.arange(0, CHUNK)
         inside = group < GROUPS
-        here = keep[:, None, None] & inside[None, :, None]
+        valid = keep[:, None, None] & inside[None, :, None]
         x_at = x + group[:, None] * 32 + word[None, :]
         x_low = tl.load(x_at, mask=inside[:, None], other=0)
         x_high = tl.load(x_at + 16, mask=inside[:, None], other=0)
         at = codes + (neurons[:, None, None] * GROUPS + group[None, :, None]) * WORDS + word[None, None, :]
-        first = tl.load(at, mask=here, other=0)
+        first = tl.load(at, mask=valid, other=0)
         if BITS == 4:
             low, high = first & 0x0F0F0F0F, (first >> 4) & 0x0F0F0F0F
             offset = tl.full((CHUNK, 16), 0x08080808, tl.int32)
         else:
-            low, high = first, tl.load(at + 16, mask=here, other=0)
+            low, high = first, tl.load(at + 16, mask=valid, other=0)
             offset = tl.full((CHUNK, 16), -0x7F7F7F80, tl.int32)  # the bytes 0x80
         # codes are above their value by a constant; what this adds to a sum depends on the token alone
         above = dot4(offset, x_low, dot4(offset, x_high, tl.zeros((CHUNK, 16), tl.int32)))

@@ -39,10 +39,10 @@ class Workspace:
     """`act(gate)`, shape `(8, d_ff)`, float32; written by `gate_pass` only."""
     votes: torch.Tensor
     """The tokens for which a neuron is predicted active, one bit each, shape `(d_ff,)`, int32."""
-    found: torch.Tensor
+    candidates: torch.Tensor
     """The list of the first pass, int32, in segments of as many entries as a program has neurons."""
-    found_sizes: torch.Tensor
-    """Number of entries in each segment of `found`, int32."""
+    candidate_sizes: torch.Tensor
+    """Number of entries in each segment of `candidates`, int32."""
     h: torch.Tensor
     """Shape `(8, d_ff)`, float32. The values of listed neurons are of this call, the others of earlier calls."""
     entries: torch.Tensor
@@ -80,8 +80,8 @@ class Workspace:
             x_scales=empty(tokens),
             gates=empty(tokens, d_ff),
             votes=empty(d_ff, dtype=torch.int32),
-            found=empty(d_ff + max(tile.gate_rows for tile in tiles), dtype=torch.int32),
-            found_sizes=empty(segments, dtype=torch.int32),
+            candidates=empty(d_ff + max(tile.gate_rows for tile in tiles), dtype=torch.int32),
+            candidate_sizes=empty(segments, dtype=torch.int32),
             h=empty(tokens, d_ff),
             entries=empty(d_ff + programs, dtype=torch.int32),
             sizes=empty(programs, dtype=torch.int32),

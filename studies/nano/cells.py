@@ -72,6 +72,8 @@ class Cell:
 class CellResult(Result):
     """The saved result of a finished cell."""
 
+    kind = "CellResult"
+
     name: str
     preset: str
     hidden_act: str

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import os
+import pkgutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import sparsing
 from sparsing.base.results import Result, write_arrays, write_atomic, write_text
 from sparsing.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inner(Result):
+    kind = "inner_of_the_tests"
     name: str
     pair: tuple[float, float] | None = None
     table: np.ndarray | None = None
@@ -25,6 +30,7 @@ class Inner(Result):
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Outer(Result):
+    kind = "outer_of_the_tests"
     number: float
     count: int
     flag: bool = True
@@ -85,7 +91,7 @@ def test_nan_comes_back_and_infinity_as_nan(tmp_path):
 def test_the_json_is_strict_and_holds_no_array(tmp_path):
     path = whole(number=math.nan).save(tmp_path / "r.json")
     document = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
-    assert document["kind"] == "Outer"
+    assert document["kind"] == "outer_of_the_tests"
     assert document["schema_version"] == 2
     assert document["array"] == {"$array": "array"}
     assert sorted(file.name for file in tmp_path.iterdir()) == ["r.json", "r.safetensors"]
@@ -119,17 +125,19 @@ def edit(path: Path, **changes) -> Path:
 
 def test_another_kind_schema_or_file(tmp_path):
     path = whole().save(tmp_path / "r.json")
-    with pytest.raises(InputError, match="holds Outer, wanted Inner"):
+    with pytest.raises(InputError, match="holds outer_of_the_tests, wanted inner_of_the_tests"):
         Inner.load(path)
     with pytest.raises(
-        InputError, match="Outer schema 3, this version of sparsing reads 1 to 2; measure again"
+        InputError, match="outer_of_the_tests schema 3, this version of sparsing reads 1 to 2; measure again"
     ):
         Outer.load(edit(path, schema_version=3))
     with pytest.raises(InputError, match=r"no file .*none\.json'; give the \.json that a run has written"):
         Outer.load(tmp_path / "none.json")
     for text in ("{", "\xff", "[1]", '"x"', "{}"):
         path.write_text(text, encoding="latin-1")
-        with pytest.raises(InputError, match=r"is not a saved result|holds something else, wanted Outer"):
+        with pytest.raises(
+            InputError, match=r"is not a saved result|holds something else, wanted outer_of_the_tests"
+        ):
             Outer.load(path)
 
 
@@ -146,8 +154,44 @@ def test_a_lost_array_file_and_a_lost_field(tmp_path):
     document = json.loads(path.read_text())
     del document["count"]
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"is not a whole Outer.*count"):
+    with pytest.raises(InputError, match=r"is not a whole outer_of_the_tests.*count"):
         Outer.load(path)
+
+
+def subclasses(cls: type[Result]) -> Iterator[type[Result]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from subclasses(subclass)
+
+
+def test_every_result_of_the_package_declares_its_own_kind():
+    for module in pkgutil.walk_packages(sparsing.__path__, "sparsing."):
+        if not module.name.endswith("__main__"):  # importing it runs the command line
+            importlib.import_module(module.name)
+    ours = {cls for cls in subclasses(Result) if cls.__module__.startswith("sparsing.")}
+    assert len(ours) > 40
+    assert not [cls for cls in ours if "kind" not in cls.__dict__]
+    kinds = [cls.kind for cls in ours]
+    assert sorted(set(kinds)) == sorted(kinds)
+
+
+def test_a_class_without_a_kind_and_a_kind_used_twice():
+    with pytest.raises(TypeError, match=r"Nameless declares no kind; every Result class names its kind"):
+
+        class Nameless(Inner):
+            pass
+
+    with pytest.raises(
+        ValueError, match=r"kind 'inner_of_the_tests' of .*Copy is already the kind of .*Inner"
+    ):
+
+        class Copy(Result):
+            kind = "inner_of_the_tests"
+
+
+def test_a_file_of_schema_1_has_the_former_kind(tmp_path):
+    path = edit(whole().save(tmp_path / "r.json"), kind="Outer", schema_version=1)
+    assert same(Outer.load(path), whole())
 
 
 def test_unknown_fields_are_ignored(tmp_path):

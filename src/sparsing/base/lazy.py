@@ -13,7 +13,7 @@ from typing import Any
 def lazy_exports(
     package: str, home: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The functions `__getattr__` and `__dir__` for the module of a package.
+    """The functions `__getattr__` and `__dir__` for the `__init__` module of a package.
 
     Args:
         package: Name of the package, its `__name__`.

@@ -1,10 +1,13 @@
-"""Progress bars on stderr for work that is counted in tokens, or no bars where nobody would see them."""
+"""Progress bars on stderr for work that is counted in tokens.
+
+By default bars are drawn only if stderr is a terminal, so that logs of batch jobs hold none.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 
 class Progress:
@@ -18,10 +21,11 @@ class Progress:
         self._show = sys.stderr.isatty() if show is None else show
 
     @contextlib.contextmanager
-    def bar(self, label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    def bar(self, label: str, total: int, done: int = 0) -> Generator[Callable[[int], None]]:
         """Draws a bar inside the `with` block; yields the function that advances the bar by a number of tokens.
 
         Args:
+            label: Text before the bar.
             total: Tokens of the whole work.
             done: Tokens that an earlier run has finished already.
         """

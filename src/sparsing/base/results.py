@@ -1,8 +1,8 @@
 """Saving and loading of results: `Result` is the base class of every record that goes to disk.
 
 A result is a frozen dataclass. `save` writes its numbers, strings, tuples and nested results as JSON, and its
-`numpy.ndarray` fields as safetensors in a second file beside it. Every file is written atomically: a reader
-sees the old file or the new one, never a part.
+`numpy.ndarray` fields as safetensors in a second file beside the JSON. `load` reads both files back. Every file is
+written atomically: a reader sees the old file or the new file, never a part of either.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ import os
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from sparsing.errors import InputError
 
 _ARRAY = "$array"
+"""Key of the JSON object that stands for an array; its value is the name of the array in the safetensors file."""
 _KINDS: dict[str, str] = {}
-"""Every kind with the class that owns it, so that a kind taken twice fails at import."""
+"""Every kind with the full name of its class, so that a kind used twice fails at import."""
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path in the same folder, then move it over `path`.
+    """Calls `write` with a temporary path in the same folder, then moves the temporary file over `path`.
 
     Raises:
-        InputError: the folder cannot be made or written, or the disk is full; `path` is left as it was.
+        InputError: If the folder cannot be made or written, or if the disk is full. `path` is then unchanged.
     """
     path = Path(path)
     try:
@@ -43,14 +44,15 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     temporary = Path(name)
     try:
         write(temporary)
+        # without fsync a power cut after the rename may leave an empty file in place of the old one
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp allows the owner only
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
     except Exception as error:
-        if "No space left" in str(error):  # safetensors wraps the system's error in its own
+        if "No space left" in str(error):  # safetensors wraps the OSError in its own exception class
             raise _unwritable(path, error) from error
         raise
     finally:
@@ -58,12 +60,15 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Writes `text` as UTF-8, atomically. Raises as `write_atomic`."""
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one per line; none where there is no file, nor what a kill has cut short."""
+    """The JSON objects of a file with one object per line; an empty list if there is no file.
+
+    A last line without a line break is left out: the process that wrote it was killed.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
@@ -72,49 +77,68 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write named arrays as safetensors, whole or not at all."""
-    from safetensors.numpy import save_file
+    """Writes named arrays as safetensors, atomically. Raises as `write_atomic`."""
+    import safetensors.numpy
 
+    library = cast("Any", safetensors.numpy)  # its annotation of the path is incomplete
+
+    # safetensors copies the memory of an array as it lies, so a transposed view would be saved wrongly
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomic(path, lambda temporary: save_file(contiguous, temporary))
+    write_atomic(path, lambda temporary: library.save_file(contiguous, temporary))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The named arrays that `write_arrays` wrote."""
+    import safetensors.numpy
+
+    library = cast("Any", safetensors.numpy)  # its annotation of the path is incomplete
+    return library.load_file(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """Base class of records that stages pass to each other and that can be saved."""
+    """Base class of the records that the stages pass to each other and that can be saved."""
 
     kind: ClassVar[str]
-    """Name of this class of results in saved files, e.g. `rule_comparison`; no two classes share one."""
+    """Name of the class in saved files, e.g. `rule_comparison`. Every class declares its own; no two are equal."""
     former_kind: ClassVar[str]
-    """The `kind` in files of schema 1, which was the name of the class at that time."""
+    """The `kind` in files of schema 1: the name that the class had then. Default: its present name."""
     schema_version: ClassVar[int] = 2
-    """Version of the fields. Raise it when fields change, and convert older files in `upgraded`."""
+    """Version of the fields. When fields change, raise this number and convert older files in `upgraded`."""
     oldest_schema: ClassVar[int] = 1
     """The oldest version that `load` still reads."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("kind", "former_kind"):
-            if name not in cls.__dict__:
-                setattr(cls, name, cls.__name__)
         home = f"{cls.__module__}.{cls.__qualname__}"
-        if (taken := _KINDS.setdefault(cls.kind, home)) != home:
-            raise ValueError(f"kind {cls.kind!r} of {home} is taken by {taken}")
+        # looked up in the class itself, since a subclass would inherit the kind of its base
+        if "kind" not in cls.__dict__:
+            raise TypeError(
+                f"{home} declares no kind; every Result class names its kind, e.g. kind = 'law_fit'"
+            )
+        if "former_kind" not in cls.__dict__:
+            cls.former_kind = cls.__name__
+        if (owner := _KINDS.setdefault(cls.kind, home)) != home:
+            raise ValueError(
+                f"kind {cls.kind!r} of {home} is already the kind of {owner}; choose another name"
+            )
 
     @classmethod
     def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
-        """Fields of an older schema `version` as fields of the present one; by default nothing differs."""
+        """Converts the fields of an older schema `version` to the present schema. The default changes nothing."""
         return document
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; arrays become nested lists, NaN and infinity become None."""
+        """The fields as plain JSON values. Arrays become nested lists; NaN and infinity become None."""
         return _plain(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write `path` (.json) and, when there are arrays, the .safetensors beside it.
+        """Writes `path` (.json) and, if the result has arrays, a .safetensors file of the same stem beside it.
+
+        Returns: `path`.
 
         Raises:
-            InputError: the folder is not writable or the disk is full.
+            InputError: If `path` does not end in .json, if the folder is not writable, or if the disk is full.
         """
         path = Path(path)
         if path.suffix != ".json":
@@ -122,27 +146,30 @@ class Result:
         arrays: dict[str, np.ndarray] = {}
         document: dict[str, Any] = {"kind": self.kind, "schema_version": self.schema_version}
         document |= _plain(self, arrays)
-        if arrays:
+        if arrays:  # before the JSON, which refers to them
             write_arrays(path.with_suffix(".safetensors"), arrays)
         write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote.
+        """Reads a result that `save` wrote.
 
         Raises:
-            InputError: no such file, another kind of result, a schema this version does not know, or a part
-                that is missing.
+            InputError: If there is no such file, if the file holds another kind of result or a schema that this
+                version does not read, or if a field or an array is missing.
         """
         path = Path(path)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            content: object = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"no file {str(path)!r}; give the .json that a run has written") from None
         except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{str(path)!r} is not a saved result ({error})") from error
-        kind = document.pop("kind", None) if isinstance(document, dict) else None
+        document = (
+            cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+        )  # JSON keys are strings
+        kind = document.pop("kind", None)
         if kind not in (cls.kind, cls.former_kind):
             raise InputError(f"{str(path)!r} holds {kind or 'something else'}, wanted {cls.kind}")
         version = document.pop("schema_version", None)
@@ -164,20 +191,23 @@ class Result:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of this file; none where there is no file."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    """The arrays of a safetensors file; an empty dict if there is no file."""
+    import safetensors
 
     if not path.exists():
         return {}
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        return load_arrays(path)
+    except safetensors.SafetensorError as error:
         raise InputError(f"the arrays in {str(path)!r} cannot be read: {error}") from error
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = "") -> Any:
-    """JSON form of `value`; arrays are moved to `arrays` under their dotted path when it is given."""
+    """The JSON form of `value`.
+
+    Args:
+        arrays: Receives each array under its dotted path `at`. None writes arrays as nested lists.
+    """
     if dataclasses.is_dataclass(value):
         fields = [field.name for field in dataclasses.fields(value)]
         return {name: _plain(getattr(value, name), arrays, f"{at}.{name}" if at else name) for name in fields}
@@ -187,28 +217,31 @@ def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = ""
         arrays[at] = value
         return {_ARRAY: at}
     if isinstance(value, dict):
-        return {str(key): _plain(item, arrays, f"{at}.{key}") for key, item in value.items()}
+        table = cast("dict[Any, Any]", value)
+        return {str(key): _plain(item, arrays, f"{at}.{key}") for key, item in table.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item, arrays, f"{at}.{index}") for index, item in enumerate(value)]
+        items = cast("Sequence[Any]", value)
+        return [_plain(item, arrays, f"{at}.{index}") for index, item in enumerate(items)]
     if isinstance(value, np.generic):
-        value = value.item()
+        value = cast("Any", value.item())
     if isinstance(value, float) and not math.isfinite(value):
-        return None
+        return None  # strict JSON has neither NaN nor infinity
     return value
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Rebuilds values from their JSON form, led by the type annotations of the fields."""
+    """Rebuilds values from their JSON form, guided by the type annotations of the fields."""
 
     arrays: dict[str, np.ndarray]
     older: int | None
-    """Schema version of the file if it is older than the class that is loaded; nested results need it too."""
+    """Schema version of the file, if it is older than that of the loaded class. Nested results have no version of
+    their own, so they are upgraded from this version too."""
 
     def build(self, annotation: Any, value: Any) -> Any:
-        """Inverse of `_plain`."""
+        """The value of a field with this annotation; the inverse of `_plain`."""
         origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-        if isinstance(value, dict) and set(value) == {_ARRAY}:
+        if _is_array(value):
             return self.arrays[value[_ARRAY]]
         if origin in (typing.Union, types.UnionType):
             if value is None and type(None) in args:
@@ -223,18 +256,23 @@ class _Reader:
             return tuple(self.build(item, element) for element in value)
         if origin in (dict, Mapping):
             return {key: self.build(args[1], element) for key, element in value.items()}
-        if annotation is float and value is None:
+        if annotation is float and value is None:  # `_plain` writes NaN as null
             return math.nan
         return value
 
     def record(self, annotation: type[Any], value: Any) -> Any:
-        """A dataclass from its fields; fields that the class does not know are left out."""
+        """A dataclass from its fields. Unknown fields are ignored, so that files of later versions load."""
         hints = typing.get_type_hints(annotation)
         known = {field.name for field in dataclasses.fields(annotation)}
         return annotation(**{k: self.build(hints[k], v) for k, v in value.items() if k in known})
 
 
+def _is_array(value: Any) -> bool:
+    return isinstance(value, dict) and set(cast("dict[str, Any]", value)) == {_ARRAY}
+
+
 def _umask() -> int:
+    # the only portable way to read the umask is to set it
     current = os.umask(0)
     os.umask(current)
     return current

@@ -1,1 +1,5 @@
-"""Where the neurons of a model are: `site` describes one place, `discovery` finds them, `tap` reads and changes them."""
+"""Where the neurons of a model are, and how to read and change them while the model runs.
+
+Start with `site.py`, which describes one place. `discovery.py` finds the sites of a model by the descriptions in
+`layouts.py` and `families/`, and `tap.py` sets the hooks.
+"""

@@ -6,9 +6,9 @@ No other part of the package names a model class.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
-from sparsing.sites import families  # noqa: F401  (registers the model types)
 from sparsing.sites.layouts import FAMILIES, model_type, unsupported_model
 
 if TYPE_CHECKING:
@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
     from sparsing.sites.site import Site
 
+importlib.import_module("sparsing.sites.families")  # the families register their model types
+
 
 def find_sites(model: nn.Module) -> list[Site]:
     """The sites of a causal LM, in layer order.
 
     Raises:
-        UnsupportedModelError: if no family knows `model.config.model_type`, or if the model's modules are not
+        UnsupportedModelError: If no family knows `model.config.model_type`, or if the model's modules are not
             where its family expects them. The message shows the module tree of one layer.
     """
     name = model_type(model)

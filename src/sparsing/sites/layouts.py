@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, cast
 
 from sparsing.base.registry import Registry
 from sparsing.errors import UnsupportedModelError
@@ -26,7 +26,11 @@ FAMILIES: Registry[FindSites] = Registry("model type")
 
 
 def register_family(*model_types: str) -> Callable[[FindSites], FindSites]:
-    """Register a function that finds the sites of these `config.model_type`s, in layer order."""
+    """Decorator that registers a function as the one that finds the sites of these model types, in layer order.
+
+    Args:
+        model_types: Values of `config.model_type`.
+    """
 
     def register(find: FindSites) -> FindSites:
         for model_type in model_types:
@@ -54,7 +58,7 @@ class Layout:
     """Attributes of the block: `gate_proj` and `up_proj`, or the one module that holds both, gate first."""
 
     def but(self, **changes: str) -> Layout:
-        """A copy with these fields changed."""
+        """A copy of the layout with these fields changed."""
         return dataclasses.replace(self, **changes)
 
 
@@ -64,10 +68,11 @@ def model_type(model: nn.Module) -> str:
 
 
 def sites_at(model: nn.Module, layout: Layout) -> list[Site]:
-    """The sites that `layout` describes. Every module is checked: present, not quantized, used by one block only.
+    """The sites that `layout` describes, in layer order.
 
     Raises:
-        UnsupportedModelError: if a module is missing or shared, or if the weights are quantized.
+        UnsupportedModelError: If a module is missing, if two blocks share an activation module, or if the weights are
+            quantized.
     """
     try:
         layers = model.get_submodule(layout.layers)
@@ -79,9 +84,10 @@ def sites_at(model: nn.Module, layout: Layout) -> list[Site]:
     for site in sites:
         if site.weight.ndim != 2 or not _is_plain(site.weight):
             raise UnsupportedModelError(
-                f"{site.block}: down_proj.weight is {site.weight.dtype} {tuple(site.weight.shape)}, wanted a"
-                " matrix of float32, float64, bfloat16 or float16; load the checkpoint that is not quantized"
+                f"{site.block}: down_proj.weight is {site.weight.dtype} {tuple(site.weight.shape)}, but it"
+                " must be a matrix of float32, float64, bfloat16 or float16; load a checkpoint that is not quantized"
             )
+    # a hook on a shared activation module could not know which block it runs for
     acts = [id(site.gate_act) for site in sites if site.gate_act is not None]
     if len(set(acts)) < len(acts):
         raise unsupported_model(model, f"{type(model).__name__} shares one activation module between layers")
@@ -105,7 +111,8 @@ def _site(model: nn.Module, layer: str, layout: Layout) -> Site:
 
 
 def _is_plain(weight: torch.Tensor) -> bool:
-    return weight.is_floating_point() and weight.dtype.itemsize >= 2  # float8 comes with scales of its own
+    # a float8 weight counts as quantized: it is multiplied by scales that are kept elsewhere
+    return weight.is_floating_point() and weight.dtype.itemsize >= 2
 
 
 def unsupported_model(model: nn.Module, what: str) -> UnsupportedModelError:
@@ -119,12 +126,17 @@ def unsupported_model(model: nn.Module, what: str) -> UnsupportedModelError:
 
 def _module_tree(model: nn.Module, limit: int = 40) -> Iterator[str]:
     """Lines `path: Class (weight shape)` of the first layer, or of the whole model if it has no list of layers."""
-    lists = (name for name, module in model.named_modules() if type(module).__name__ == "ModuleList")
+    lists = (name for name, module in _named_modules(model) if type(module).__name__ == "ModuleList")
     layer = next((f"{name}.0" for name in lists if list(model.get_submodule(name).children())), None)
     root, prefix = (model.get_submodule(layer), layer) if layer else (model, type(model).__name__)
-    for count, (path, module) in enumerate(root.named_modules()):
+    for count, (path, module) in enumerate(_named_modules(root)):
         if count == limit:
             yield "  ..."
             return
         shapes = [f"{n} {tuple(p.shape)}" for n, p in module.named_parameters(recurse=False)]
         yield f"  {prefix}{'.' if path else ''}{path}: {type(module).__name__} {', '.join(shapes)}".rstrip()
+
+
+def _named_modules(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+    """`model.named_modules()`, which PyTorch annotates incompletely."""
+    return cast("Iterable[tuple[str, nn.Module]]", model.named_modules())

@@ -1,13 +1,14 @@
 """`Site`: one place in a model where a vector of neurons meets a matrix that could be read in part.
 
-Today every site is a feed-forward block: its neurons are the entries of `h`, the input of `down_proj`.
-`discovery.py` finds the sites of a model, and `tap.py` reads and changes them while the model runs.
+If a neuron is zero, its column of the matrix need not be read. At present every site is a feed-forward block: its
+neurons are the entries of `h`, the input of `down_proj`. `discovery.py` finds the sites of a model, and `tap.py` reads
+and changes them while the model runs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ class Site:
     block: str
     """Module path of the block, e.g. `model.layers.3.mlp`."""
     kind: SiteKind = "ffn"
-    """Scores say on which kinds of site they are defined."""
+    """What the neurons of the site are. A score declares the kinds of site on which it is defined."""
     down_proj: nn.Module
     """The projection whose input is `h`: an `nn.Linear` or a `Conv1D`. It runs once per forward of the block."""
     gate_act: nn.Module | None = None
@@ -68,4 +69,7 @@ class Site:
 
     def column_norms(self) -> torch.Tensor:
         """`||W[:, i]||_2` per neuron, shape `(d_ff,)`, float32."""
-        return self.weight.detach().float().norm(dim=0)
+        weight = cast(
+            "Any", self.weight.detach().float()
+        )  # PyTorch does not annotate the parameters of `norm`
+        return weight.norm(dim=0)

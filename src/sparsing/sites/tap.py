@@ -1,14 +1,14 @@
-"""Reads and changes a running model: hooks on the activation and on `down_proj` of each site.
+"""Reads and changes a running model, by hooks on the activation and on `down_proj` of each site.
 
-This is the only module that sets hooks on sites. A tap hands over `Rows`, one row per token, whatever shape
-the block itself works on. So no caller has to know whether a block flattens windows and tokens.
+This is the only module that sets hooks on sites. A hook gives its caller `Rows`, one row per token, whatever shape the
+block itself works on. So no caller has to know whether a block flattens windows and tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from sparsing.sites.site import Site
 
     See = Callable[[int, "Rows"], torch.Tensor | None]
+    """Receives the index of a site and its rows; returns the new `h`, or None to leave `h` as it is."""
     SeeOutput = Callable[[int, torch.Tensor], None]
+    """Receives the index of a site and the output of its `down_proj`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Rows:
-    """What one site hands over in one forward pass. Row `i` belongs to token `i` of the flattened batch."""
+    """The activations of one site in one forward pass. Row `i` belongs to token `i` of the flattened batch."""
 
     gate: torch.Tensor
-    """Output of the activation, shape `(rows, d_ff)`. It is `h` if the site has no gate or nobody asked for it."""
+    """Output of the activation, shape `(rows, d_ff)`. It is `h` if the site has no gate or the tap skips the gate."""
     h: torch.Tensor
     """Input of `down_proj`, shape `(rows, d_ff)`."""
     leading: tuple[int, ...]
@@ -37,16 +39,17 @@ class Rows:
 
 
 def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None) -> list[Any]:
-    """Call `see(index, rows)` in each forward of each site; a returned tensor replaces `h`.
+    """Calls `see(index, rows)` in each forward of each site; a returned tensor replaces `h`.
 
     Args:
-        see: Gets the index of the site and its rows. It returns the new `h`, shape `(rows, d_ff)`, or None to
+        see: Receives the index of the site and its rows. It returns the new `h`, shape `(rows, d_ff)`, or None to
             leave `h` as it is.
-        gate: False skips the hook on the activation, and `rows.gate` is then `h`.
-        see_output: Gets the index of the site and the output of `down_proj`, shape `(rows, d_model)`.
+        gate: False sets no hook on the activation, and `rows.gate` is then `h`.
+        see_output: Receives the index of the site and the output of `down_proj`, shape `(rows, d_model)`.
 
-    Returns: the hook handles; `handle.remove()` undoes each.
+    Returns: The hook handles; `handle.remove()` removes a hook.
     """
+    # a gate waits here from the activation until `down_proj` of the same block runs
     held: dict[int, torch.Tensor] = {}
     handles: list[Any] = []
 
@@ -60,6 +63,7 @@ def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
             h = inputs[0]
             width = h.shape[-1]
+            # `pop`, so that the gate is freed as soon as the block is done
             rows = Rows(held.pop(index, h).reshape(-1, width), h.reshape(-1, width), tuple(h.shape[:-1]))
             changed = see(index, rows)
             return None if changed is None else (changed.view(h.shape), *inputs[1:])
@@ -84,10 +88,10 @@ def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput
 @contextlib.contextmanager
 def tapped(
     sites: Sequence[Site], see: See | None, *, gate: bool, see_output: SeeOutput | None = None
-) -> Iterator[None]:
+) -> Generator[None]:
     """`attach` for a `with` block; the hooks are removed at its end, also after an exception.
 
-    With `see=None` no hook is set.
+    `see=None` sets no hook.
     """
     handles = [] if see is None else attach(sites, see, gate=gate, see_output=see_output)
     try:

@@ -235,7 +235,7 @@ def test_every_family_of_gated_blocks_is_accelerated(model_type):
 
 def test_a_block_that_computes_more_keeps_its_own_forward():
     model = build("falcon_h1")
-    first, ids = find_sites(model)[0].name, tiny_input(1, 20)
+    first, ids = find_sites(model)[0].block, tiny_input(1, 20)
     thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.6,) * N_LAYERS)
     model.get_submodule(first).down_multiplier = 0.5
     with sparsify(model, thresholds) as masked:
@@ -243,7 +243,7 @@ def test_a_block_that_computes_more_keeps_its_own_forward():
     with pytest.warns(UserWarning, match=f"{first}: .* computes more than"):
         fast = accelerate(model, thresholds, measure=False)
     with fast:
-        assert list(fast.blocks) == [find_sites(model)[1].name]
+        assert list(fast.blocks) == [find_sites(model)[1].block]
         torch.testing.assert_close(decoded_logits(fast.model, ids, 10), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -88,7 +88,7 @@ def accelerate(
     try:
         fast.install(predictors, dtype=dtype, linears=linears, check_recall=check_recall)
         if inputs:
-            choose_block_ways(fast.blocks, {sites[layer].name: x for layer, x in inputs.items()})
+            choose_block_ways(fast.blocks, {sites[layer].block: x for layer, x in inputs.items()})
         if measure and fast.linears:
             choose_linear_ways(fast.linears)
     except BaseException:

@@ -1,7 +1,8 @@
 """Rules decide which neurons stay active. A rule is a score, a selection and one scalar level.
 
-`scores.py` and `selections.py` hold the two halves, `named/` has one file per rule, `thresholds.py` is a rule
-made concrete for one model, and `mask.py` applies it.
+Start with `rule.py`, the base class of all rules. `scores.py` and `selections.py` define the two parts that a rule
+names, and `named/` has one file per rule. `thresholds.py` holds the numbers of a rule for one model, `mask.py` applies
+them to the model, and `curves.py` holds the calibration curves that some rules need.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calibration curves: per site, what a cut of a score costs (CETT) and keeps (activation ratio).
+"""Calibration curves: for each site, the CETT and the activation ratio at every cut of a score.
 
 This module holds the data and the interpolation. `measuring/calibration.py` measures the curves.
 """
@@ -6,71 +6,86 @@ This module holds the data and the interpolation. `measuring/calibration.py` mea
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Spline = Callable[["Floats", "Floats"], Callable[["Floats"], "Floats"]]
+
+Floats = NDArray[np.float64]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ScoreCurve(Result):
-    """What a cut of one score costs and keeps. Arrays have shape `(n_sites, n_points)`."""
+    """CETT and activation ratio of each site over cuts of one score. Arrays have shape `(n_sites, n_points)`."""
 
     kind = "score_curve"
 
     on: str
     """The score that is cut."""
-    thresholds: np.ndarray
+    thresholds: Floats
     """Rising along the second axis."""
-    cett: np.ndarray
+    cett: Floats
     """Mean CETT of the sampled tokens."""
-    ratio: np.ndarray
+    ratio: Floats
     """Activation ratio of the sampled tokens."""
 
-    def threshold_at_cett(self, target: float) -> np.ndarray:
-        """The threshold of each site whose CETT is `target`, shape `(n_sites,)`; 0 for a target of 0.
+    def threshold_at_cett(self, target: float) -> Floats:
+        """The threshold of each site at which its CETT is `target`, shape `(n_sites,)`; 0 for a target of 0.
 
-        The inverse of the curve as `inverse` computes it.
+        `inverse` interpolates between the points of the curve.
         """
         rows = zip(self.thresholds, self.cett, strict=True)
         return np.array([inverse(thresholds, cett, target) for thresholds, cett in rows])
 
-    def ratio_at(self, thresholds: np.ndarray) -> np.ndarray:
-        """Activation ratio of each site at its threshold, linear in `log t`, shape `(n_sites,)`."""
+    def ratio_at(self, thresholds: Floats) -> Floats:
+        """Activation ratio of each site at its threshold, shape `(n_sites,)`, by interpolation linear in `log t`."""
         rows = zip(thresholds, self.thresholds, self.ratio, strict=True)
+        # log(0) is -inf, for which `interp` gives the ratio at the first point of the grid
         with np.errstate(divide="ignore"):
-            return np.array([np.interp(np.log(t), np.log(grid), ratio) for t, grid, ratio in rows])
+            ratios = [np.interp(np.log(t), np.log(grid), ratio) for t, grid, ratio in rows]
+        return np.array(cast("list[float]", ratios))  # rows of an array are typed as Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Curves(Result):
-    """What the dense calibration pass has learned."""
+    """The result of the dense calibration pass: curves of one or several scores, and the dense loss."""
 
     kind = "curves"
 
     sites: tuple[str, ...]
     """Name of each site; row `i` of every curve belongs to `sites[i]`. `#0`, `#1`, ... in files of schema 1."""
     scores: dict[str, ScoreCurve]
-    """A curve for each score that was asked for."""
+    """Score name to its curve, for the scores that the calibration was run with."""
     d_ff: int
     """Neurons of the widest site."""
     sampled_tokens: int
     """Tokens that the curves were measured on."""
     num_tokens: int
     """Tokens of the corpus."""
-    window_nll: np.ndarray
+    window_nll: Floats
     """Dense negative log-likelihood summed over each window, nats, shape `(n_windows,)`."""
-    window_labels: np.ndarray
-    """Predicted tokens of each window, shape `(n_windows,)`."""
+    window_labels: Floats
+    """Number of predicted tokens of each window, shape `(n_windows,)`."""
 
     @classmethod
     def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
-        """Schema 1 had no site names, and its arrays are in a second file, so the number of sites is not known."""
+        """Schema 1 has no site names. Its arrays are in a second file, so `sites` stays empty."""
         return {"sites": ()} | document
 
     def __getitem__(self, score: str) -> ScoreCurve:
+        """The curve of this score.
+
+        Raises:
+            InputError: If the calibration was run without this score.
+        """
         if score not in self.scores:
             raise InputError(
                 f"curves hold {sorted(self.scores)}, not {score!r}; calibrate with scores=[{score!r}]"
@@ -83,14 +98,16 @@ class Curves(Result):
         return float(np.exp(self.window_nll.sum() / self.window_labels.sum()))
 
 
-def inverse(thresholds: np.ndarray, cett: np.ndarray, target: float | np.ndarray) -> np.ndarray:
-    """The threshold at which the curve `cett` over `thresholds` meets `target`. Shape of `target`.
+def inverse(thresholds: Floats, cett: Floats, target: float | Floats) -> Floats:
+    """The threshold at which the curve `cett` over `thresholds` meets `target`, same shape as `target`.
 
-    Monotone cubic interpolation of `log t` over `log CETT`; below the grid a straight line in the logs. Where
-    CETT is not monotone (neurons that cancel), the first crossing. 0 for a target of 0.
+    Interpolates `log t` over `log CETT` by a monotone cubic spline, and below the grid by a straight line. Where CETT
+    is not monotone, because neurons cancel, the first crossing is used. A target of 0 gives 0.
     """
-    from scipy.interpolate import PchipInterpolator
+    import scipy.interpolate  # pyright: ignore[reportMissingTypeStubs]  # SciPy has no stubs
 
+    spline = cast("Spline", scipy.interpolate.PchipInterpolator)
+    # only points above every earlier point, so that the curve can be inverted and its first crossing is kept
     rising = np.flatnonzero(np.diff(np.maximum.accumulate(cett), prepend=0) > 0)
     target = np.asarray(target, dtype=np.float64)
     if len(rising) == 0:  # every neuron has size zero, so dropping all of them costs nothing
@@ -99,8 +116,9 @@ def inverse(thresholds: np.ndarray, cett: np.ndarray, target: float | np.ndarray
     with np.errstate(divide="ignore"):
         wanted = np.log(np.maximum(target, 0))
     if len(rising) == 1:
+        # one point gives no slope: assume that CETT grows in proportion to the threshold, up to that point
         return np.where(target > 0, np.exp(log_t[0] + np.minimum(wanted - log_c[0], 0)), 0.0)
-    inside = PchipInterpolator(log_c, log_t)(np.clip(wanted, log_c[0], log_c[-1]))
+    inside = spline(log_c, log_t)(np.clip(wanted, log_c[0], log_c[-1]))
     slope = (log_t[1] - log_t[0]) / (log_c[1] - log_c[0])
     below = log_t[0] + np.where(np.isfinite(wanted), wanted - log_c[0], -np.inf) * slope
     return np.exp(np.where(wanted < log_c[0], below, inside))

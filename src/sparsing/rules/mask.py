@@ -3,15 +3,15 @@
     with sparsify(model, thresholds) as sparse:
         sparse.generate(...)
 
-Only hooks are set, so after the block the model is the same as before, bit for bit, also after an exception.
-The rule acts on every token of every call, on prompt tokens and on generated ones.
+Only hooks are set, so after the `with` block the model is the same as before, bit for bit, also after an exception.
+The rule acts on every token of every call, on prompt tokens and on generated tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Change:
-    """What an intervention does to the rows of one site."""
+    """What an intervention makes of the rows of one site."""
 
     active: torch.Tensor
     """Neurons that stay, shape `(rows, d_ff)`, bool."""
@@ -43,11 +43,17 @@ class Mask:
     """The intervention of `sparsify`: keeps the active neurons of each site and zeroes the others."""
 
     def __init__(self, sites: Sequence[Site], thresholds: Thresholds):
-        """Raises `InputError` if the thresholds are for other sites, or if their score is not defined on them."""
+        """Prepares the cuts of all sites.
+
+        Raises:
+            InputError: If the thresholds are for other sites, or if their score is not defined on this kind of site.
+        """
         self._score, self._selection = thresholds.score, thresholds.selection
         self._numbers = thresholds.for_sites(sites)
         if odd := [site.name for site in sites if site.kind not in self._score.kinds]:
-            raise InputError(f"score {thresholds.on!r} is not defined on {odd[0]!r}; choose another rule")
+            raise InputError(
+                f"score {thresholds.on!r} is not defined on {odd[0]!r}; choose a rule with another score"
+            )
         self._scales = [self._score.scale(site) for site in sites]
         self._cuts: list[torch.Tensor | float] = []
         if self._selection.is_threshold:  # computed once: generation compares on every token
@@ -59,7 +65,7 @@ class Mask:
         Only a selection that is not `per_token` reads it."""
 
     def cut(self, index: int, device: torch.device) -> torch.Tensor | float | None:
-        """The cut of `|gate|` or `|h|` of site `index`, on this device; None if the selection is no threshold."""
+        """The cut of `|gate|` or `|h|` of site `index`, on this device; None if the selection is not a threshold."""
         return _moved(self._cuts, index, device) if self._cuts else None
 
     def active(self, index: int, rows: Rows) -> torch.Tensor:
@@ -82,18 +88,19 @@ class Mask:
         return Change(active, rows.h * active)
 
     def masked(self, index: int, rows: Rows) -> torch.Tensor:
-        """`h` with inactive neurons at zero, as `tap.attach` wants it."""
+        """`h` with inactive neurons at zero; this method is the `see` of `tap.attach`."""
         return self.change(index, rows).h
 
     def _layout(self, rows: Rows) -> tuple[int, int]:
-        """(windows, tokens). Some blocks flatten both, and then only the batch knows."""
+        """`(windows, tokens)` of the rows. Some blocks flatten both axes; then only the batch knows the shape."""
         if self.real is not None:
             return self.real.shape[0], self.real.shape[1]
+        # in generation there is no batch object; without padding one long window is as good
         return rows.leading if len(rows.leading) == 2 else (1, rows.h.shape[0])
 
 
 def _moved(tensors: list[Any], index: int, device: torch.device) -> Any:
-    """Entry `index`, on this device. The copy is kept, so that each forward after the first finds it there."""
+    """Entry `index` on this device. The copy replaces the entry, so only the first forward has to copy."""
     value = tensors[index]
     if isinstance(value, torch.Tensor) and value.device != device:
         value = tensors[index] = value.to(device)
@@ -101,12 +108,12 @@ def _moved(tensors: list[Any], index: int, device: torch.device) -> Any:
 
 
 @contextlib.contextmanager
-def sparsify(model: nn.Module, thresholds: Thresholds) -> Iterator[nn.Module]:
-    """Apply `thresholds` to any supported model inside a `with` block.
+def sparsify(model: nn.Module, thresholds: Thresholds) -> Generator[nn.Module]:
+    """Applies `thresholds` to any supported model inside a `with` block; yields the model.
 
     Raises:
-        UnsupportedModelError: if no family knows the model.
-        InputError: if the thresholds are for other sites.
+        UnsupportedModelError: If no family knows the model.
+        InputError: If the thresholds are for other sites.
     """
     handles = apply(model, thresholds)
     try:
@@ -117,14 +124,18 @@ def sparsify(model: nn.Module, thresholds: Thresholds) -> Iterator[nn.Module]:
 
 
 def apply(model: nn.Module, thresholds: Thresholds) -> list[Any]:
-    """Apply `thresholds` until the returned handles are removed (`handle.remove()`). Raises as `sparsify`."""
+    """Applies `thresholds` until the returned handles are removed (`handle.remove()`). Raises as `sparsify`."""
     sites = find_sites(model)
     mask = Mask(sites, thresholds)
     return attach(sites, mask.masked, gate=mask.needs_gate)
 
 
 def load_sparse(name_or_path: str, thresholds: Thresholds, **options: Any) -> LoadedModel:
-    """`load_model` with `thresholds` applied for the lifetime of the model."""
+    """Loads a model and applies `thresholds` to it for the lifetime of the model.
+
+    Args:
+        options: Keyword arguments of `load_model`.
+    """
     from sparsing.models.loading import load_model
 
     loaded = load_model(name_or_path, **options)

@@ -1,8 +1,8 @@
-"""Scores: the size of a neuron that a rule looks at, from `gate` or `h`, plain or times a column norm.
+"""Scores: the sizes of neurons by which rules select, and the comparison that defines an active neuron.
 
-`gate` and `h` are `|gate|` and `|h|`. `neuron_norm` is `|h_i| * ||W[:, i]||_2`, the norm of what neuron `i`
-adds to the output of the block (CETT, ReLU2 Wins). Every score is `|value| * scale`, so a cut of the score at
-`t` is a cut of `|value|` at `t / scale`: one comparison per neuron, in `is_active`, for every stage.
+The scores `gate` and `h` are `|gate|` and `|h|`. `neuron_norm` is `|h_i| * ||W[:, i]||_2`, the norm of the vector that
+neuron `i` adds to the output of the block (CETT, ReLU2 Wins). Every score is `|value| * scale`, so cutting the score at
+`t` means cutting `|value|` at `t / scale`. All stages make this one comparison per neuron by calling `is_active`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from sparsing.base.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from sparsing.sites.layouts import SiteKind
-    from sparsing.sites.site import Site
+    from sparsing.sites.site import Site, SiteKind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
-    """A size per neuron."""
+    """A size per neuron: `|value| * scale`."""
 
     name: str
+    """Name in the registry and in saved thresholds."""
     value: Literal["gate", "h"]
-    """The activation that the score is made of."""
+    """The activation from which the score is computed."""
     weighted: bool
     """True if the score is multiplied by `||W[:, i]||_2`."""
     kinds: tuple[SiteKind, ...] = ("ffn",)
@@ -33,11 +33,11 @@ class Score:
 
     @property
     def needs_gate(self) -> bool:
-        """True if the score is made of `gate`."""
+        """True if the score is computed from `gate`, so that a tap must hook the activation."""
         return self.value == "gate"
 
     def value_of(self, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-        """The one of the two activations that the score is made of."""
+        """The activation from which the score is computed: `gate` or `h`."""
         return gate if self.needs_gate else h
 
     def scale(self, site: Site) -> torch.Tensor | None:
@@ -46,6 +46,7 @@ class Score:
 
 
 SCORES: Registry[Score] = Registry("score")
+"""Scores by name."""
 for _score in (
     Score(name="gate", value="gate", weighted=False),
     Score(name="h", value="h", weighted=False),
@@ -55,7 +56,7 @@ for _score in (
 
 
 def sizes(value: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-    """`|value| * scale` in float32, shape `(..., d_ff)`."""
+    """The score `|value| * scale` in float32, shape `(..., d_ff)`; `scale=None` stands for 1."""
     size = value.detach().float().abs()
     return size if scale is None else size * scale
 
@@ -64,16 +65,17 @@ def cut(threshold: float, scale: torch.Tensor | None) -> torch.Tensor | float:
     """The cut of `|value|` that cuts the score at `threshold`: `threshold / scale`, inf where `scale` is 0."""
     if scale is None:
         return threshold
+    # inf also for threshold 0, where 0 / 0 would be NaN: a neuron with a zero column is never active
     return (threshold / scale).masked_fill(scale == 0, float("inf"))
 
 
 def is_above(size: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
-    """The one comparison behind every active set: strictly above. Shape of `size`, bool."""
+    """Whether the size is strictly above the threshold, the definition of active. Shape of `size`, bool."""
     return size > threshold
 
 
 def is_active(value: torch.Tensor, cut: torch.Tensor | float) -> torch.Tensor:
-    """Whether `|value|` is above the cut, so that a cut at 0 drops exact zeros only. Shape of `value`, bool."""
+    """Whether `|value|` is strictly above the cut. A cut at 0 drops exact zeros only. Shape of `value`, bool."""
     size = value.abs()
-    # PyTorch would round a cut that is a Python number to the few digits of a half-precision tensor
+    # PyTorch would round a cut given as a Python number to the dtype of a half-precision tensor
     return is_above(size.float() if size.dtype.itemsize < 4 else size, cut)

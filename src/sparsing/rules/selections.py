@@ -1,7 +1,7 @@
-"""Selections: how scores and one number per site become the active set of each token.
+"""Selections: they turn the scores of a site and one number into the active set of each token.
 
-A selection is an object that knows its own properties, so that no other module has to compare names. `Above`,
-a threshold per site, is here. Other selections are defined beside the rule that uses them, in `named/`.
+A selection is an object that knows its own properties, so that no other module has to compare names. This module
+defines `Above`, a threshold per site. Other selections are defined in `named/`, beside the rule that uses them.
 """
 
 from __future__ import annotations
@@ -30,22 +30,27 @@ class Selection(abc.ABC):
     def active(
         self, value: torch.Tensor, scale: torch.Tensor | None, number: float, real: torch.Tensor
     ) -> torch.Tensor:
-        """The active set, shape of `value`, bool. What it says about padding does not matter.
+        """The active set, shape of `value`, bool. Its entries at padding tokens are arbitrary.
 
         Args:
             value: Activations, shape `(windows, tokens, d_ff)`. The score is `|value| * scale`.
             scale: Factor per neuron, shape `(d_ff,)`; None stands for 1.
             number: The rule's number for this site.
-            real: Which tokens are no padding, shape `(windows, tokens)`, bool.
+            real: Which tokens are not padding, shape `(windows, tokens)`, bool.
         """
 
 
 SELECTIONS: Registry[Selection] = Registry("selection")
-S = TypeVar("S", bound=type[Selection])
+"""Selections by name."""
+S = TypeVar("S", bound=Selection)
 
 
-def register_selection(selection: S) -> S:
-    """Register a selection under its name."""
+def register_selection(selection: type[S]) -> type[S]:
+    """Class decorator that registers an instance of a selection under its name.
+
+    Raises:
+        ValueError: If another selection has the name.
+    """
     SELECTIONS.register(selection.name, selection())
     return selection
 

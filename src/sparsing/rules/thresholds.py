@@ -1,7 +1,7 @@
-"""`Thresholds`: a rule at a level, made concrete for one model. It says what is cut, how, and one number per site.
+"""`Thresholds`: a rule at a level for one model. It holds the score, the selection and one number per site.
 
-Saved as JSON, keyed by site name. It is also written and read as the `thresholds=t_0,t_1,...` line of the
-reference code, which knows positions only.
+Thresholds are saved as JSON, keyed by site name. They are also written and read as the `thresholds=t_0,t_1,...` line of
+the reference code, which identifies sites by position only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Thresholds(Result):
-    """Everything that `sparsify` needs to know."""
+    """Everything that `sparsify` needs: a score, a selection and one number per site."""
 
     kind = "thresholds"
 
     rule: str
+    """Name of the rule that the numbers come from."""
     level: float
+    """Level of the rule; NaN if it is not known."""
     on: str
     """The score that is cut: `gate`, `h` or `neuron_norm`."""
     select: str = "above"
-    """How `values` act: `above` (thresholds), `top_k` or `top_k_sequence` (shares of `d_ff`)."""
+    """The selection that uses `values`: `above` (thresholds), `top_k` or `top_k_sequence` (shares of `d_ff`)."""
     values: Mapping[str, float]
     """One number per site, by site name, in layer order.
 
@@ -46,9 +48,10 @@ class Thresholds(Result):
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
-        SCORES[self.on], SELECTIONS[self.select]  # raises with a suggestion
-        if not isinstance(self.values, Mapping):
-            object.__setattr__(self, "values", _by_position(self.values))
+        _ = self.score, self.selection  # an unknown name raises with a suggestion
+        given = cast("Mapping[str, float] | Sequence[float]", self.values)
+        if not isinstance(given, Mapping):
+            object.__setattr__(self, "values", _by_position(given))
         bad = [value for value in self.values.values() if not (math.isfinite(value) and value >= 0)]
         if not self.values or bad:
             raise InputError(f"thresholds must be finite numbers >= 0, one per layer, got {bad or 'none'}")
@@ -60,21 +63,21 @@ class Thresholds(Result):
 
     @property
     def selection(self) -> Selection:
-        """How `values` act on the scores."""
+        """The selection that uses `values`."""
         return SELECTIONS[self.select]
 
     @property
     def numbers(self) -> tuple[float, ...]:
-        """The values alone, in layer order."""
+        """The numbers without the site names, in layer order."""
         return tuple(self.values.values())
 
     def for_sites(self, sites: Sequence[Site]) -> tuple[float, ...]:
-        """The number of each of these sites, in their order.
+        """The number of each of these sites, in the order of `sites`.
 
-        Site names have to agree. A prefix that a wrapper of the model adds to all names is ignored.
+        The site names must be equal, except for a prefix that a wrapper of the model adds to all names.
 
         Raises:
-            InputError: if these thresholds belong to a model with other sites.
+            InputError: If these thresholds belong to a model with other sites.
         """
         if len(self.values) != len(sites):
             raise InputError(
@@ -82,7 +85,7 @@ class Thresholds(Result):
                 " give one per layer, in layer order"
             )
         if self.has_names:
-            # sorted by layer on both sides, so a shared prefix is all that may differ
+            # both are in layer order, so the names of a pair may differ by a prefix only
             for own, site in zip(self.values, sites, strict=True):
                 if not (own == site.name or own.endswith("." + site.name) or site.name.endswith("." + own)):
                     raise InputError(
@@ -98,21 +101,21 @@ class Thresholds(Result):
 
     @property
     def identity(self) -> str:
-        """Text that two thresholds share exactly if they make the same model sparse in the same way."""
+        """A key for journals: equal for two thresholds exactly if they drop the same neurons of a model."""
         return f"{self.on} {self.select} {self.numbers!r}"
 
     @classmethod
     def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
-        """Schema 1 had a list of values by position."""
+        """Schema 1 has a list of values by position."""
         if isinstance(document.get("values"), list):
             document = document | {"values": _by_position(document["values"])}
         return document
 
     def to_line(self) -> str:
-        """The reference's line: `thresholds=` and scientific numbers with 4 digits after the point.
+        """The line of the reference code: `thresholds=` and numbers in scientific notation, 4 decimals.
 
         Raises:
-            InputError: if the rule is not a threshold on `neuron_norm`, which is all that the line can hold.
+            InputError: If these are not thresholds on `neuron_norm`, since the line can hold nothing else.
         """
         if not (self.on == "neuron_norm" and self.selection.is_threshold):
             raise InputError(
@@ -123,10 +126,10 @@ class Thresholds(Result):
 
     @classmethod
     def from_line(cls, line: str) -> Self:
-        """What `to_line` writes, with or without `thresholds=`.
+        """Thresholds from a line as `to_line` writes it; the part `thresholds=` may be left out.
 
         Raises:
-            InputError: if the line is not a comma-separated list of numbers.
+            InputError: If the line is not a comma-separated list of numbers.
         """
         try:
             values = [float(part) for part in line.strip().removeprefix("thresholds=").split(",")]
@@ -142,10 +145,10 @@ def _by_position(values: Sequence[float]) -> dict[str, float]:
 
 
 def read_thresholds(path: str | Path) -> Thresholds:
-    """Thresholds from the JSON that a run wrote, or from a text file with the reference's line.
+    """Thresholds from a JSON file that a run wrote, or from a text file with the line of the reference code.
 
     Raises:
-        InputError: if there is no such file, or if it holds something else.
+        InputError: If there is no such file, or if it does not hold thresholds.
     """
     if Path(path).suffix == ".json":
         return Thresholds.load(path)
@@ -164,10 +167,14 @@ def thresholds_at(
     target_ppl_ratio: float | None = None,
     provenance: Provenance | None = None,
 ) -> Thresholds:
-    """The rule at this level as `Thresholds` for the sites of these names.
+    """The rule at this level as `Thresholds` of a model.
+
+    Args:
+        sites: Names of the sites of the model, in layer order.
+        curves: Calibration curves of the model, for rules that need curves.
 
     Raises:
-        InputError: if the level is outside what the rule allows.
+        InputError: If the level is outside the range of the rule, or if the rule needs curves that are missing.
     """
     rule.check(level)
     values = rule.values(level, curves, len(sites))

@@ -1,4 +1,4 @@
-"""The rules by name, one file each. A new file in this folder registers itself (see CONTRIBUTING.md)."""
+"""The rules, one file each. Importing this package registers every rule in it (see CONTRIBUTING.md)."""
 
 from __future__ import annotations
 

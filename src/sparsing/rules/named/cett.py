@@ -1,7 +1,7 @@
 """CETT: a threshold per layer on `neuron_norm`, the same cumulative error of tail truncation in all layers.
 
-PPL-p% (Sparsing Law, section 3; CETT-PPL-p% in the ICML version) is this rule with its level searched so
-that perplexity rises by p%.
+PPL-p% (Sparsing Law, section 3; CETT-PPL-p% in the ICML version) is this rule at the level at which perplexity rises by
+p%.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsing.errors import InputError
 from sparsing.rules.rule import Reach, Rule, register_rule
@@ -31,7 +32,7 @@ class CETT(Rule):
             level, low=0, high=1, open_low=False, hint="0.2 is the usual start, lower drops fewer"
         )
 
-    def values(self, level: float, curves: Curves | None, n_sites: int) -> np.ndarray:
+    def values(self, level: float, curves: Curves | None, n_sites: int) -> NDArray[np.float64]:
         if curves is None:
             raise InputError("rule cett needs curves; call calibrate(model, corpus) first")
         return curves[self.score].threshold_at_cett(level)

@@ -1,12 +1,14 @@
 """Benchmark of the laws: fits to the published raw series, coverage of the intervals on simulated series, and time.
 
 Four parts: `published` fits the eleven raw series and compares them with the paper's coefficients. `coverage` runs the
-whole fit, with its choice of early points and its verdict, on simulated series. `intervals` checks only the intervals,
-for every form. `timing` times one fit with all intervals, and the comparison of all forms on the eleven series. Each
-run merges its part into one dated JSON file in `benchmarks/results/`. Run with OMP_NUM_THREADS=1:
+whole fit, with its choice of early points and its verdict, on simulated series. Without more options the fit knows the
+form; with `--form auto` it chooses the form, and every form with a limit is drawn from. `intervals` checks only the
+intervals, for every form. `timing` times one fit with all intervals, and the comparison of all forms on the eleven
+series. Each run merges its part into one dated JSON file in `benchmarks/results/`. Run with OMP_NUM_THREADS=1:
 
     python benchmarks/laws.py published --data ../shared/data/sparsing_law
     python benchmarks/laws.py coverage --data ../shared/data/sparsing_law --num-series 600
+    python benchmarks/laws.py coverage --form auto --data ../shared/data/sparsing_law --num-series 600
     python benchmarks/laws.py intervals --data ../shared/data/sparsing_law --num-series 200
     python benchmarks/laws.py timing --data ../shared/data/sparsing_law
 """
@@ -17,6 +19,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import math
 import os
 import platform
 import sys
@@ -30,11 +33,15 @@ from scipy.stats import binomtest
 
 from sparsing.base.results import write_text
 from sparsing.laws import FORMS, LawFit, Points, compare_forms, fit, published_law, read_points, simulate
-from sparsing.laws.coefficient_intervals import coefficient_interval
-from sparsing.laws.fitting import fit_curve
+from sparsing.laws.coefficient_intervals import coefficient_interval, intervals_over_forms
+from sparsing.laws.fitting import fit_curve, rivals_of
 from sparsing.laws.forecasting import find_crossing
 from sparsing.laws.form import Form
+from sparsing.laws.form_comparison import FormSurvey, survey_forms
 from sparsing.laws.joint_fit import fit_shared
+from sparsing.laws.lawfit import Estimate
+from sparsing.laws.solve import Problem, solve
+from sparsing.laws.verdict import judge
 
 LEVEL = 0.9
 SHAPES = tuple(512 / 36 * (1792 / 3 / (512 / 36)) ** (i / 8) for i in range(9))
@@ -47,6 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("part", choices=sorted(PARTS))
     parser.add_argument("--data", type=Path, required=True, help="folder with the raw series as JSON files")
+    parser.add_argument(
+        "--form",
+        choices=("known", "auto"),
+        default="known",
+        help="`coverage`: whether the fit knows the true form or chooses a form (default: known)",
+    )
     parser.add_argument(
         "--num-series", type=int, default=200, help="simulated series per form (default: 200)"
     )
@@ -63,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     result = PARTS[args.part](series, args)
     path = args.output / f"laws-{datetime.date.today().isoformat()}.json"
     document = json.loads(path.read_text()) if path.exists() else {}
-    document[args.part] = result | {
+    part = "coverage_auto" if args.part == "coverage" and args.form == "auto" else args.part
+    document[part] = result | {
         "wall_sec": time.perf_counter() - started,
         "environment": _environment(args),
     }
@@ -76,6 +90,8 @@ def _environment(args: argparse.Namespace) -> dict[str, object]:
     command = f"python benchmarks/laws.py {args.part} --data DATA --seed {args.seed}"
     if args.part in ("coverage", "intervals"):
         command += f" --num-series {args.num_series}"
+    if args.form == "auto":
+        command += " --form auto"
     return {
         "command": command,
         "machine": platform.machine(),
@@ -99,8 +115,9 @@ def run_published(series: Mapping[str, Points], args: argparse.Namespace) -> dic
         if form is None:
             continue
         fits[name] = fit(points, form.name, level=LEVEL)
-        rows.append(_row(points, form, coefficients, fits[name]))
-        print(f"{name}: {fits[name].verdict}", file=sys.stderr)
+        best = compare_forms(points, level=LEVEL).best
+        rows.append(_row(points, form, coefficients, fits[name]) | {"auto": _auto_row(best)})
+        print(f"{name}: {fits[name].verdict}\n    auto: {best.verdict}", file=sys.stderr)
     joint = {}
     for form in ("relu", "silu"):
         joint[form] = fit_shared([law for law in fits.values() if law.form == form], ["A0"]).to_dict()
@@ -147,6 +164,18 @@ def _row(points: Points, form: Form, coefficients: dict[str, float], law: LawFit
     }
 
 
+def _auto_row(best: LawFit) -> dict[str, object]:
+    """What the fit reports if it chooses the form."""
+    return {
+        "form": best.form,
+        "num_dropped": best.num_dropped,
+        "forms": best.forms,
+        "interval": best.key_over_forms.to_dict() if best.key_over_forms else None,
+        "identified": best.identified,
+        "verdict": best.verdict,
+    }
+
+
 def _near_limit(law: LawFit) -> float | None:
     """Billion tokens at which the law is within 10% of its limit (1% for SiLU, whose ratios change less)."""
     share = 1.1 if law.form == "relu" else 0.99
@@ -161,7 +190,7 @@ def _half_forecast(form: Form, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _print_rows(rows: Sequence[dict]) -> None:
-    """Print the two tables of `docs/laws.md`; ratios in percent, errors in percentage points."""
+    """Print the three tables of `docs/laws.md`; ratios in percent, errors in percentage points."""
     print(
         "| series | points, left out | RMSE, all points: ours, paper | RMSE, kept points: ours, paper |",
         end="",
@@ -189,6 +218,14 @@ def _print_rows(rows: Sequence[dict]) -> None:
         print(
             f"| {row['name']} | {error:+.2f}, {'yes' if held['covered'] else 'no'}"
             f" | {'never' if near is None else format(near, '.0f')} | {row['verdict']} |"
+        )
+    print("\n| series | form with the lowest AICc, points left out | published A0 | verdict |")
+    print("|---|---|---|---|")
+    for row in rows:
+        auto = row["auto"]
+        print(
+            f"| {row['name']} | {auto['form']}, {auto['num_dropped']} | {100 * row['paper_A0']:.2f}"
+            f" | {auto['verdict']} |"
         )
 
 
@@ -235,7 +272,9 @@ class Outcome:
 
 
 def run_coverage(series: Mapping[str, Points], args: argparse.Namespace) -> dict[str, object]:
-    """The whole fit, with its choice of early points and its verdict, on series from the two published laws."""
+    """The whole fit, with its choice of early points and its verdict, on simulated series."""
+    if args.form == "auto":
+        return run_auto_coverage(series, args)
     return {"level": LEVEL, **{form: _coverage(series, form, args) for form in ("silu", "relu")}}
 
 
@@ -310,6 +349,188 @@ def _series_summary(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "covered_where_identified": _limit_share([o for o in outcomes if o.identified]),
         "covered": _limit_share(outcomes),
     }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoOutcome:
+    """What the fit of one simulated series reported when it had to choose the form."""
+
+    name: str
+    form: str
+    """The form with the lowest AICc."""
+    num_forms: int
+    """Number of forms that are not refuted."""
+    refuted: bool
+    """Whether the true form is refuted."""
+    dropped: bool
+    identified: bool
+    """By the verdict that covers the choice of the form."""
+    covered: bool
+    """Whether the interval over all forms that are not refuted holds the true limit."""
+    identified_by_form: bool
+    """By the verdict that assumes the form with the lowest AICc, with doubts from forms within 2 of its AICc."""
+    covered_by_form: bool
+    """Whether the interval under the form with the lowest AICc holds the true limit."""
+    curve: dict[str, bool]
+    """Per horizon: whether the interval over forms holds the true curve. Empty if not computed."""
+    curve_by_form: dict[str, bool]
+    """The same under the form with the lowest AICc."""
+
+
+LIMITED = ("relu", "silu", "decay", "sigmoid")
+"""The forms with a limit, from which the series of `coverage --form auto` are drawn."""
+HORIZONS = (3.0, 10.0)
+"""Multiples of the last tokens at which the interval of the curve is checked."""
+CURVE_SHARE = 7
+"""The curve is checked in one of this many series, since its intervals take longer than the rest.
+
+It has no common factor with the numbers of scenarios (5, 6 and 11), so every scenario is checked equally often.
+"""
+
+
+def run_auto_coverage(series: Mapping[str, Points], args: argparse.Namespace) -> dict[str, object]:
+    """Coverage of the limit when the fit chooses the form, and claimed limits of series that have none.
+
+    Besides series as long as the published series, a quarter as many are drawn with every second point only.
+    """
+    few = args.num_series // 4
+    result: dict[str, object] = {"level": LEVEL}
+    published = [*_published_scenarios(series, "relu"), *_published_scenarios(series, "silu")]
+    for form in LIMITED:
+        scenarios = _limit_scenarios(series, published, form)
+        result[form] = _summarise(form, _auto_outcomes(form, scenarios, args.num_series, args.seed))
+        halves = [dataclasses.replace(scenario, x=scenario.x[::2]) for scenario in scenarios]
+        result[f"{form}_every_second_point"] = _summarise(
+            form, _auto_outcomes(form, halves, few, args.seed + 1)
+        )
+    for form in ("log_line", "power"):
+        scenarios = [
+            dataclasses.replace(
+                scenario, coefficients=fit(series[scenario.name], form, num_resamples=0).values
+            )
+            for scenario in _limit_scenarios(series, published, "relu")
+        ]
+        result[f"{form}_no_limit"] = _summarise(form, _auto_outcomes(form, scenarios, few, args.seed))
+    return result
+
+
+def _limit_scenarios(
+    series: Mapping[str, Points], published: Sequence[Scenario], form_name: str
+) -> list[Scenario]:
+    """Per suitable published series: its tokens, the noise of our fit, and a curve of this form with its limit.
+
+    The ReLU and SiLU laws have their published coefficients. Nothing is published for the other forms, so their
+    coefficients are those of the best curve through the series with the limit held at its published value.
+    """
+    form = FORMS[form_name]
+    scenarios = []
+    for scenario in published:
+        own = published_law(scenario.name)
+        assert own is not None, "the scenarios are of published series"
+        if own[0] is form:
+            scenarios.append(scenario)
+        elif form_name == "sigmoid" or (form_name == "decay" and own[0].name == "relu"):
+            points, index = series[scenario.name], form.names.index("A0")
+            held = {index: scenario.coefficients["A0"]}
+            theta = solve(Problem(form=form, x=points.scaled, y=points.y, held=held)).theta
+            scenarios.append(dataclasses.replace(scenario, coefficients=form.to_coefficients(theta)))
+    return scenarios
+
+
+def _auto_outcomes(
+    form_name: str, scenarios: Sequence[Scenario], num_series: int, seed: int
+) -> list[AutoOutcome]:
+    form, outcomes = FORMS[form_name], []
+    for i in range(num_series):
+        scenario = scenarios[i % len(scenarios)]
+        spawned = np.random.SeedSequence([seed, i, sum(map(ord, form_name))])
+        points = scenario.draw(form, spawned)
+        outcomes.append(_auto_outcome(form, scenario, points, with_curve=i % CURVE_SHARE == 0))
+        if i % 50 == 49:
+            print(f"{form_name}: {i + 1} of {num_series}", file=sys.stderr, flush=True)
+    return outcomes
+
+
+def _auto_outcome(form: Form, scenario: Scenario, points: Points, *, with_curve: bool) -> AutoOutcome:
+    survey = survey_forms(points, level=LEVEL)
+    choice, best = survey.choice, survey.choice.forms[0]
+    limit = scenario.coefficients.get("A0", math.nan)
+    key = _key_by_form(survey)
+    by_form, _ = judge(FORMS[best], key, rivals_of(best, survey.fitted), LEVEL)
+    curve, curve_by_form = {}, {}
+    for horizon in HORIZONS if with_curve else ():
+        x = horizon * float(scenario.x[-1])
+        true = float(form.curve(np.array([x]), scenario.coefficients)[0])
+        fits = [survey.fitted[name].curve for name in choice.forms]
+        for record, chosen in ((curve, fits), (curve_by_form, fits[:1])):
+            (low, high), _ = intervals_over_forms(chosen, x, LEVEL)
+            record[f"{horizon:g}"] = bool(low <= true <= high)
+    return AutoOutcome(
+        name=scenario.name,
+        form=best,
+        num_forms=len(choice.forms),
+        refuted=form.name not in choice.forms,
+        dropped=survey.num_dropped > 0,
+        identified=survey.identified,
+        covered=bool(choice.low <= limit <= choice.high),
+        identified_by_form=by_form,
+        covered_by_form=key is not None and bool(key.low <= limit <= key.high),
+        curve=curve,
+        curve_by_form=curve_by_form,
+    )
+
+
+def _key_by_form(survey: FormSurvey) -> Estimate | None:
+    """The limit with its profile interval under the form with the lowest AICc; None for a form without a limit."""
+    curve = survey.fitted[survey.choice.forms[0]].curve
+    if curve.form.key is None:
+        return None
+    index = curve.form.names.index(curve.form.key)
+    interval = coefficient_interval(curve, index, LEVEL)
+    return Estimate(
+        name=curve.form.key,
+        value=float(curve.best.theta[index]),
+        low=interval.low,
+        high=interval.high,
+        low_closed=interval.low_closed,
+        high_closed=interval.high_closed,
+        boot_low=math.nan,
+        boot_high=math.nan,
+    )
+
+
+def _summarise(form: str, outcomes: Sequence[AutoOutcome]) -> dict[str, object]:
+    """Shares over the series of one form; `before` is the verdict that assumes the form with the lowest AICc."""
+    horizons = [f"{horizon:g}" for horizon in HORIZONS]
+    with_curve = [o for o in outcomes if o.curve]
+    summary: dict[str, object] = {
+        "before": {
+            "identified": _share([o.identified_by_form for o in outcomes]),
+            "covered_where_identified": _share([o.covered_by_form for o in outcomes if o.identified_by_form]),
+            "curve": {at: _share([o.curve_by_form[at] for o in with_curve]) for at in horizons},
+        },
+        "after": {
+            "identified": _share([o.identified for o in outcomes]),
+            "covered_where_identified": _share([o.covered for o in outcomes if o.identified]),
+            "curve": {at: _share([o.curve[at] for o in with_curve]) for at in horizons},
+        },
+        "true_form_refuted": _share([o.refuted for o in outcomes]),
+        "true_form_best": _share([o.form == form for o in outcomes]),
+        "mean_forms": float(np.mean([o.num_forms for o in outcomes])),
+        "dropped_any": _share([o.dropped for o in outcomes]),
+        "per_series": {
+            name: {
+                "identified": _share([o.identified for o in outcomes if o.name == name]),
+                "covered_where_identified": _share(
+                    [o.covered for o in outcomes if o.name == name and o.identified]
+                ),
+            }
+            for name in dict.fromkeys(o.name for o in outcomes)
+        },
+    }
+    for when in ("before", "after"):
+        print(f"{form}, {len(outcomes)} series, {when}: {summary[when]}", flush=True)
+    return summary
 
 
 def _claimed_limits(

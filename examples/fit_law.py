@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sparsing.laws import FORMS, compare_forms, fit, forecast, simulate
+from sparsing.laws import FORMS, compare_forms, fit_best, forecast, simulate
 
 billion_tokens = np.linspace(8, 240, 30)
 law = {"alpha": 1.0, "b": -3.5, "c": 0.012, "A0": 0.072}
@@ -21,7 +21,7 @@ for each in ranking.fits:
         f"{each.law.title:22} AICc {each.aicc - ranking.best.aicc:+7.1f}  RMSE {100 * each.rmse:.3f} points"
     )
 
-best = fit(points, ranking.best.form, drop=ranking.num_dropped)
+best = fit_best(points, ranking)
 print(f"\n{best.equation}, first {best.num_dropped} points left out")
 for e in best.coefficients:
     print(f"{e.name:6} {e.value:9.4g}   profile {e.low:.4g} to {e.high:.4g}", end="")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,14 @@ def test_saved(law, tmp_path):
     answer = forecast(law, ratio=0.05)
     path = answer.save(tmp_path / "forecast.json")
     assert Forecast.load(path).tokens is None
+
+
+def test_saved_before_forms_were_chosen(law, tmp_path):
+    path = forecast(law, tokens=1e12).save(tmp_path / "forecast.json")
+    document = json.loads(path.read_text()) | {"schema_version": 2}
+    del document["forms"]
+    path.write_text(json.dumps(document))
+    assert Forecast.load(path).forms == ("relu",)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -31,6 +32,19 @@ def test_few_points_are_not_ranked_by_aicc(tmp_path):
     assert np.isfinite(ranking.best.aicc)
     assert sum(ranking.weights) == pytest.approx(1.0)
     assert np.isnan(LawFit.load(result.save(tmp_path / "fit.json")).aicc)
+
+
+def test_a_comparison_saved_before_forms_were_chosen_loads(tmp_path):
+    ranking = compare_forms(relu_points(), drop=0)
+    path = ranking.save(tmp_path / "forms.json")
+    document = json.loads(path.read_text()) | {"schema_version": 2}
+    for law in document["fits"]:
+        del law["form_choice"]
+    path.write_text(json.dumps(document))
+    best = FormComparison.load(path).best
+    assert best == dataclasses.replace(ranking.best, form_choice=None)
+    assert best.forms == ("relu",)
+    assert best.key_over_forms == best.key
 
 
 def test_too_few_points_for_anything():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +41,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--form",
         default="auto",
-        help="name of a law, or auto for the law with the lowest AICc (default: auto)",
+        help="name of a law that is assumed to be right, or auto for the law with the lowest AICc; under auto the"
+        " verdict and the forecasts cover every law that the points do not refute (default: auto)",
     )
     parser.add_argument(
         "--drop", type=int, metavar="N", help="leave out the first N points (default: chosen by BIC)"
@@ -107,14 +107,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _fit(points: Points, args: argparse.Namespace) -> tuple[LawFit, FormComparison | None]:
     """The fit of the chosen form, and the comparison that chose it if the form is `auto`."""
-    from sparsing.laws import compare_forms, fit
+    from sparsing.laws import compare_forms, fit, fit_best
 
-    options = {"level": args.level, "num_resamples": args.resamples, "seed": args.seed}
+    options = {"num_resamples": args.resamples, "seed": args.seed}
     if args.form != "auto":
-        return fit(points, args.form, drop=args.drop, **options), None
+        return fit(points, args.form, drop=args.drop, level=args.level, **options), None
     comparison = compare_forms(points, drop=args.drop, level=args.level)
-    best = fit(points, comparison.best.form, drop=comparison.num_dropped, **options)
-    return dataclasses.replace(best, drop_reason=comparison.drop_reason), comparison
+    return fit_best(points, comparison, **options), comparison
 
 
 def _save(
@@ -143,7 +142,8 @@ def _print(fit: LawFit, comparison: FormComparison | None) -> None:
     print(f"\n{fit.name}: {fit.law.title}, {fit.equation}")
     if comparison:
         common.print_table("forms on the same points", tables.RANK_COLUMNS, tables.rank_rows(comparison))
-    title = f"coefficients, {fit.level:.0%} intervals"
+    given = " if this form is right" if comparison else ""
+    title = f"coefficients, {fit.level:.0%} intervals{given}"
     common.print_table(title, tables.COEFFICIENT_COLUMNS, tables.coefficient_rows(fit))
     common.print_table("fit", tables.SUMMARY_COLUMNS, tables.summary_rows(fit), prose=True)
     print(f"verdict: {fit.verdict}")

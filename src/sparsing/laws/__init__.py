@@ -1,8 +1,8 @@
 """Laws of the activation ratio: curves fitted to ratios along training or over model shapes.
 
-`read_points` and `make_points` give `Points`; `fit` fits one law to them and `compare_forms` ranks all laws. `forecast`
-takes the `LawFit` that `fit` returns, and `fit_joint` tests whether several series share a coefficient. The package
-needs numpy and scipy only, not torch.
+`read_points` and `make_points` give `Points`; `fit` fits one law to them, `compare_forms` ranks all laws and `fit_best`
+describes the best of them. `forecast` takes the `LawFit` that `fit` or `fit_best` returns. `fit_joint` tests whether
+several series share a coefficient. The package needs numpy and scipy only, not torch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _HOME = {
     "Points": "points",
     "compare_forms": "form_comparison",
     "fit": "fitting",
+    "fit_best": "form_comparison",
     "fit_joint": "joint_fit",
     "forecast": "forecasting",
     "make_points": "points",

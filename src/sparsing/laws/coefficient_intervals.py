@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import t as t_distribution
@@ -83,6 +84,23 @@ def prediction_interval(
     scatter = float(t_distribution.ppf(0.5 + level / 2, fit.noise.df)) * fit.noise.sd
     low, high = best - math.hypot(best - low, scatter), best + math.hypot(high - best, scatter)
     return max(low, 0.0), min(high, 1.0)
+
+
+def intervals_over_forms(
+    fits: Sequence[CurveFit], x: float, level: float
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """`curve_interval` and `prediction_interval` at `x`, each from its lowest to its highest end over several forms.
+
+    Args:
+        fits: Forms on the same points.
+    """
+    curves = [curve_interval(fit, x, level) for fit in fits]
+    new = [prediction_interval(fit, x, level, curve) for fit, curve in zip(fits, curves, strict=True)]
+    return _hull(curves), _hull(new)
+
+
+def _hull(ends: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return min(low for low, _ in ends), max(high for _, high in ends)
 
 
 def _step(guess: float, best: float) -> float:

@@ -1,6 +1,7 @@
 """`fit`: one law fitted to one series, with intervals, hold-out error, rival forms and a verdict.
 
-`fit_curve` is the part that finds the curve and its noise; the other functions add what a `LawFit` reports about it.
+`fit_curve` finds the curve and its noise, `fit_forms` does so for every form. `describe_fit` adds the other parts of a
+`LawFit` to one of these forms.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -36,6 +38,9 @@ def fit(
 ) -> LawFit:
     """Fit one form (Luo et al. 2024, arXiv 2411.02335, and its rivals) by least squares.
 
+    The intervals and the verdict assume that this form is right. If the data are to choose the form, use
+    `compare_forms` and `fit_best`, whose verdict covers the choice.
+
     Args:
         points: One series.
         form: A name in `FORMS`.
@@ -50,10 +55,30 @@ def fit(
     """
     law = FORMS[form]
     _check(points, law, drop, level, num_resamples)
-    dropped = choose_drop(law, points.scaled, points.y) if drop is None else _by_request(drop)
-    curve = fit_curve(law, points.scaled[dropped.count :], points.y[dropped.count :])
-    criteria = information_criteria(curve)
-    rivals = _rivals(curve, criteria.aicc)
+    requested = drop_by_request(drop, f"{drop} by request") if drop is not None else None
+    dropped = requested or choose_drop(law, points.scaled, points.y)
+    fitted = fit_forms(points, dropped.count)
+    return describe_fit(points, form, fitted, dropped, level=level, num_resamples=num_resamples, seed=seed)
+
+
+def describe_fit(
+    points: Points,
+    form: str,
+    fitted: Mapping[str, FittedForm],
+    dropped: DroppedPoints,
+    *,
+    level: float,
+    num_resamples: int,
+    seed: int,
+) -> LawFit:
+    """The `LawFit` of one of the fitted forms, with all others as its rivals; arguments as in `fit`.
+
+    Args:
+        fitted: All forms on the points without the dropped ones (`fit_forms`).
+        dropped: The first points that are left out.
+    """
+    law, curve, criteria = FORMS[form], fitted[form].curve, fitted[form].criteria
+    rivals = rivals_of(form, fitted)
     estimates = _estimates(curve, level, num_resamples, seed)
     key = next((e for e in estimates if e.name == law.key), None)
     identified, verdict = judge(law, key, rivals, level)
@@ -85,6 +110,7 @@ def fit(
         profile_deviance=profile_deviance,
         cutoff=curve.cutoff(level),
         rivals=rivals,
+        form_choice=None,
         identified=identified,
         verdict=verdict,
         seed=seed,
@@ -122,6 +148,27 @@ def information_criteria(curve: CurveFit) -> InformationCriteria:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FittedForm:
+    """One form on one series: the curve and the criteria by which it is compared."""
+
+    curve: CurveFit
+    criteria: InformationCriteria
+
+
+def fit_forms(points: Points, num_dropped: int) -> dict[str, FittedForm]:
+    """Every form for which the points without the first `num_dropped` are enough, by name."""
+    x, y = points.scaled[num_dropped:], points.y[num_dropped:]
+    curves = {
+        name: fit_curve(FORMS[name], x, y)
+        for name in FORMS
+        if FORMS[name].variable == points.variable and len(x) >= points_needed(FORMS[name])
+    }
+    return {
+        name: FittedForm(curve=curve, criteria=information_criteria(curve)) for name, curve in curves.items()
+    }
+
+
 def points_needed(form: Form) -> int:
     """The smallest number of points a form is fitted to: one per coefficient and two for the noise."""
     return len(form.parameters) + 2
@@ -150,10 +197,9 @@ def _check(points: Points, law: Form, drop: int | None, level: float, num_resamp
         )
 
 
-def _by_request(count: int) -> DroppedPoints:
-    return DroppedPoints(
-        count=count, bic=math.nan, bic_all=math.nan, reason=f"{count} by request", key_by_count={}
-    )
+def drop_by_request(count: int, reason: str) -> DroppedPoints:
+    """Early points left out for a reason other than the BIC of the fitted form."""
+    return DroppedPoints(count=count, bic=math.nan, bic_all=math.nan, reason=reason, key_by_count={})
 
 
 def _estimates(curve: CurveFit, level: float, num_resamples: int, seed: int) -> tuple[Estimate, ...]:
@@ -176,24 +222,22 @@ def _estimates(curve: CurveFit, level: float, num_resamples: int, seed: int) -> 
     return tuple(estimates[name] for name in form.order or form.names)
 
 
-def _rivals(curve: CurveFit, aicc: float) -> tuple[Rival, ...]:
-    """Every other form of the same variable on the same points, best first."""
+def rivals_of(form: str, fitted: Mapping[str, FittedForm]) -> tuple[Rival, ...]:
+    """Every other fitted form as a rival of this one, best first."""
     rivals = []
-    for name in FORMS:
-        form = FORMS[name]
-        if form is curve.form or form.variable != curve.form.variable or len(curve.x) < points_needed(form):
+    for name, rival in fitted.items():
+        if name == form:
             continue
-        rival = fit_curve(form, curve.x, curve.y)
-        rival_aicc = information_criteria(rival).aicc
-        coefficients = form.to_coefficients(rival.best.theta)
+        law, curve, aicc = FORMS[name], rival.curve, rival.criteria.aicc
+        coefficients = law.to_coefficients(curve.best.theta)
         rivals.append(
             Rival(
                 form=name,
                 coefficients=coefficients,
-                rmse=math.sqrt(rival.best.rss / len(curve.x)),
-                aicc=rival_aicc,
-                delta_aicc=rival_aicc - aicc,
-                limit=coefficients[form.limit] if form.limit else None,
+                rmse=math.sqrt(curve.best.rss / len(curve.x)),
+                aicc=aicc,
+                delta_aicc=aicc - fitted[form].criteria.aicc,
+                limit=coefficients[law.limit] if law.limit else None,
             )
         )
     return tuple(sorted(rivals, key=lambda rival: (math.isnan(rival.aicc), rival.aicc)))

@@ -1,18 +1,21 @@
 """`forecast`: the activation ratio at a number of tokens, or the tokens for a ratio, from a fitted law.
 
-Every forecast says how far beyond the measured tokens it lies and what equally good forms predict.
+Every forecast says how far beyond the measured tokens it lies and what other plausible forms predict. If the data have
+chosen the form, the intervals of a forecast cover every form that is not refuted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError
-from sparsing.laws.coefficient_intervals import curve_interval, prediction_interval
+from sparsing.laws.coefficient_intervals import intervals_over_forms
 from sparsing.laws.form import Form
 from sparsing.laws.forms import FORMS
 from sparsing.laws.lawfit import LawFit
@@ -30,6 +33,7 @@ class Forecast(Result):
     """The answer of a fitted law to one question."""
 
     kind = "forecast"
+    schema_version = 3
 
     name: str
     """Name of the series."""
@@ -52,9 +56,19 @@ class Forecast(Result):
     beyond: float | None
     """Tokens divided by the last measured tokens; above 1 the forecast is an extrapolation."""
     rivals: dict[str, float | None]
-    """The same forecast by every form whose AICc is within 2 of the fit's."""
+    """The same forecast by the other forms in `forms`.
+
+    If the caller of `fit` named the form, these are the forms whose AICc is within 2 of the fit's.
+    """
+    forms: tuple[str, ...]
+    """Forms that the intervals cover; only `form` if the caller of `fit` named it."""
     warning: str
     """Empty inside the measured range."""
+
+    @classmethod
+    def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
+        """Up to schema 2 the intervals covered the fitted form only."""
+        return {"forms": [document["form"]]} | document
 
 
 def forecast(fit: LawFit, *, tokens: float | None = None, ratio: float | None = None) -> Forecast:
@@ -86,9 +100,8 @@ def forecast(fit: LawFit, *, tokens: float | None = None, ratio: float | None = 
 
 
 def _at_tokens(fit: LawFit, tokens: float) -> Forecast:
-    curve, x = fit.curve_fit(), tokens / BILLION
-    curve_low, curve_high = curve_interval(curve, x, fit.level)
-    low, high = prediction_interval(curve, x, fit.level, (curve_low, curve_high))
+    x = tokens / BILLION
+    (curve_low, curve_high), (low, high) = intervals_over_forms(fit.curve_fits(), x, fit.level)
     beyond = tokens / fit.x[-1]
     return Forecast(
         name=fit.name,
@@ -103,15 +116,17 @@ def _at_tokens(fit: LawFit, tokens: float) -> Forecast:
         level=fit.level,
         beyond=beyond,
         rivals={name: float(form.curve(np.array([x]), values)[0]) for name, form, values in _close(fit)},
+        forms=fit.forms,
         warning=_warning(fit, beyond),
     )
 
 
 def _at_ratio(fit: LawFit, ratio: float) -> Forecast:
-    curve = fit.curve_fit()
-    x = find_crossing(fit.law, fit.values, ratio, curve.x)
-    low, high = _tokens_interval(curve, fit.level, ratio, x)
-    beyond = None if x is None else x / curve.x[-1]
+    curves = fit.curve_fits()
+    kept_x = curves[0].x
+    x = find_crossing(fit.law, fit.values, ratio, kept_x)
+    low, high = _tokens_interval_over_forms(curves, fit.level, ratio)
+    beyond = None if x is None else x / kept_x[-1]
     return Forecast(
         name=fit.name,
         form=fit.form,
@@ -125,8 +140,9 @@ def _at_ratio(fit: LawFit, ratio: float) -> Forecast:
         level=fit.level,
         beyond=beyond,
         rivals={
-            name: _count(find_crossing(form, values, ratio, curve.x)) for name, form, values in _close(fit)
+            name: _count(find_crossing(form, values, ratio, kept_x)) for name, form, values in _close(fit)
         },
+        forms=fit.forms,
         warning=_warning(fit, beyond),
     )
 
@@ -153,10 +169,26 @@ def find_crossing(form: Form, values: dict[str, float], ratio: float, x: np.ndar
     return find_root(lambda at: float(form.curve(np.array([at]), values)[0]) - ratio, *ends, 1e-9 * ends[1])
 
 
-def _tokens_interval(
-    curve: CurveFit, level: float, ratio: float, x: float | None
+def _tokens_interval_over_forms(
+    curves: Sequence[CurveFit], level: float, ratio: float
 ) -> tuple[float | None, float | None]:
-    """Range of billion tokens at which a curve through the ratio is not rejected; None for an open end."""
+    """`_tokens_interval` from its lowest to its highest end over several forms; None for an open end."""
+    intervals = [_tokens_interval(curve, level, ratio) for curve in curves]
+    lows = [interval[0] for interval in intervals if interval is not None]
+    highs = [None if interval is None else interval[1] for interval in intervals]
+    low = min((low for low in lows if low is not None), default=None)
+    high = max((high for high in highs if high is not None), default=None)
+    # A form that never meets the ratio sets no upper end, since the tokens may be infinitely many.
+    return (None if None in lows else low), (None if None in highs else high)
+
+
+def _tokens_interval(curve: CurveFit, level: float, ratio: float) -> tuple[float | None, float | None] | None:
+    """Range of billion tokens at which a curve through the ratio is not rejected.
+
+    Returns:
+        The ends, None for an open end; None alone if the form is rejected at all tokens.
+    """
+    x = find_crossing(curve.form, curve.form.to_coefficients(curve.best.theta), ratio, curve.x)
     cutoff = curve.cutoff(level)
 
     def excess(log_x: float) -> float:
@@ -169,7 +201,7 @@ def _tokens_interval(
     values = np.array([excess(value) for value in grid])
     inside = np.flatnonzero(values <= 0)
     if not len(inside):
-        return None, None
+        return None
     first, last = int(inside[0]), int(inside[-1])
     low = math.exp(find_root(excess, grid[first - 1], grid[first], 1e-4)) if first > 0 else None
     high = math.exp(find_root(excess, grid[last], grid[last + 1], 1e-4)) if last + 1 < len(grid) else None
@@ -177,8 +209,15 @@ def _tokens_interval(
 
 
 def _close(fit: LawFit) -> list[tuple[str, Form, dict[str, float]]]:
-    """Name, form and coefficients of the rivals that fit about as well as the law, or better."""
-    return [(r.form, FORMS[r.form], r.coefficients) for r in fit.rivals if r.delta_aicc < MIN_DELTA]
+    """Name, form and coefficients of the rivals that the data do not refute.
+
+    If the caller named the form, these are the rivals that fit about as well as the law, or better.
+    """
+    return [
+        (rival.form, FORMS[rival.form], rival.coefficients)
+        for rival in fit.rivals
+        if (rival.form in fit.forms if fit.form_choice else rival.delta_aicc < MIN_DELTA)
+    ]
 
 
 def _count(x: float | None) -> float | None:

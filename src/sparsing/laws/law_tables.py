@@ -44,6 +44,12 @@ def summary_rows(fit: LawFit) -> list[tuple[str, ...]]:
         low, high = scale * min(fit.key_by_drop.values()), scale * max(fit.key_by_drop.values())
         counts = f"{min(map(int, fit.key_by_drop))} to {max(map(int, fit.key_by_drop))}"
         rows.append((f"{fit.key.name} by points left out ({counts})", f"{low:.4g} to {high:.4g}{unit}"))
+    if fit.form_choice and fit.key_over_forms:
+        scale, spec, unit = (100, ".2f", "%") if fit.law.limit else (1, ".4g", "")
+        interval = interval_text(fit.key_over_forms, scale, spec)
+        rows.append(
+            (f"{fit.key_over_forms.name} over forms not refuted", f"{interval}{unit}: {', '.join(fit.forms)}")
+        )
     if fit.holdout:
         inside = "inside" if fit.holdout.covered else "outside"
         rows.append(
@@ -72,26 +78,29 @@ def rank_rows(comparison: FormComparison) -> list[tuple[str, ...]]:
 
 def forecast_rows(answer: Forecast) -> list[tuple[str, ...]]:
     """The question, the answer with its interval, the extrapolation factor, and the answers of rival forms."""
+    forms = f" over {len(answer.forms)} forms" if len(answer.forms) > 1 else ""
     level = f"{answer.level:.0%}"
     tokens, ratio = ("tokens", _tokens(answer.tokens)), ("activation ratio", _percent(answer.ratio))
     if answer.asked == "tokens":
         rows = [
             tokens,
             ratio,
-            (f"{level} of new measurements", f"{_percent(answer.low)} to {_percent(answer.high)}"),
+            (f"{level} of new measurements{forms}", f"{_percent(answer.low)} to {_percent(answer.high)}"),
             (
-                f"{level} interval of the law",
+                f"{level} interval of the law{forms}",
                 f"{_percent(answer.curve_low)} to {_percent(answer.curve_high)}",
             ),
         ]
     else:
         ends = _tokens(answer.low, "open"), _tokens(answer.high, "open")
-        rows = [ratio, tokens, (f"{level} interval", " to ".join(ends))]
+        rows = [ratio, tokens, (f"{level} interval{forms}", " to ".join(ends))]
     beyond = "never meets it"
     if answer.beyond is not None:
         beyond = f"{answer.beyond:.3g} times the last measured tokens"
     text = _percent if answer.asked == "tokens" else _tokens
-    rivals = [(f"by {name}, which fits as well", text(value)) for name, value in answer.rivals.items()]
+    # Up to 2 in AICc a rival fits as well; an interval over several forms covers all rivals that are not refuted.
+    why = "which is not refuted" if len(answer.forms) > 1 else "which fits as well"
+    rivals = [(f"by {name}, {why}", text(value)) for name, value in answer.rivals.items()]
     return [*rows, ("beyond the data", beyond), *rivals]
 
 

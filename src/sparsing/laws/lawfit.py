@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -83,10 +84,29 @@ class Holdout(Result):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FormChoice(Result):
+    """The forms that remain after the data have chosen the form, and the key coefficient over all of them."""
+
+    kind = "form_choice"
+
+    forms: tuple[str, ...]
+    """Forms that are not refuted, lowest AICc first; the first form is the fitted form."""
+    max_shortfall: float
+    """A form is refuted if it is worse than the best by more than this, in AICc and in twice the log likelihood."""
+    low: float
+    """Lowest end of the profile intervals of the key coefficient; NaN if the fitted form has none."""
+    high: float
+    low_closed: bool
+    """False if the data set no lower end under one of the forms."""
+    high_closed: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LawFit(Result):
     """One form fitted to one series."""
 
     kind = "law_fit"
+    schema_version = 3
 
     name: str
     """Name of the series."""
@@ -128,10 +148,17 @@ class LawFit(Result):
     """Deviance at the ends of the interval."""
     rivals: tuple[Rival, ...]
     """Best first."""
+    form_choice: FormChoice | None
+    """The forms that the verdict and the forecasts cover; None if the caller named the form."""
     identified: bool
     verdict: str
     seed: int
     created: str
+
+    @classmethod
+    def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
+        """Up to schema 2 the choice of the form was not recorded, so intervals hold under the fitted form only."""
+        return {"form_choice": None} | document
 
     @property
     def law(self) -> Form:
@@ -153,6 +180,25 @@ class LawFit(Result):
         return self.estimate(self.law.key) if self.law.key else None
 
     @property
+    def key_over_forms(self) -> Estimate | None:
+        """The key coefficient with the interval that the verdict is about: over all forms that are not refuted."""
+        choice = self.form_choice
+        if self.key is None or choice is None:
+            return self.key
+        return dataclasses.replace(
+            self.key,
+            low=choice.low,
+            high=choice.high,
+            low_closed=choice.low_closed,
+            high_closed=choice.high_closed,
+        )
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms that intervals of the curve cover; only the fitted form if the caller named it."""
+        return self.form_choice.forms if self.form_choice else (self.form,)
+
+    @property
     def kept_x(self) -> np.ndarray:
         """Abscissa of the kept points in the unit of the law, shape `(num_kept,)`."""
         return np.array(self.x[self.num_dropped :]) / unit_of(self.variable)
@@ -167,9 +213,17 @@ class LawFit(Result):
         return self.law.curve(x, self.values)
 
     def curve_fit(self) -> CurveFit:
-        """The fitted curve with its noise, from which forecasts, bands and joint fits are computed."""
-        form, x, y = self.law, self.kept_x, self.kept_ratio
-        theta = form.to_theta(self.values)
+        """The fitted curve with its noise, from which joint fits and intervals are computed."""
+        return self._curve_of(self.law, self.values)
+
+    def curve_fits(self) -> list[CurveFit]:
+        """The fitted curve, then the curves of all other forms in `forms`, from which forecasts are computed."""
+        rivals = [rival for rival in self.rivals if rival.form in self.forms]
+        return [self.curve_fit(), *(self._curve_of(FORMS[r.form], r.coefficients) for r in rivals)]
+
+    def _curve_of(self, form: Form, coefficients: dict[str, float]) -> CurveFit:
+        x, y = self.kept_x, self.kept_ratio
+        theta = form.to_theta(coefficients)
         residual = y - form.evaluate(x, theta)
         best = Solution(theta=theta, rss=float(residual @ residual))
         return CurveFit(form=form, x=x, y=y, best=best, noise=estimate_noise(form, x, y, theta))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparsing.laws.coefficient_intervals import curve_interval, prediction_interval
+from sparsing.laws.coefficient_intervals import intervals_over_forms
 from sparsing.report.chart import (
     NEUTRAL,
     Axis,
@@ -46,7 +46,7 @@ def laws_charts(laws: Sequence[LawFit]) -> list[Chart]:
     for variable in dict.fromkeys(law.variable for law in laws):
         chosen = [law for law in laws if law.variable == variable]
         charts.append(_overview_chart(chosen, tokens=variable == "tokens"))
-        limits = [(law, law.key) for law in chosen if law.law.limit and law.key]
+        limits = [(law, key) for law in chosen if law.law.limit and (key := law.key_over_forms)]
         if limits:
             charts.append(_limits_chart(limits))
     return charts
@@ -90,7 +90,8 @@ def _limits_chart(limits: Sequence[tuple[LawFit, Estimate]]) -> Chart:
     return Chart(
         title="Limits of the laws",
         note=f"Ratio after endless training with its {limits[0][0].level:.0%} interval. A bar that reaches the edge of"
-        " the chart has an open end there.",
+        " the chart has an open end there. If the data chose the law, the interval covers every law that they do not"
+        " refute.",
         # an open interval ends at the bound of the fitter, far outside the closed ends
         x=Axis(
             label="limit A0, activation ratio",
@@ -137,12 +138,11 @@ def _curve_chart(fit: LawFit) -> Chart:
     first, last = fit.kept_x[0], fit.kept_x[-1]
     # each end of a band is a search of its own, so bands have fewer points than the curve
     grid = np.geomspace(first, AHEAD * last, 24) if tokens else np.linspace(first, last, 80)
-    fitted = fit.curve_fit()
-    ends = [curve_interval(fitted, at, fit.level) for at in grid]
-    law = np.array(ends)
-    new = np.array(
-        [prediction_interval(fitted, at, fit.level, end) for at, end in zip(grid, ends, strict=True)]
-    )
+    fits = fit.curve_fits()
+    # (num_points, law and new measurements, low and high end)
+    ends = np.array([intervals_over_forms(fits, at, fit.level) for at in grid])
+    law, new = ends[:, 0], ends[:, 1]
+    over = f" over {len(fits)} forms" if len(fits) > 1 else ""
     fine = np.geomspace(x[0], grid[-1], LINE_POINTS)
     marks = [Mark(axis="x", at=float(x[-1]), label="last point")] if tokens else []
     if fit.law.limit and fit.key:
@@ -159,10 +159,14 @@ def _curve_chart(fit: LawFit) -> Chart:
         series=[line, *_point_series(fit, x, y)],
         bands=[
             Band(
-                name=f"{fit.level:.0%} of new measurements", x=grid, low=new[:, 0], high=new[:, 1], colour=SKY
+                name=f"{fit.level:.0%} of new measurements{over}",
+                x=grid,
+                low=new[:, 0],
+                high=new[:, 1],
+                colour=SKY,
             ),
             Band(
-                name=f"{fit.level:.0%} interval of the law",
+                name=f"{fit.level:.0%} interval of the law{over}",
                 x=grid,
                 low=law[:, 0],
                 high=law[:, 1],
@@ -213,7 +217,8 @@ def _residual_chart(fit: LawFit) -> Chart:
 def _profile_chart(fit: LawFit, key: Estimate) -> Chart:
     """Deviance of the fit when the limit (or the bottleneck) is held at other values."""
     ends = "" if key.closed else ", open"
-    best = f"best {key.value:.4g}, {fit.level:.0%} interval{ends}"
+    given = " if this form is right" if fit.form_choice else ""
+    best = f"best {key.value:.4g}, {fit.level:.0%} interval{given}{ends}"
     series = [
         Series(name="deviance", x=fit.profile_at, y=fit.profile_deviance, mode="lines", colour=BLUE),
     ]

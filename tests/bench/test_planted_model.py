@@ -19,8 +19,8 @@ def test_a_model_is_planted_again_and_again(small_shape):
         plant_model(model, sites, ratio)
         shares = []
 
-        def count(layer, gate, h, shares=shares):
-            shares.append((h != 0).float().mean().item())
+        def count(index, rows, shares=shares):
+            shares.append((rows.h != 0).float().mean().item())
 
         with torch.no_grad(), tapped(sites, count, gate=False):
             model(input_ids=ids)

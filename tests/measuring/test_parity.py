@@ -48,7 +48,7 @@ def test_a_run_of_the_reference(run):
     assert found.ppl_ratio == pytest.approx(run["ppl_ratio"], abs=ppl)
     assert torch.tensor(found.ppl_dense).log().item() == pytest.approx(run["dense_nll"], abs=1e-5)
     if not exact:
-        wanted = Thresholds.from_line(run["thresholds"]).values
+        wanted = Thresholds.from_line(run["thresholds"]).numbers
         assert found.thresholds.numbers == pytest.approx(wanted, rel=0.01)
 
 

@@ -22,7 +22,8 @@ from sparsing.bench.engines import Engine, block_bytes
 from sparsing.bench.interleaved_timing import CacheFlush, time_engines
 from sparsing.bench.planted import SPREAD, PlantedBlock, plant_block
 from sparsing.bench.reference_output import ReferenceOutput
-from sparsing.decode.kernels.dispatch import MAX_TOKENS, check_kernels
+from sparsing.decode.kernels.dispatch import check_kernels
+from sparsing.decode.kernels.interface import MAX_TOKENS
 from sparsing.decode.kernels.packing import PackedFFN, convert_weights
 from sparsing.decode.kernels.pages import copy_to_huge_pages, move_to_huge_pages
 from sparsing.errors import InputError

@@ -18,13 +18,14 @@ from torch.nn import functional as F
 
 from sparsing.bench.llama_cpp import BYTES_PER_WEIGHT, WEIGHT_TYPES, LlamaCpp, open_llama_cpp
 from sparsing.decode.kernels.cuts import no_cuts
-from sparsing.decode.kernels.dispatch import Kernel, make_kernel
+from sparsing.decode.kernels.dispatch import make_kernel
 from sparsing.decode.predict.quantised import LayerPredictor, build_predictor
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
     from sparsing.bench.planted import PlantedBlock
     from sparsing.bench.shapes import DecodeShape
+    from sparsing.decode.kernels.interface import Kernel
     from sparsing.decode.kernels.packing import PackedFFN
 
 Call = Callable[[torch.Tensor], Any]

@@ -115,7 +115,8 @@ def bench_planted_models(
                 with ExitStack() as stack:
                     llama_cpp = run.open_llama_cpp(shape, dtype, stack)
                     # gate above 0 is what ReLU itself keeps, so the rule changes no output
-                    rule = Thresholds(rule="fat", level=0.0, on="gate", values=(0.0,) * len(sites))
+                    cuts = {site.name: 0.0 for site in sites}
+                    rule = Thresholds(rule="fat", level=0.0, on="gate", values=cuts)
                     text = _random_text(shape.vocab_size, plan)
                     for ratio in plan.ratios:
                         plant_model(model, sites, ratio)

@@ -166,13 +166,13 @@ def _given_levels(args: argparse.Namespace) -> list[Level]:
 def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path) -> list[Level]:
     """The levels of `--ppl`; they are measured once per model and text."""
     from sparsing.evaluation.level import level_of
-    from sparsing.measuring.levels import measured
+    from sparsing.measuring.levels import measure_levels
 
     if args.ppl is None:
         return []
     corpus, heldout = common.read_text(args, loaded)
     progress = common.make_progress(args)
-    levels = measured(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
+    levels = measure_levels(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
     return [level_of(thresholds, "") for thresholds in levels]
 
 

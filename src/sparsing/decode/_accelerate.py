@@ -22,7 +22,8 @@ from sparsing.decode.accelerated_linear import AcceleratedLinear, other_linears
 from sparsing.decode.autotune.choose import choose_block_ways, choose_linear_ways
 from sparsing.decode.checks import DecodeMode, check_arguments, check_equivalence, check_mode
 from sparsing.decode.kernels.cuts import layer_cuts, no_cuts
-from sparsing.decode.kernels.dispatch import MAX_TOKENS, set_cpu_threads
+from sparsing.decode.kernels.dispatch import set_cpu_threads
+from sparsing.decode.kernels.interface import MAX_TOKENS
 from sparsing.decode.kernels.packing import PackedFFN, convert_weights, pack
 from sparsing.decode.kernels.pages import copy_to_huge_pages, move_to_huge_pages
 from sparsing.decode.predict.inputs import sample_inputs

@@ -14,7 +14,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sparsing.decode.kernels.dispatch import MAX_TOKENS, RowCounts, make_kernel
+from sparsing.decode.kernels.dispatch import make_kernel
+from sparsing.decode.kernels.interface import MAX_TOKENS, RowCounts
 from sparsing.decode.kernels.plain import active_mass
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sparsing.decode.kernels.dispatch import MAX_TOKENS
+from sparsing.decode.kernels.interface import MAX_TOKENS
 
 if TYPE_CHECKING:
     from sparsing.sites.site import Site

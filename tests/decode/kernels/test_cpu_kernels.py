@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sparsing.decode.kernels.cpu.block import CpuFFN
 from sparsing.decode.kernels.cpu.linear import CpuLinear
 from sparsing.decode.kernels.cuts import Cuts, no_cuts
-from sparsing.decode.kernels.dispatch import MAX_TOKENS
+from sparsing.decode.kernels.interface import MAX_TOKENS
 from sparsing.decode.kernels.packing import PackedFFN, to_int8
 from sparsing.decode.kernels.plain import ACT, ffn, hidden
 from sparsing.decode.predict.quantised import build_predictor

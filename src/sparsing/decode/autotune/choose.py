@@ -14,7 +14,7 @@ import torch
 
 from sparsing.decode.autotune import timing_cache
 from sparsing.decode.autotune.timing_cache import Candidates, TimingCache
-from sparsing.decode.kernels.dispatch import MAX_TOKENS
+from sparsing.decode.kernels.interface import MAX_TOKENS
 
 if TYPE_CHECKING:
     from sparsing.decode.accelerated_block import AcceleratedBlock

@@ -1,4 +1,5 @@
 """Kernels for one sparse feed-forward block: weight layouts, a plain PyTorch reference, Numba (CPU), Triton (GPU).
 
-Start reading at `dispatch.py`, which chooses the kernels of a device; `plain.py` defines what all of them compute.
+Start reading at `dispatch.py`, which chooses the kernels of a device, and at `interface.py`, which all kernels
+implement. `plain.py` defines what all of them compute.
 """

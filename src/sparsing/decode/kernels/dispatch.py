@@ -8,41 +8,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from sparsing.decode.kernels.cuts import Cuts
+    from sparsing.decode.kernels.interface import Kernel
     from sparsing.decode.kernels.packing import PackedFFN
     from sparsing.decode.predict.quantised import LayerPredictor
-
-MAX_TOKENS = 8
-"""The most rows of `x` in one call of a kernel. For more rows a matrix product is faster."""
-
-
-class RowCounts(NamedTuple):
-    """Rows of the three matrices that were read at full precision."""
-
-    gate: int
-    up: int
-    down: int
-
-
-class Kernel(Protocol):
-    """The interface that the kernels of all devices offer for one block."""
-
-    @property
-    def counts(self) -> RowCounts:
-        """Rows read since the last reset."""
-        ...
-
-    def sparse(self, x: torch.Tensor) -> torch.Tensor: ...
-    def dense(self, x: torch.Tensor) -> torch.Tensor: ...
-    def bytes_read(self) -> int: ...
-    def reset_counts(self) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,17 +53,6 @@ def check_kernels(device: str) -> None:
         InputError: if no kernels exist for the device, or their package is not installed.
     """
     _kernel_class(device)
-
-
-def check_num_tokens(x: torch.Tensor) -> int:
-    """The number of rows of `x (tokens, d_model)`.
-
-    Raises:
-        InputError: if there are more rows than one call takes.
-    """
-    if x.shape[0] > MAX_TOKENS:
-        raise InputError(f"a decoding kernel takes up to {MAX_TOKENS} tokens at once, got {x.shape[0]}")
-    return x.shape[0]
 
 
 def _kernel_class(device: str) -> Any:

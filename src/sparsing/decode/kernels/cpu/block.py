@@ -11,15 +11,15 @@ from numba import get_num_threads
 
 from sparsing.decode.kernels.cpu.block_kernel import (
     ACTS,
+    CutRule,
     Listed,
     PredictorCopy,
-    Rule,
     Weights,
     block_kernel,
     group_size,
 )
 from sparsing.decode.kernels.cuts import kernel_cuts, no_cuts
-from sparsing.decode.kernels.dispatch import MAX_TOKENS, RowCounts, check_num_tokens
+from sparsing.decode.kernels.interface import MAX_TOKENS, RowCounts, check_num_tokens
 from sparsing.decode.kernels.modes import SkipMode, sparse_mode
 from sparsing.decode.kernels.pages import copy_to_huge_pages
 from sparsing.decode.predict.quantised import GROUP
@@ -46,8 +46,8 @@ class CpuFFN:
             Weights(as_numpy(packed.gate), as_numpy(packed.up), as_numpy(packed.down), _scales(packed))
         )
         self._predictor = tuple(_predictor_copy(predictor))
-        self._sparse = _rule(sparse_mode(packed, cuts, predictor), packed, kernel_cuts(packed, cuts))
-        self._dense = _rule(SkipMode.ALL, packed, no_cuts(packed.d_ff))
+        self._sparse = _cut_rule(sparse_mode(packed, cuts, predictor), packed, kernel_cuts(packed, cuts))
+        self._dense = _cut_rule(SkipMode.ALL, packed, no_cuts(packed.d_ff))
         self._neuron_bytes = packed.neuron_bytes
         self._predictor_bytes = 0 if predictor is None else predictor.copy_bytes
         self._workspace = _Workspace(packed)
@@ -90,7 +90,7 @@ class CpuFFN:
             rule,
             self._weights,
             self._predictor,
-            (as_floats(x), *views.codes),
+            (as_float32(x), *views.codes),
             views.lists,
             views.parts,
             self._counts,
@@ -137,8 +137,8 @@ def _front(buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return buffer[: math.prod(shape)].reshape(shape)
 
 
-def _rule(mode: SkipMode, packed: PackedFFN, cuts: Cuts) -> tuple[object, ...]:
-    return tuple(Rule(mode.value, ACTS.index(packed.act), np.float32(cuts.gate), as_floats(cuts.h)))
+def _cut_rule(mode: SkipMode, packed: PackedFFN, cuts: Cuts) -> tuple[object, ...]:
+    return tuple(CutRule(mode.value, ACTS.index(packed.act), np.float32(cuts.gate), as_float32(cuts.h)))
 
 
 def _predictor_copy(predictor: LayerPredictor | None) -> PredictorCopy:
@@ -155,7 +155,7 @@ def _predictor_copy(predictor: LayerPredictor | None) -> PredictorCopy:
         gate_scales=copy(predictor.gate_scales, no_scales),
         up_codes=copy(predictor.up_codes, no_codes),
         up_scales=copy(predictor.up_scales, no_scales),
-        cuts=as_floats(predictor.cuts),
+        cuts=as_float32(predictor.cuts),
     )
 
 
@@ -172,10 +172,10 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def as_floats(tensor: torch.Tensor) -> np.ndarray:
+def as_float32(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as float32 and C-contiguous; a view if it is so already."""
     return tensor.detach().float().contiguous().numpy()
 
 
 def _scales(packed: PackedFFN) -> np.ndarray:
-    return np.ones((3, packed.d_ff), np.float32) if packed.scales is None else as_floats(packed.scales)
+    return np.ones((3, packed.d_ff), np.float32) if packed.scales is None else as_float32(packed.scales)

@@ -39,7 +39,7 @@ MOST_IN_GROUP = 128
 # taken from a record, which costs a few percent inside a loop.
 
 
-class Rule(NamedTuple):
+class CutRule(NamedTuple):
     """The comparison that makes a neuron active, and the skip mode."""
 
     mode: int
@@ -113,7 +113,7 @@ def group_size(d_ff, threads):
 
 
 @njit(nogil=True, cache=True)
-def activate(act, g):
+def apply_activation(act, g):
     """The activation with this code; NaN stays NaN."""
     if act == 0:
         return np.float32(0) if g <= 0 else g
@@ -152,7 +152,7 @@ def find_by_gate(first, last, count, rule, weights, x, listed):
         for r in range(min(8, last - eight)):
             wanted = False
             for token in range(x.shape[0]):
-                g = activate(act, values[r, token] * scales[0, eight + r])
+                g = apply_activation(act, values[r, token] * scales[0, eight + r])
                 gates[count, token] = g
                 wanted |= not at_or_below(abs(g), gate_cut)
             if wanted:
@@ -177,7 +177,7 @@ def find_predicted(first, last, count, rule, predictor, tokens, listed):
                 g = dot_8bit(gate_codes, gate_scales, i, codes, starts, token)
             size = g * scales[token]  # a zeroing activation keeps the sign, see `LayerPredictor.sizes`
             if act >= NUM_ZEROING:
-                size = abs(activate(act, size))
+                size = abs(apply_activation(act, size))
             if with_up:
                 if bits == 4:
                     u = dot_4bit(up_codes, up_scales, i, codes, starts, token)
@@ -228,7 +228,7 @@ def compute_hidden(count, rule, weights, x, listed):
         for token in range(x.shape[0]):
             g = gates[place, token]
             if not by_gate:
-                g = activate(act, g * scales[0, i])
+                g = apply_activation(act, g * scales[0, i])
             value = g * (h[place, token] * scales[1, i])
             # a token uses only what was selected for itself, so that its result does not depend on its batch
             inactive = mode == PREDICTED and not selected[place, token]
@@ -254,7 +254,7 @@ def add_down(kept, down, listed, y):
 @njit(fastmath=FAST, nogil=True, cache=True)
 def run_thread(thread, rule, weights, predictor, tokens, lists, y, counts):
     """The part of one thread: every n-th group of neurons, into `y (tokens, d_model)` and `counts (3,)`."""
-    rule, weights, tokens = Rule(*rule), Weights(*weights), Tokens(*tokens)
+    rule, weights, tokens = CutRule(*rule), Weights(*weights), Tokens(*tokens)
     predictor, lists = PredictorCopy(*predictor), Listed(*lists)
     listed = Listed(lists.neurons[thread], lists.selected[thread], lists.gates[thread], lists.h[thread])
     threads, d_ff, count = lists.neurons.shape[0], rule.h_cuts.size, 0
@@ -280,7 +280,7 @@ def run_thread(thread, rule, weights, predictor, tokens, lists, y, counts):
 
 
 @njit(nogil=True, cache=True)
-def quantise(offset, x, codes, starts, scales):
+def write_token_codes(offset, x, codes, starts, scales):
     """Write the tokens as int8 by `max |x| / 127`, with the start of each group's sum, `-offset * sum(codes)`.
 
     A token that is not finite gets the scale NaN. The predictor then selects every neuron, and the exact rows carry the
@@ -311,7 +311,7 @@ def quantise(offset, x, codes, starts, scales):
 def block_kernel(rule, weights, predictor, tokens, lists, parts, counts, y):
     """Compute the block into `y (tokens, d_model)`, float32.
 
-    The first five arguments are a `Rule`, `Weights`, `PredictorCopy`, `Tokens` and `Listed` as plain tuples, which
+    The first five arguments are a `CutRule`, `Weights`, `PredictorCopy`, `Tokens` and `Listed` as plain tuples, which
     `run_thread` turns into records: Numba cannot hand records to its threads, and a call from Python takes 1.4
     microseconds less with tuples.
 
@@ -321,7 +321,7 @@ def block_kernel(rule, weights, predictor, tokens, lists, parts, counts, y):
     """
     if rule[0] == PREDICTED:
         bits = predictor[0]
-        quantise(2 ** (bits - 1), *tokens)
+        write_token_codes(2 ** (bits - 1), *tokens)
     for thread in prange(parts.shape[0]):
         run_thread(thread, rule, weights, predictor, tokens, lists, parts[thread], counts[thread])
     y[:] = parts[0]

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numba import get_num_threads, njit, prange
 
-from sparsing.decode.kernels.cpu.block import as_floats, as_numpy
+from sparsing.decode.kernels.cpu.block import as_float32, as_numpy
 from sparsing.decode.kernels.cpu.rows import FAST, dots_of_eight
-from sparsing.decode.kernels.dispatch import check_num_tokens
+from sparsing.decode.kernels.interface import check_num_tokens
 
 
 @njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
@@ -40,6 +40,6 @@ class CpuLinear:
         check_num_tokens(x)
         rows = self._rows.shape[0]
         y = torch.empty(-(-rows // 8) * 8, x.shape[0], dtype=torch.float32)
-        linear_kernel(self._rows, as_floats(x), self._at, y.numpy())
+        linear_kernel(self._rows, as_float32(x), self._at, y.numpy())
         out = y[:rows].T if x.dtype == torch.float32 else y[:rows].T.to(x.dtype)
         return out if self._bias is None else out + self._bias

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sparsing.decode.kernels.dispatch import MAX_TOKENS, RowCounts, check_num_tokens
 from sparsing.decode.kernels.gpu.launches import BlockCall, Launch
 from sparsing.decode.kernels.gpu.products import INTERPRETED
 from sparsing.decode.kernels.gpu.tiles import MORE_TOKENS, ONE_TOKEN, Tiles
 from sparsing.decode.kernels.gpu.workspace import Workspace
+from sparsing.decode.kernels.interface import MAX_TOKENS, RowCounts, check_num_tokens
 from sparsing.decode.kernels.modes import SkipMode, sparse_mode
 from sparsing.errors import InputError
 

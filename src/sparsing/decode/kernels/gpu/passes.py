@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from sparsing.decode.kernels.gpu.lists import append, find
-from sparsing.decode.kernels.gpu.products import above_cut, activate, code_products, matmul, row_products
+from sparsing.decode.kernels.gpu.products import activate, code_products, exceeds_cut, matmul, row_products
 from sparsing.decode.kernels.modes import SkipMode
 
 # kernels read global numbers only as `tl.constexpr`
@@ -72,7 +72,7 @@ def gate_pass(
     size = activate(sums, ACT)
     valid = (token < tokens)[:, None] & keep[None, :]
     tl.store(gates + token[:, None] * D_FF + neurons[None, :], size, mask=valid)
-    wanted = valid & above_cut(tl.abs(size), cut)
+    wanted = valid & exceeds_cut(tl.abs(size), cut)
     needed = tl.max(wanted.to(tl.int32), 0) > 0
     tl.store(sizes + tile, append(entries, tile * ROWS, 0, neurons, needed))
 
@@ -124,7 +124,7 @@ def predict_pass(
         up = code_products(x, up_codes, up_scales, neurons, keep, tokens, GROUPS, BITS, TOKENS, CHUNK, STAGES)
         size = size * tl.abs(up * scale)
     cut = tl.load(cuts + neurons, mask=keep, other=0.0)
-    wanted = (token < tokens)[:, None] & keep[None, :] & above_cut(size, cut[None, :])
+    wanted = (token < tokens)[:, None] & keep[None, :] & exceeds_cut(size, cut[None, :])
     vote = tl.sum(wanted.to(tl.int32) << token[:, None], 0)
     tl.store(votes + neurons, vote, mask=keep)
     tl.store(sizes + tile, append(entries, tile * ROWS, 0, neurons, vote != 0))
@@ -214,7 +214,7 @@ def hidden_pass(
             needed = live
         else:
             h_cut = tl.load(h_cuts + neurons, mask=live, other=0.0)[None, :]
-            active = above_cut(tl.abs(size), gate_cut) & above_cut(tl.abs(value), h_cut)
+            active = exceeds_cut(tl.abs(size), gate_cut) & exceeds_cut(tl.abs(value), h_cut)
             if MODE == PREDICTED:
                 vote = tl.load(votes + neurons, mask=live, other=0)[None, :]
                 # a token uses only what was selected for itself, so that its result does not depend on its batch

@@ -22,7 +22,7 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 
 
 @triton.jit
-def above_cut(size, cut):
+def exceeds_cut(size, cut):
     """True where `size` is strictly above its cut, or NaN; the same comparison as `plain.above_cut`."""
     return (size > cut) | (size != size)
 

@@ -6,12 +6,15 @@ import functools
 import random
 import string
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from sparsing.measuring.journal import Journal
+from sparsing.measuring.passes import Intervention, Observer, PassSettings, Totals, run_pass
 from sparsing.models.loading import LoadedModel
 from sparsing.rules.scores import SCORES
 from sparsing.sites.discovery import find_sites
@@ -108,3 +111,40 @@ def counted_places(corpus: Corpus) -> np.ndarray:
     """Indices in `corpus.ids` of every counted token but BOS, in the order of the windows."""
     spans = zip(corpus.starts, corpus.fresh, corpus.lengths, strict=True)
     return np.concatenate([np.arange(start + fresh, start + length) for start, fresh, length in spans])
+
+
+def totals_of_halves(
+    loaded: LoadedModel,
+    corpus: Corpus,
+    make: Callable[[], Observer],
+    intervention: Intervention | None = None,
+    *,
+    batch_size: int,
+) -> tuple[Totals, Totals, Totals]:
+    """The totals of a pass over the corpus, and those of its first and of its second half, each run by itself."""
+    half = corpus.n_windows // 2
+    assert half % batch_size == 0, "the halves must be cut into the same batches as the whole"
+
+    def run(part: Corpus, journal: Journal) -> Totals:
+        settings = PassSettings(journal=journal, batch_size=batch_size)
+        return run_pass(loaded, part, make(), intervention, key="k", settings=settings).totals
+
+    journal = Journal()
+    whole = run(corpus, journal)
+    arrays = journal.get("k")
+    assert arrays is not None
+    # a journal of sums that are zero, but that says that the first half is done
+    late = Journal()
+    late.put(
+        "k",
+        {name: np.zeros_like(array) for name, array in arrays.items()} | {"next_window": np.array([half])},
+    )
+    return whole, run(corpus.part(np.arange(half)), Journal()), run(corpus, late)
+
+
+def assert_same_totals(merged: Totals, whole: Totals) -> None:
+    """Counts are equal; sums of floats are equal to 1e-12, since they are added in another order."""
+    assert list(merged.tensors()) == list(whole.tensors())
+    for path, tensor in whole.tensors().items():
+        wanted, rtol = tensor, 1e-12 if tensor.is_floating_point() else 0
+        torch.testing.assert_close(merged.tensors()[path], wanted, rtol=rtol, atol=0, msg=path)

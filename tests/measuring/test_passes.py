@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -18,13 +19,13 @@ import sparsing.sites.families  # fills FAMILIES
 from sparsing.base.progress import Progress
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.observers import SparseObserver
-from sparsing.measuring.passes import LossOnly, PassSettings, default_batch_size, run_pass, window_nll
+from sparsing.measuring.passes import LossOnly, PassSettings, Totals, default_batch_size, run_pass, window_nll
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.layouts import FAMILIES
 from sparsing.text.corpus import load_corpus
 
-from ..helpers.measuring import random_text, text_corpus, tiny_loaded
+from ..helpers.measuring import assert_same_totals, random_text, text_corpus, tiny_loaded, totals_of_halves
 from ..helpers.tiny import tiny_tokenizer
 
 CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
@@ -174,6 +175,73 @@ def test_progress_is_told_of_every_token():
 def test_the_default_batch_is_about_two_thousand_tokens_and_at_least_one_window():
     assert default_batch_size(tiny_loaded(), text_corpus(600, window=32)) == 64
     assert default_batch_size(tiny_loaded(), text_corpus(6000, window=3000)) == 1
+
+
+@dataclasses.dataclass(eq=False)
+class Inner(Totals):
+    counts: list[torch.Tensor]
+
+
+@dataclasses.dataclass(eq=False)
+class Largest(Totals):
+    """Totals that are no sums."""
+
+    value: torch.Tensor
+
+    def merge(self, other):
+        self.value.copy_(torch.maximum(self.value, other.value))
+
+
+@dataclasses.dataclass(eq=False)
+class Nested(Totals):
+    total: torch.Tensor
+    named: dict[str, Inner]
+    largest: list[Largest]
+
+
+def nested(value: float) -> Nested:
+    count = torch.tensor([int(value), 7])
+    return Nested(
+        total=torch.tensor(value, dtype=torch.float64),
+        named={"a": Inner(counts=[count, 2 * count]), "b": Inner(counts=[])},
+        largest=[Largest(value=torch.tensor([value, 2.5]))],
+    )
+
+
+def test_tensors_have_dotted_paths_and_are_the_sums_themselves():
+    totals = nested(1.0)
+    tensors = totals.tensors()
+    assert list(tensors) == ["total", "named.a.counts.0", "named.a.counts.1", "largest.0.value"]
+    tensors["named.a.counts.1"] += 1
+    assert totals.named["a"].counts[1].tolist() == [3, 15]
+
+
+def test_merge_adds_every_tensor_and_lets_nested_totals_merge_in_their_own_way():
+    first, second = nested(1.0), nested(4.0)
+    first.merge(second)
+    assert first.total == 5.0
+    assert [count.tolist() for count in first.named["a"].counts] == [[5, 14], [10, 28]]
+    assert first.largest[0].value.tolist() == [4.0, 2.5]
+    assert second.total == 4.0
+    with pytest.raises(ValueError, match="zip"):
+        first.named["b"].merge(second.named["a"])
+
+
+def test_move_to_cpu_keeps_tensors_that_are_there():
+    totals = nested(1.0)
+    before = totals.tensors()
+    totals.move_to_cpu()
+    assert all(tensor is before[path] for path, tensor in totals.tensors().items())
+
+
+def test_two_halves_of_a_sparse_pass_add_up_to_the_whole():
+    loaded, corpus = tiny_loaded(), text_corpus(400, window=32, stride=25, bos="always")
+    mask = Mask(loaded.sites, CUTS)
+    whole, first, second = totals_of_halves(
+        loaded, corpus, lambda: SparseObserver(loaded.sites, corpus), mask, batch_size=2
+    )
+    first.merge(second)
+    assert_same_totals(first, whole)
 
 
 KILLED = """

@@ -13,7 +13,7 @@ from sparsing.neurons.neuron_observer import NeuronObserver, NeuronTotals
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.corpus import Corpus
 
-from ..helpers.measuring import text_corpus, tiny_loaded
+from ..helpers.measuring import assert_same_totals, text_corpus, tiny_loaded, totals_of_halves
 
 K = 4
 
@@ -90,3 +90,32 @@ def test_the_best_of_two_corpora():
     assert contexts.value.tolist() == [[-4.0, -4.5], [3.0, 1.0]]
     assert contexts.place.tolist() == [[1, 8], [7, 2]]
     assert contexts.corpus.tolist() == [[1, 0], [0, 1]]
+
+
+def test_merging_keeps_the_best_contexts_of_both_parts():
+    first, second = (TopContexts.empty(3, 2, torch.device("cpu")) for _ in range(2))
+    first.value, first.place = (
+        torch.tensor([[3.0, -9.0, 0.0], [1.0, 0.0, 0.0]]),
+        torch.tensor([[7, 8, -1], [5, -1, -1]]),
+    )
+    second.value, second.place = (
+        torch.tensor([[-4.0, 2.0, 0.0], [2.0, 1.0, 0.0]]),
+        torch.tensor([[1, 2, -1], [3, 4, -1]]),
+    )
+    first.merge(second)
+    assert first.value.tolist() == [[-4.0, -9.0, 0.0], [3.0, 2.0, 0.0]]
+    assert first.place.tolist() == [[1, 8, -1], [7, 2, -1]]
+
+
+def test_two_halves_of_a_study_merge_to_the_whole():
+    model, corpus = tiny_loaded(), text_corpus(640, window=40)
+    whole, first, second = totals_of_halves(
+        model, corpus, lambda: NeuronObserver(model, corpus, cuts(), sample=64, contexts=K), batch_size=2
+    )
+    assert isinstance(first, NeuronTotals)
+    # which tokens are sampled depends on their place in the whole corpus, which the second half does not know
+    for totals in (whole, first, second):
+        for site in totals.sites:
+            site.bits.zero_()
+    first.merge(second)
+    assert_same_totals(first, whole)

@@ -1,4 +1,4 @@
 """The measurement itself: passes over a corpus, calibration curves, the search for PPL-p%, and verified results.
 
-Start with `subject.py`, which holds the main job (`measure`).
+Start with `_measure.py`, the main job (`measure`), and `passes.py`, which runs a model over a corpus.
 """

@@ -1,18 +1,20 @@
-"""`calibrate`: one dense streaming pass that learns, per site, threshold against CETT and activation ratio.
+"""`calibrate`: one dense streaming pass that measures the calibration curves of a model.
 
-A short pilot over a fixed set of tokens chooses a grid of thresholds. The pass then measures CETT and ratio
-at the grid, exactly, on a sample of the tokens (on all of them if the text is short). The place of a token in
-the corpus decides whether it is in the sample, so neither batch size nor batch order changes the curves.
+A curve relates, for one site, the threshold of a score to CETT and activation ratio. A short pilot pass over a fixed
+set of tokens first chooses a grid of thresholds. The main pass then measures CETT and ratio at the grid, exactly, on a
+sample of the tokens (on all tokens if the text is short). The place of a token in the corpus decides whether it is in
+the sample, so neither the batch size nor the order of batches changes the curves.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sparsing.measuring.cett import cett, output_norm
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
@@ -27,10 +29,11 @@ if TYPE_CHECKING:
     from sparsing.sites.site import Site
 
 GRID_CETT = (0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.22, 0.27, 0.33, 0.4, 0.5, 0.65, 0.8, 0.95)
-"""CETT values that the grid aims at, by the pilot. A last point drops every neuron."""
+"""CETT values of the grid points, as the pilot estimates them. One more point drops every neuron."""
 FINER = 4
-"""Points between two of these on a short text, whose curves are rough and cheap."""
+"""On a short text each step of `GRID_CETT` is divided into this many, since few tokens give rough but cheap curves."""
 PILOT_TOKENS = 256
+"""Tokens of the pilot pass."""
 SAMPLE_TOKENS = 4096
 """The curves are exact on at least this many tokens ..."""
 SAMPLE_SHARE = 1 / 32
@@ -44,16 +47,20 @@ def calibrate(
     scores: Sequence[str] = ("neuron_norm",),
     settings: PassSettings | None = None,
 ) -> Curves:
-    """Learn the curves of these scores and the dense loss, in one pass and a pilot of a few hundred tokens.
+    """The calibration curves of these scores and the dense loss, from one pass and a pilot of a few hundred tokens.
+
+    Args:
+        scores: Names of scores.
 
     Raises:
-        InputError: if a score is unknown (with a suggestion).
+        InputError: If a score is unknown. The message suggests the nearest name.
     """
     for score in scores:
-        SCORES[score]
+        SCORES[score]  # raises for an unknown name before the model runs
     few = _pilot_part(corpus)
     pilot = _Pilot(loaded.sites, scores, few.n_windows, _grid_targets(corpus))
-    # one window at a time: the grid must not depend on how windows are batched
+    # One window at a time: products of matrices round differently in other batch sizes, and the grid, which the curves
+    # rest on, must not depend on the batch size.
     run_pass(loaded, few, pilot, key="pilot", settings=PassSettings(batch_size=1), head=False)
     observer = _CurveObserver(loaded.sites, pilot.grids(), corpus)
     result = run_pass(
@@ -86,19 +93,22 @@ def calibrate(
 
 
 class _Pilot(Observer[Totals]):
-    """Keeps `h` and `gate` of a few tokens and chooses the grid of thresholds on them."""
+    """Keeps `h` and `gate` of a few tokens and chooses the grid of thresholds from them."""
 
-    def __init__(self, sites: Sequence[Site], scores: Sequence[str], n_windows: int, targets: np.ndarray):
+    def __init__(
+        self, sites: Sequence[Site], scores: Sequence[str], n_windows: int, targets: NDArray[np.float64]
+    ):
         super().__init__(Totals())
         self.needs_gate = any(SCORES[score].needs_gate for score in scores)
         self._sites, self._scores = sites, scores
         self._targets = targets
-        self._per_window = -(-PILOT_TOKENS // n_windows)
+        self._per_window = -(-PILOT_TOKENS // n_windows)  # rounded up
         self._gate: list[list[torch.Tensor]] = [[] for _ in sites]
         self._h: list[list[torch.Tensor]] = [[] for _ in sites]
 
     def begin(self, batch: Batch) -> None:
         counted = batch.counted.flatten().nonzero()[:, 0]
+        # evenly spaced tokens of the window
         self._rows = counted[:: max(1, len(counted) // self._per_window)][: self._per_window]
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
@@ -107,7 +117,7 @@ class _Pilot(Observer[Totals]):
         self._gate[index].append(rows.gate[chosen].clone() if self.needs_gate else self._h[index][-1])
 
     def grids(self) -> dict[str, list[torch.Tensor]]:
-        """For each score the thresholds of each site, shape `(n_points,)`, float64, rising, on the CPU."""
+        """Score name to the grid of each site: rising thresholds, shape `(n_points,)`, float64, on the CPU."""
         return {score: [self._grid(i, score) for i in range(len(self._sites))] for score in self._scores}
 
     def _grid(self, index: int, name: str) -> torch.Tensor:
@@ -115,19 +125,21 @@ class _Pilot(Observer[Totals]):
         h = torch.cat(self._h[index])
         size = sizes(score.value_of(torch.cat(self._gate[index]), h), score.scale(site))
         positive = size[size > 0].double()
-        if positive.numel() == 0:  # all neurons are dead, so any threshold drops nothing of size
+        if positive.numel() == 0:  # every neuron is zero on these tokens, so any grid is as good as another
             return torch.logspace(-6, 0, len(self._targets) + 1, dtype=torch.float64)
         top = positive.max()
         tops = size.amax(-1).double()
-        # a massive activation of one token must not hide where the other tokens' neurons lie
+        # One token may have a massive activation. The ladder then reaches further down, to the sizes of neurons at
+        # the other tokens.
         decades = 4 + float((top / tops[tops > 0].median()).log10())
         ladder = (
             torch.logspace(-decades, 0, round(10 * decades), dtype=torch.float64, device=top.device) * top
         )
         weight = site.weight.detach()
         full = output_norm(h, weight)
-        values = [cett(h, is_above(size, t), weight, full).mean().double() for t in ladder.tolist()]
+        values = [cett(h, is_above(size, t), weight, full).mean().double() for t in _numbers(ladder)]
         points = inverse(ladder.cpu().numpy(), torch.stack(values).cpu().numpy(), self._targets)
+        # interpolation over the logarithms needs distinct points, also where CETT jumps over several targets
         points = np.maximum.accumulate(points * (1 + 1e-9 * np.arange(len(points))))
         return torch.tensor([*points, 4 * max(float(top), points[-1])], dtype=torch.float64)
 
@@ -137,14 +149,19 @@ class _ScoreSums(Totals):
     """Sums over the sampled tokens at each grid point; one tensor per site, shape `(n_points,)`, float64."""
 
     cett: list[torch.Tensor]
+    """Sums of the CETT of a token."""
     ratio: list[torch.Tensor]
+    """Sums of the activation ratio of a token."""
 
 
 @dataclasses.dataclass(eq=False)
 class _CurveTotals(Totals):
+    """Totals of the main pass."""
+
     sampled: torch.Tensor
-    """Sampled tokens, shape `()`, int64."""
+    """Number of sampled tokens, shape `()`, int64, on the CPU."""
     scores: dict[str, _ScoreSums]
+    """Score name to its sums."""
 
 
 class _CurveObserver(Observer[_CurveTotals]):
@@ -159,7 +176,8 @@ class _CurveObserver(Observer[_CurveTotals]):
         self.grids = grids
         self.needs_gate = any(SCORES[score].needs_gate for score in grids)
         self._sites = sites
-        self._points = {score: [g.tolist() for g in grid] for score, grid in grids.items()}
+        # As Python numbers, since `see` may not read a number from a tensor: that would wait for the device.
+        self._points = {score: [_numbers(g) for g in grid] for score, grid in grids.items()}
         self._scales = {score: [SCORES[score].scale(site) for site in sites] for score in grids}
         self._share = min(1.0, max(SAMPLE_SHARE, SAMPLE_TOKENS / max(corpus.num_tokens, 1)))
 
@@ -175,6 +193,7 @@ class _CurveObserver(Observer[_CurveTotals]):
         weight = self._sites[index].weight.detach()
         full = output_norm(h, weight)
         for score, sums in self.totals.scores.items():
+            # summed in float64, so that the sums of millions of tokens keep all their digits
             size = sizes(SCORES[score].value_of(gate, h), self._scales[score][index])
             for point, threshold in enumerate(self._points[score][index]):
                 active = is_above(size, threshold)
@@ -183,27 +202,35 @@ class _CurveObserver(Observer[_CurveTotals]):
                 sums.ratio[index][point] += active.double().sum() / h.shape[-1]
 
 
+def _numbers(tensor: torch.Tensor) -> list[float]:
+    return cast("Any", tensor).tolist()  # PyTorch annotates a bare list
+
+
 def in_sample(place: torch.Tensor, share: float) -> torch.Tensor:
-    """Whether the token at this place of the corpus is sampled: a fixed hash below `share`. Shape of `place`."""
+    """Whether the token at this place of the corpus is sampled, same shape as `place`, bool.
+
+    A token is sampled if a fixed hash of its place, read as a fraction, is below `share`.
+    """
     if share >= 1:
         return torch.ones_like(place, dtype=torch.bool)
-    # Fibonacci hashing; the xor breaks up runs of neighbouring tokens
+    # Fibonacci hashing (Knuth, volume 3, section 6.4). The xor breaks up the regular gaps between neighbouring places.
     mixed = (place * 2654435761) & 0xFFFFFFFF
     mixed = ((mixed ^ (mixed >> 15)) * 2246822519) & 0xFFFFFFFF
     return mixed < share * 2**32
 
 
-def _grid_targets(corpus: Corpus) -> np.ndarray:
-    """CETT values for the grid."""
+def _grid_targets(corpus: Corpus) -> NDArray[np.float64]:
+    """CETT values of the grid points: `GRID_CETT`, with points between on a short text."""
     if corpus.num_tokens > SAMPLE_TOKENS:
         return np.array(GRID_CETT)
-    at = np.arange(len(GRID_CETT))
-    between = np.linspace(0, at[-1], FINER * at[-1] + 1)
-    return np.exp(np.interp(between, at, np.log(GRID_CETT)))
+    steps = len(GRID_CETT) - 1
+    between = np.linspace(0, steps, FINER * steps + 1)
+    return np.exp(np.interp(between, np.arange(steps + 1), np.log(GRID_CETT)))
 
 
 def _pilot_part(corpus: Corpus) -> Corpus:
-    """Windows spread evenly over the corpus, just enough for the pilot, chosen by place and not by order."""
+    """Windows for the pilot, spread evenly over the corpus by their place in it, whatever their order."""
+    # four times the pilot's tokens, since a window counts fewer tokens than it holds if windows overlap
     wanted = max(1, min(corpus.n_windows, -(-4 * PILOT_TOKENS // max(1, int(corpus.lengths.mean())))))
     by_place = np.argsort(corpus.starts, kind="stable")
     return corpus.part(by_place[np.linspace(0, corpus.n_windows - 1, wanted).round().astype(int)])

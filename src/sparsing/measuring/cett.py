@@ -1,11 +1,13 @@
 """Cumulative error of tail truncation (CETT), the quality dial of ReLU2 Wins (Zhang et al. 2024).
 
 For one token at threshold `t`: `CETT(t) = ||sum over dropped i of h_i W[:, i]||_2 / ||y||_2` with
-`y = sum over all i of h_i W[:, i]`. It is 0 if nothing is dropped, 1 if everything is, and can exceed 1 in
-between where neurons cancel. The CETT of a layer is the mean over its tokens.
+`y = sum over all i of h_i W[:, i]`. CETT is 0 if no neuron is dropped and 1 if all are dropped. Between these it can
+exceed 1, because neurons may cancel each other. The CETT of a layer is the mean over its tokens.
 """
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import torch
 
@@ -17,13 +19,16 @@ def output_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def norm(output: torch.Tensor) -> torch.Tensor:
     """L2 norm per token of outputs of shape `(tokens, d_model)`. Shape `(tokens,)`, float32."""
-    return output.float().norm(dim=-1)
+    # in float32, since squares of half-precision outputs overflow or vanish
+    return cast("Any", output.float()).norm(dim=-1)  # PyTorch does not annotate the parameters of `norm`
 
 
 def relative_error(dropped: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
-    """CETT per token from the norm of what was dropped and the norm of the full output, shape `(tokens,)`.
+    """CETT per token, shape `(tokens,)`; 0 where the dropped part has norm 0, also if the output is 0.
 
-    0 where the dropped part has no size, also if the output is 0.
+    Args:
+        dropped: Norm of the summed outputs of the dropped neurons, shape `(tokens,)`.
+        full: Norm of the full output, same shape.
     """
     return torch.where(dropped > 0, dropped / full, 0.0)
 
@@ -35,11 +40,11 @@ def cett(
 
     Args:
         h: Intermediate activations, shape `(tokens, d_ff)`, any float dtype.
-        active: The neurons kept, shape `(tokens, d_ff)`, bool.
+        active: The neurons that stay, shape `(tokens, d_ff)`, bool.
         weight: Of `down_proj`, shape `(d_model, d_ff)`.
         full_norm: `output_norm(h, weight)` if it is known already.
 
-    Returns: shape `(tokens,)`, float32; 0 where nothing of size is dropped, also if the output is 0.
+    Returns: Shape `(tokens,)`, float32; 0 where the dropped part has norm 0, also if the output is 0.
     """
     full = output_norm(h, weight) if full_norm is None else full_norm
     return relative_error(output_norm(h * ~active, weight), full)

@@ -1,9 +1,9 @@
-"""What a run costs, in dense forward passes of the same model over the same corpus."""
+"""`Meter`: the cost of a measurement, in dense forward passes of the same model over the same corpus."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """Counts tokens run, and knows how long a dense pass takes from three timed batches."""
+    """Counts the tokens that are run and the time, and compares both with a dense pass over the corpus.
+
+    Construction runs three batches of the dense model to time it.
+    """
 
     def __init__(self, loaded: LoadedModel, corpus: Corpus):
         self._num_tokens = corpus.num_tokens
@@ -25,21 +28,21 @@ class Meter:
         self.restart()
 
     def share(self) -> None:
-        """Count the passes run so far in the cost of every later measurement, since all of them use these passes."""
+        """Adds the passes run so far to the cost of every later measurement, since all of them use these passes."""
         self._shared_sec += time.monotonic() - self._began
         self._shared_tokens += self._tokens
         self.restart()
 
     def restart(self) -> None:
-        """A new measurement begins."""
+        """Begins a new measurement: time and tokens count from here."""
         self._began, self._tokens = time.monotonic(), 0
 
     def add(self, corpus: Corpus) -> None:
-        """A pass over this corpus is run."""
+        """Records that a pass over this corpus is run."""
         self._tokens += corpus.num_tokens
 
     def cost(self) -> Cost:
-        """Of the measurement that began last, what is shared included."""
+        """The cost of the measurement that began last, including the shared passes."""
         wall = self._shared_sec + time.monotonic() - self._began
         return Cost(
             forward_passes=(self._shared_tokens + self._tokens) / self._num_tokens,
@@ -50,13 +53,14 @@ class Meter:
 
 def _dense_sec(loaded: LoadedModel, corpus: Corpus) -> float:
     """Seconds of a dense pass with its loss over the corpus, from the faster of two batches after a warm-up."""
-    device = loaded.model.get_input_embeddings().weight.device
+    device = cast("torch.Tensor", loaded.model.get_input_embeddings().weight).device
     batch = next(corpus.batches(default_batch_size(loaded, corpus), device=device))
-    times = []
+    times: list[float] = []
     with torch.inference_mode():
         for _ in range(3):
             began = time.monotonic()
             output = loaded.model(input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False)
-            window_nll(output.logits, batch)[0].sum().item()
+            window_nll(output.logits, batch)[0].sum().item()  # waits until an accelerator is done
             times.append(time.monotonic() - began)
+    # the first batch pays for allocations and kernel selection; a floor avoids a division by zero
     return max(min(times[1:]), 1e-9) * corpus.num_tokens / max(int(batch.counted.sum()), 1)

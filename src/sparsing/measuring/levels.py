@@ -1,4 +1,7 @@
-"""Levels by perplexity cost for an evaluation: measured once per model and text, then read."""
+"""`measure_levels`: the thresholds of several PPL-p% levels for an evaluation.
+
+Each level is measured once per model and text and saved; later calls read the saved thresholds.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsing.measuring.run_folder import fingerprint, open_journal
+from sparsing.measuring.run_folder import THRESHOLDS_FILE, fingerprint, open_journal, save_measurement
 from sparsing.rules.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -25,22 +28,27 @@ def measure_levels(
     folder: Path,
     progress: Progress | None = None,
 ) -> list[Thresholds]:
-    """Thresholds of PPL-p% for each `p`; measurements and thresholds lie in `folder/<digest>/` afterwards.
+    """Thresholds of PPL-p% for each percentage, in the order of `percents`.
+
+    Args:
+        heldout: Held-out text for the measurements; None for no held-out part.
+        percents: Rises of perplexity, in percent.
+        folder: Measurements and thresholds are saved in `folder/<digest of model and corpus>/ppl-<p>/`.
 
     Raises:
-        TargetError: a cost in perplexity that no level reaches.
+        TargetError: If no level reaches one of the percentages.
     """
     from sparsing.measuring._measure import measure
     from sparsing.measuring.subject import Subject
 
     digest = hashlib.sha256(f"{fingerprint(loaded.model)} {corpus.sha256()} {loaded.dtype}".encode())
     folder = folder / digest.hexdigest()[:16]
-    subject = None
-    found = []
+    subject: Subject | None = None
+    levels: list[Thresholds] = []
     for p in percents:
-        path = folder / f"ppl-{p:g}" / "thresholds.json"
-        if not path.exists():
-            if subject is None:
+        place = folder / f"ppl-{p:g}"
+        if not (place / THRESHOLDS_FILE).exists():  # written last, so the measurement is there too
+            if subject is None:  # not earlier: creating a subject calibrates the model
                 journal = open_journal(folder, loaded, corpus)
                 subject = Subject(
                     loaded,
@@ -50,10 +58,8 @@ def measure_levels(
                     journal=journal,
                     progress=progress,
                 )
-            result = measure(subject, "cett", ppl_ratio=1 + p / 100)
-            result.save(path.with_name("measurement.json"))
-            result.thresholds.save(path)
-        found.append(Thresholds.load(path))
+            save_measurement(measure(subject, "cett", ppl_ratio=1 + p / 100), place)
+        levels.append(Thresholds.load(place / THRESHOLDS_FILE))
     if subject is not None:
         subject.journal.clear()
-    return found
+    return levels

@@ -1,6 +1,7 @@
-"""`Measurement`: the result of `measure`. Its field names are those of the JSON, the tables and the report.
+"""`Measurement`: the result of `measure`, which the tables and the report show.
 
-Loading this module needs no torch, so that a report can be made without it.
+Its field names are the names in the saved JSON. This module does not import torch, so that a report can be made where
+torch is not installed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
@@ -17,16 +19,14 @@ from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds
 
 Interval = tuple[float, float]
+"""Lower and upper end of a 95% confidence interval."""
 DEAD_BELOW = 1e-3
-"""A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""
-
-DEAD_BELOW = 1e-3
-"""A neuron is dead when active on less than this share of tokens (Sparsing Law, section 5)."""
+"""A neuron that is active on less than this share of tokens is dead (Sparsing Law, section 5)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOut(Result):
-    """The same thresholds on tokens that had no part in finding them."""
+    """Perplexity and activation ratio at the same thresholds on tokens that were not used to find them."""
 
     kind = "held_out"
 
@@ -35,20 +35,21 @@ class HeldOut(Result):
     ppl_sparse: float
     ppl_ratio: float
     ppl_ratio_interval: Interval | None
-    """95%, over windows; None for one window."""
+    """95% interval over windows; None for one window."""
     activation_ratio: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost(Result):
-    """What the measurement took."""
+    """The cost of a measurement."""
 
     kind = "measurement_cost"
 
     forward_passes: float
-    """Tokens that were run through the model, over tokens of the corpus (held-out ones and tries included)."""
+    """Tokens that were run through the model, divided by the tokens of the corpus. Passes over the held-out text and
+    passes of the search are included."""
     dense_forward_equivalents: float
-    """Wall time over that of plain dense passes on the corpus, at the speed of a short timing in this run."""
+    """Wall time divided by the time of a dense pass over the corpus, as estimated from a few batches of this run."""
     wall_sec: float
 
 
@@ -59,19 +60,19 @@ class Measurement(Result):
     kind = "measurement"
 
     sites: tuple[str, ...]
-    """Name of each site, in layer order. Entry `i` of everything that is given per layer belongs to `sites[i]`.
+    """Name of each site, in layer order. Entry `i` of every field with a value per layer belongs to `sites[i]`.
 
-    `#0`, `#1`, ... in files of schema 1, which had no names."""
+    `#0`, `#1`, ... in files of schema 1, which has no names."""
     rule: str
     level: float
     level_name: str
-    """What the level is, with its unit."""
+    """Meaning of the level, with its unit."""
     target_ppl_ratio: float | None
     """The perplexity ratio that was searched for; None if the level was given."""
     activation_ratio: float
-    """Mean over tokens, then over layers, in the sparse run."""
+    """Mean over tokens, then over layers, in the sparse pass."""
     activation_ratio_interval: Interval | None
-    """After a search it contains the doubt about the level too: other text meets the target at another level."""
+    """After a search it covers the uncertainty of the level too: on other text another level meets the target."""
     layer_activation_ratio: tuple[float, ...]
     """Mean over tokens, `n_layers` numbers."""
     layer_activation_ratio_interval: tuple[Interval, ...] | None
@@ -81,42 +82,42 @@ class Measurement(Result):
     """`exp(nll_sparse - nll_dense)` on the same tokens."""
     ppl_ratio_interval: Interval | None
     cett_dense_inputs: tuple[float, ...]
-    """Realised CETT of each layer when the layers before it are dense: the definition."""
+    """Realised CETT of each layer if the layers before it are dense, as CETT is defined."""
     cett_sparse_inputs: tuple[float, ...]
-    """The same in the sparse run."""
+    """Realised CETT of each layer in the sparse pass, where the layers before it are sparse too."""
     dead_neuron_ratio: tuple[float, ...]
     """Share of each layer's neurons that are active on less than 0.1% of tokens."""
     num_tokens: int
-    """Counted tokens; the held-out ones are not among them."""
+    """Counted tokens, without held-out tokens."""
     n_windows: int
     converged: bool
-    """False when the wanted perplexity ratio was not met within 1e-4."""
+    """False if no level was found whose perplexity ratio is within 1e-4 of the target."""
     monotone: bool
-    """False when a sparser level was seen to have the lower perplexity."""
+    """False if the search saw a sparser level with a lower perplexity."""
     tries: tuple[Try, ...]
     """Passes of the search, in order."""
     thresholds: Thresholds
     heldout: HeldOut | None
-    neuron_frequency: np.ndarray
+    neuron_frequency: NDArray[np.float32]
     """Share of tokens on which each neuron is active, `(n_layers, d_ff)`, float32; NaN beyond a narrower layer."""
-    position_activation_ratio: np.ndarray
-    """Mean over layers and windows by position in the window, shape `(width,)`; NaN where nothing counts."""
-    token_activation_ratio: np.ndarray
-    """The first counted tokens of the corpus, shape `(shown, n_layers)`, float32."""
+    position_activation_ratio: NDArray[np.float32]
+    """Mean over layers and windows by position in the window, shape `(width,)`, float32; NaN where no token counts."""
+    token_activation_ratio: NDArray[np.float32]
+    """Activation ratio of the first counted tokens of the corpus, shape `(shown, n_layers)`, float32."""
     token_text: tuple[str, ...]
-    """Those tokens as text, in place; empty for one that is a part of the character of the next."""
-    token_top_neuron: np.ndarray | None = None
-    """Their neurons with the largest `neuron_norm`, largest first, shape `(shown, n_layers, top)`, int32."""
-    token_top_norm: np.ndarray | None = None
-    """Those `neuron_norm`s, same shape, float32."""
+    """Text of each of these tokens; empty if the token is a part of a character that the next token completes."""
+    token_top_neuron: NDArray[np.int32] | None = None
+    """Neurons with the largest `neuron_norm` at these tokens, largest first, shape `(shown, n_layers, top)`, int32."""
+    token_top_norm: NDArray[np.float32] | None = None
+    """The `neuron_norm` of these neurons, same shape, float32."""
     weights: WeightBytes | None = None
-    """What decoding a token reads."""
+    """Bytes of weights that decoding a token reads."""
     cost: Cost
     provenance: Provenance
 
     @classmethod
     def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
-        """Schema 1 knew layers by position only."""
+        """Schema 1 identifies layers by position only."""
         return {"sites": [f"#{i}" for i in range(len(document["layer_activation_ratio"]))]} | document
 
     @property
@@ -126,7 +127,7 @@ class Measurement(Result):
 
     @property
     def name(self) -> str:
-        """Short name of what was measured, e.g. `PPL-1%` or `fat 0.05`."""
+        """Short name of the rule and its level, e.g. `PPL-1%` or `fat 0.05`."""
         if self.target_ppl_ratio is None:
             return f"{self.rule} {self.level:.4g}"
         percent = f"PPL-{round((self.target_ppl_ratio - 1) * 100, 4):g}%"

@@ -1,11 +1,11 @@
-"""`run_pass`: one pass of a model over a corpus, windows in order, in batches.
+"""`run_pass`: one pass of a model over a corpus, in batches of windows, in the order of the corpus.
 
-Every stage of a measurement is such a pass. An `Observer` adds up what it sees; an `Intervention` changes the
-model while it runs. The loss of each window is always added up. A pass is kept in a journal, so that a run
-that was cut off resumes with the same sums to the last bit.
+Every stage of a measurement is such a pass. An `Observer` adds up totals of the activations, and an `Intervention`
+changes the activations while the model runs. The pass also adds up the loss of each window. The totals are saved in a
+journal, so that an interrupted pass resumes and ends with the same sums, bit for bit.
 
-Totals stay on the device where a site computes until the pass ends: an observer must not move tensors to the
-host, which would stop an accelerator at every layer.
+Totals stay on the device of their site until the pass ends. An observer must not move tensors to the host in `see` or
+`see_output`, because an accelerator would then have to wait at every layer (tests/measuring/test_device_safety.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from sparsing.base.progress import Progress
-from sparsing.measuring.journal import Journal
+from sparsing.measuring.journal import Arrays, Journal
 from sparsing.sites.tap import Rows, tapped
 from sparsing.text.corpus import Batch, Corpus
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from sparsing.rules.mask import Change
 
 _LOGITS_BYTES = 2**28
+"""Most bytes of the float32 logits of a batch."""
 _BATCH_TOKENS = 2048
+"""Most tokens of a batch, unless a single window is longer."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,22 +39,36 @@ class Totals:
     """Running sums of an observer. Subclasses add fields: tensors, lists or dicts of tensors, or other `Totals`."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Every tensor by its dotted path. The tensors are the sums themselves, not copies."""
+        """Every tensor by its dotted path, e.g. `record.ratio.0`. The tensors are the sums themselves, not copies."""
         return dict(_tensors(self))
 
     def merge(self, other: Totals) -> None:
-        """Add the sums of another part of the same pass, e.g. of another process.
+        """Adds the sums of another part of the same pass, e.g. of another process, which stay as they are.
 
-        Entries that belong to one window are zero in all parts but one, so adding is right for them too.
+        Entries that belong to one window are zero in all other parts, so adding is right for them too. A subclass whose
+        totals are not sums overrides this method.
         """
-        theirs = other.tensors()
-        for path, tensor in self.tensors().items():
-            tensor += theirs[path].to(tensor.device)
+        for field in dataclasses.fields(self):
+            _add(getattr(self, field.name), getattr(other, field.name))
 
     def move_to_cpu(self) -> None:
-        """Replace every tensor by its copy on the CPU (by itself if it is there)."""
+        """Replaces every tensor by its copy on the CPU. Tensors that are on the CPU stay the same objects."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, _on_cpu(getattr(self, field.name)))
+
+
+def _add(value: Any, other: Any) -> None:
+    """Adds in place; nested totals merge in their own way."""
+    if isinstance(value, torch.Tensor):
+        value += other.to(value.device)
+    elif isinstance(value, Totals):
+        value.merge(other)
+    elif isinstance(value, dict):
+        for name, item in cast("dict[str, Any]", value).items():
+            _add(item, other[name])
+    else:
+        for item, term in zip(cast("list[Any]", value), other, strict=True):
+            _add(item, term)
 
 
 def _on_cpu(value: Any) -> Any:
@@ -83,30 +100,33 @@ T = TypeVar("T", bound=Totals, covariant=True)
 
 
 class Observer(Generic[T]):
-    """Watches every site in every batch and adds up `totals`. It never changes the model."""
+    """Watches every site in every batch and adds up `totals`. An observer never changes the model."""
 
     needs_gate = False
     """True if `see` reads `rows.gate`."""
     needs_rows = True
-    """False if `see` does nothing, so that no hook is needed."""
+    """False if `see` does nothing, so that the pass needs no hooks."""
     needs_output = False
-    """True if `see_output` is to be called."""
+    """True if `see_output` has to be called."""
 
     def __init__(self, totals: T):
         self.totals = totals
 
     def begin(self, batch: Batch) -> None:
-        """A new batch is about to run."""
+        """Called before a batch runs. Only here may an observer read numbers from tensors."""
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
-        """Site `index` has computed its rows. `change` is what the intervention makes of them, if there is one."""
+        """Called when site `index` has computed its rows, before its `down_proj` runs.
+
+        `change` is the result of the intervention on these rows, None in a dense pass.
+        """
 
     def see_output(self, index: int, output: torch.Tensor) -> None:
-        """`down_proj` of site `index` has run; `output` has shape `(rows, d_model)`."""
+        """Called after `down_proj` of site `index` has run; `output` has shape `(rows, d_model)`."""
 
 
 class LossOnly(Observer[Totals]):
-    """Observes nothing, for passes of which only the loss is wanted."""
+    """Observes nothing, for passes that are run for their loss only."""
 
     needs_rows = False
 
@@ -118,30 +138,34 @@ class Intervention(Protocol):
     """Changes the rows of sites, e.g. `rules.mask.Mask`."""
 
     needs_gate: bool
+    """True if `change` reads `rows.gate`."""
     real: torch.Tensor | None
-    """Set before each batch: which tokens are no padding, shape `(windows, tokens)`."""
+    """Which tokens of the batch are not padding, shape `(windows, tokens)`; the pass sets it before each batch."""
 
-    def change(self, index: int, rows: Rows) -> Change: ...
+    def change(self, index: int, rows: Rows) -> Change:
+        """The new rows of site `index`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PassSettings:
-    """How passes run: where they are kept, how large a batch is, who shows progress."""
+    """How passes run: their journal, batch size and progress bar."""
 
     journal: Journal = dataclasses.field(default_factory=Journal)
+    """Saves the totals of each pass, and returns those of a pass that is complete."""
     batch_size: int | None = None
     """Windows per batch; None lets `default_batch_size` choose."""
     progress: Progress | None = None
-    """None shows nothing."""
+    """Draws a bar; None draws nothing."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PassResult(Generic[T]):
-    """What a pass has added up."""
+    """The totals of a complete pass."""
 
-    nll: np.ndarray
+    nll: NDArray[np.float64]
     """Negative log-likelihood summed over each window, nats, shape `(n_windows,)`, float64."""
-    labels: np.ndarray
+    labels: NDArray[np.float64]
     """Number of predicted tokens of each window, shape `(n_windows,)`, float64."""
     totals: T
     """The observer's totals, on the CPU."""
@@ -158,12 +182,14 @@ def run_pass(
     label: str = "",
     head: bool = True,
 ) -> PassResult[T]:
-    """Run the model over the corpus once, or take the pass from the journal.
+    """Runs the model over the corpus once, or takes the totals of the pass from the journal.
 
     Args:
-        key: Name of the pass in the journal.
-        label: Text of the progress bar.
-        head: False leaves out the language-model head, and the loss with it.
+        observer: Adds up its totals; use a new observer for each pass.
+        intervention: Changes the activations; None runs the dense model.
+        key: Key of the pass in the journal.
+        label: Text of the progress bar; empty uses the key.
+        head: False skips the language-model head and therefore the loss; `nll` and `labels` are then 0.
     """
     settings = settings or PassSettings()
     batch_size = settings.batch_size or default_batch_size(loaded, corpus)
@@ -207,7 +233,7 @@ def _run_batch(
 
 
 def _hooks(loaded: LoadedModel, observer: Observer[Any], intervention: Intervention | None) -> Any:
-    """Hooks that show each site's rows first to the intervention, then to the observer."""
+    """Hooks that pass the rows of each site to the intervention first, then to the observer."""
 
     def see(index: int, rows: Rows) -> torch.Tensor | None:
         change = None if intervention is None else intervention.change(index, rows)
@@ -224,16 +250,18 @@ def _hooks(loaded: LoadedModel, observer: Observer[Any], intervention: Intervent
 
 @dataclasses.dataclass(eq=False)
 class _Pass:
-    """The running sums of one pass: those of the observer, and the loss of each window."""
+    """The running sums of one pass: the totals of the observer and the loss of each window."""
 
     observed: Totals
     nll: torch.Tensor
     labels: torch.Tensor
+    """Predicted tokens, shape `(n_windows,)`, float64, as is `nll`."""
     next_window: torch.Tensor
-    """The first window that has not run, shape `(1,)`, int64, on the CPU."""
+    """Index of the first window that has not run, shape `(1,)`, int64, on the CPU."""
 
     @classmethod
     def of(cls, observed: Totals, n_windows: int, device: torch.device) -> _Pass:
+        """The sums of a pass that has not run."""
         nll, labels = (torch.zeros(n_windows, dtype=torch.float64, device=device) for _ in range(2))
         return cls(observed, nll, labels, torch.zeros(1, dtype=torch.int64))
 
@@ -241,17 +269,29 @@ class _Pass:
         own = {"nll": self.nll, "labels": self.labels, "next_window": self.next_window}
         return own | {f"observed.{path}": tensor for path, tensor in self.observed.tensors().items()}
 
-    def restore(self, saved: dict[str, np.ndarray] | None) -> None:
+    def restore(self, saved: Arrays | None) -> None:
+        """Continues from saved totals; None leaves the sums at zero."""
         for name, array in (saved or {}).items():
             tensor = self._named()[name]
-            tensor.copy_(torch.from_numpy(array).view(tensor.shape))  # a scalar comes back with one axis
+            # safetensors saves a scalar with one axis
+            tensor.copy_(torch.as_tensor(array).view(tensor.shape))
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> Arrays:
+        """Copies of all sums as arrays, for the journal."""
+        # `copy`, since the pass goes on adding to the tensors
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._named().items()}
 
 
 def window_nll(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed negative log-likelihood of each window's labelled tokens and their number, `(windows,)`, float64."""
+    """The loss of each window of a batch.
+
+    Args:
+        logits: Shape `(windows, tokens, vocabulary)`.
+
+    Returns: Negative log-likelihood summed over the labelled tokens, and the number of labelled tokens. Both have shape
+        `(windows,)`, float64.
+    """
+    # window by window, so that only one window has its logits in float32
     nll: list[torch.Tensor] = []
     for scores, ids, labelled in zip(logits, batch.ids, batch.labelled, strict=True):
         targets = ids[1:].to(scores.device)[labelled[1:].to(scores.device)]
@@ -261,12 +301,13 @@ def window_nll(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.
 
 
 def default_batch_size(loaded: LoadedModel, corpus: Corpus) -> int:
-    """Windows per batch: about two thousand tokens, and logits within a quarter of a gigabyte."""
-    vocab: int = loaded.model.config.get_text_config().vocab_size
+    """Windows per batch: about two thousand tokens, and at most a quarter of a gigabyte of logits."""
+    config = cast("Any", loaded.model.config)  # Transformers does not annotate `get_text_config` fully
+    vocab: int = config.get_text_config().vocab_size
     tokens = min(_BATCH_TOKENS, _LOGITS_BYTES // (4 * vocab))
     return max(1, tokens // corpus.width)
 
 
 def _device(loaded: LoadedModel) -> torch.device:
-    """Where token ids go: the device of the input embedding."""
+    """The device of the input embedding, to which token ids are moved."""
     return cast("torch.Tensor", loaded.model.get_input_embeddings().weight).device

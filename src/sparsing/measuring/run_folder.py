@@ -1,14 +1,15 @@
-"""A run folder: a journal to resume from, and results that appear when they are whole.
+"""The folder of a run: it holds the journal from which the run can be resumed, and the results.
 
-The journal lies in `<folder>/.journal` until the run is done; its keys hold what decides the figures (model,
-tokens, dtype, device, threads, batch size, versions), so a changed command never picks up foreign sums.
+The journal is in `<folder>/.journal` until the run is complete. Its identity contains everything that decides the
+figures (model, tokens, dtype, device, threads, batch size, versions), so that a run with other options never resumes
+from these totals.
 """
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import sparsing
 from sparsing.base.results import write_text
@@ -27,14 +28,14 @@ THRESHOLDS_FILE = "thresholds.json"
 
 
 def check_writable(folder: Path) -> Path:
-    """Make the folder and write to it, before any work.
+    """Creates the folder and tests that a file can be written there, before any work is done. Returns the folder.
 
     Raises:
-        InputError: it cannot be made or written.
+        InputError: If the folder cannot be created or written.
     """
-    probe = folder / ".writable"
-    write_text(probe, "")
-    probe.unlink()
+    file = folder / ".writable"
+    write_text(file, "")
+    file.unlink()
     return folder
 
 
@@ -48,7 +49,7 @@ def open_journal(
     return Journal(
         folder / ".journal",
         {
-            "format": 2,  # of the totals that a pass keeps
+            "format": 2,  # version of the names of the totals that passes save
             "model": fingerprint(loaded.model),
             "corpus": corpus.sha256(),
             "dtype": loaded.dtype,
@@ -61,27 +62,38 @@ def open_journal(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Digest of the configuration and of two sums of every parameter."""
+    """SHA-256 of the configuration and of the sum and the norm of every parameter.
+
+    Two sums identify a checkpoint well enough and are much faster than a digest of all bytes on an accelerator.
+    """
     digest = hashlib.sha256(str(getattr(model, "config", "")).encode())
     for name, parameter in model.named_parameters():
-        value = (
-            () if parameter.is_meta else (parameter.double().sum().item(), parameter.double().norm().item())
-        )
+        value: tuple[float, ...] = ()
+        if not parameter.is_meta:  # a parameter that is offloaded has no values here
+            double = cast("Any", parameter.double())  # PyTorch does not annotate the parameters of `norm`
+            value = (double.sum().item(), double.norm().item())
         digest.update(repr((name, tuple(parameter.shape), value)).encode())
     return digest.hexdigest()
 
 
 def save_measurement(result: Measurement, folder: Path) -> None:
-    """Write `measurement.json` and its `thresholds.json` into `folder`.
+    """Writes `measurement.json` and `thresholds.json` to `folder`.
 
     The thresholds are written last, so a folder with `thresholds.json` is complete.
+
+    Raises:
+        InputError: If the folder is not writable or the disk is full.
     """
     result.save(folder / MEASUREMENT_FILE)
     result.thresholds.save(folder / THRESHOLDS_FILE)
 
 
 def default_folder(model: str) -> Path:
-    """`outputs/<last part of the model's name>`."""
+    """The default output folder of a model: `outputs/<last part of its name>`.
+
+    Raises:
+        InputError: If the name has no last part, e.g. for `/`.
+    """
     name = Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition("/")[2]
     if not name:
         raise InputError("cannot name an output folder after this model; give one with -o")

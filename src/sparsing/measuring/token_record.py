@@ -1,6 +1,7 @@
-"""The first tokens of a corpus, one by one: their activation ratio in each site and the largest neurons there.
+"""`TokenRecord`: the activation ratio and the largest neurons of each of the first tokens of a corpus.
 
-These tokens are for reading, not for statistics: a few hundred of them, however long the corpus is.
+The report shows these tokens as text. They are not for statistics: a few hundred tokens are kept, however long the
+corpus is.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from sparsing.sites.site import Site
 from sparsing.text.corpus import Corpus
 
 SHOWN_TOKENS = 512
-"""Tokens that are kept. Whole windows are kept, so there may be up to a window more."""
+"""Least number of tokens to keep. Whole windows are kept, so there may be up to a window more."""
 TOP_NEURONS = 3
 """Neurons kept per token and site."""
 
 
 @dataclasses.dataclass(eq=False)
 class TokenRecord(Totals):
-    """Activation of the first tokens; one tensor per site."""
+    """Activations of the first tokens; lists have one tensor per site."""
 
     ratio: list[torch.Tensor]
     """Activation ratio, shape `(windows, width)`, float64."""
     neuron: list[torch.Tensor]
     """The neurons with the largest `neuron_norm`, shape `(windows, width, top)`, int32."""
     norm: list[torch.Tensor]
-    """Their `neuron_norm`, shape `(windows, width, top)`, float32."""
+    """The `neuron_norm` of these neurons, shape `(windows, width, top)`, float32."""
 
 
 class TokenRecorder:
@@ -49,13 +50,13 @@ class TokenRecorder:
         )
 
     def add(self, index: int, span: slice, ratio: torch.Tensor, h: torch.Tensor) -> None:
-        """Keep what belongs to the first windows.
+        """Records the tokens of a batch that belong to the first windows.
 
         Args:
-            index: Which site.
-            span: Which windows of the corpus this batch holds.
+            index: Index of the site.
+            span: Windows of the corpus that the batch holds.
             ratio: Activation ratio per token, shape `(windows, tokens)`, float64.
-            h: Shape `(windows * tokens, d_ff)`.
+            h: Input of `down_proj` before neurons are dropped, shape `(windows * tokens, d_ff)`.
         """
         count = min(span.stop, self._windows) - span.start
         if count <= 0:

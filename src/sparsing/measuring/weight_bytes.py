@@ -1,69 +1,77 @@
-"""Bytes of weights that decoding one token reads at batch 1, and how many of them are feed-forward neurons'.
+"""`WeightBytes`: the bytes of weights that decoding one token reads, in total and for feed-forward neurons.
 
-Decode at batch 1 is bound by bytes read, so dense bytes over sparse bytes is the ceiling of the speed-up that
-skipping neurons can buy: it is met where the active neurons are known beforehand and at no cost. The cache of
-keys and values and the activations are left out.
+The time to decode at batch 1 is about proportional to the bytes read. So dense bytes divided by sparse bytes is an
+upper bound of the speed-up from skipping neurons, reached if the active neurons are known beforehand at no cost. The
+cache of keys and values and the activations are not counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from sparsing.models.loading import LoadedModel
     from sparsing.sites.site import Site
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightBytes(Result):
-    """Weights in the dtype they are loaded in."""
+    """Bytes of weights in the dtype in which they are loaded."""
 
     kind = "weight_bytes"
 
     total_bytes: int
-    """All parameters but embeddings that a token looks up one row of; a tied embedding counts, as the head."""
+    """All parameters except embeddings, of which a token reads one row. A tied embedding counts, since the head reads
+    all of it."""
     ffn_bytes: int
-    """Of these, what belongs to feed-forward neurons: their rows of gate and up, their columns of down."""
+    """The part of `total_bytes` that belongs to feed-forward neurons: rows of gate and up, columns of down."""
 
     def sparse_bytes(self, activation_ratio: float) -> float:
-        """Bytes that are left when only this share of the neurons is read.
+        """Bytes that are read if only this share of the neurons is read.
 
         Raises:
-            InputError: a ratio outside [0, 1].
+            InputError: If the ratio is outside [0, 1].
         """
         if not 0 <= activation_ratio <= 1:
-            raise InputError(f"activation_ratio must be in [0, 1], got {activation_ratio}")
+            raise InputError(
+                f"activation_ratio must be in [0, 1], got {activation_ratio}; give a fraction, not a percentage"
+            )
         return self.total_bytes - (1 - activation_ratio) * self.ffn_bytes
 
     def speedup_ceiling(self, activation_ratio: float) -> float:
-        """Dense bytes over sparse bytes."""
+        """Upper bound of the speed-up: dense bytes divided by sparse bytes. Raises as `sparse_bytes`."""
         return self.total_bytes / self.sparse_bytes(activation_ratio)
 
 
 def weight_bytes(loaded: LoadedModel) -> WeightBytes:
-    """Count the parameters of a loaded model."""
+    """Counts the bytes of a loaded model."""
     return model_weight_bytes(loaded.model, loaded.sites)
 
 
 def model_weight_bytes(model: Any, sites: Sequence[Site]) -> WeightBytes:
-    """Count the parameters of a model, and as feed-forward neurons' those of `sites`."""
+    """Counts the bytes of a model; the feed-forward neurons are the neurons of `sites`."""
     from torch import nn
 
     head = model.get_output_embeddings()
-    read = {id(p): p for p in model.parameters()}
+    # by identity, so that tied weights count once
+    read: dict[int, torch.Tensor] = {id(p): p for p in model.parameters()}
     for module in model.modules():
         if isinstance(module, nn.Embedding) and (head is None or module.weight is not head.weight):
             read.pop(id(module.weight), None)
-    ffn = {}
+    ffn: dict[int, torch.Tensor] = {}
     for site in sites:
-        # where a layer's projections sit on the layer itself, attention is in the same module
+        # Some blocks are the layer itself, which holds attention too. Only the weights of neurons have an axis of
+        # length d_ff (2 * d_ff if gate and up are fused).
         widths = {site.d_ff, 2 * site.d_ff}
-        ffn |= {id(p): p for p in model.get_submodule(site.block).parameters() if widths & set(p.shape)}
+        parameters = cast("Iterable[torch.Tensor]", model.get_submodule(site.block).parameters())
+        ffn |= {id(p): p for p in parameters if widths & set(p.shape)}
     return WeightBytes(
         total_bytes=sum(p.numel() * p.element_size() for p in read.values()),
         ffn_bytes=sum(p.numel() * p.element_size() for p in ffn.values()),

@@ -63,7 +63,9 @@ class TopContexts(Totals):
         cut = size.view(size.shape[0], -1, STRETCH, size.shape[2])  # (windows, stretches, STRETCH, d_ff)
         best = cut.amax(2).flatten(0, 1)  # (windows * stretches, d_ff)
         most = best.amax(0)
-        # Only neurons that exceed their worst kept context are sorted anew, which soon are few.
+        # Only neurons that exceed their worst kept context are sorted again, and soon these are few. `nonzero` waits
+        # for the device, since the shape of its result depends on the data, but it moves a single number to the host
+        # and saves sorting all neurons.
         better = (most > self.value[-1].abs()).nonzero()[:, 0]
         if len(better) == 0:
             return most

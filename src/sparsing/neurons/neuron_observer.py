@@ -1,7 +1,7 @@
-"""`NeuronObserver`: adds up what each neuron does in one dense pass over one corpus.
+"""`NeuronObserver`: adds up the activity of every neuron in one dense pass over one corpus.
 
-Active means above the thresholds, as everywhere, but the model is left dense: the totals say what its neurons
-do before anything is dropped. Memory depends on the model, never on the length of the corpus.
+A neuron is active above its threshold, but no neuron is dropped, so the totals describe the dense model. The memory of
+the totals depends on the model and not on the length of the corpus.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ class SiteTotals(Totals):
     bits: torch.Tensor
     """Activity on the sampled tokens, shape `(sample, ceil(d_ff / 8))`, uint8."""
     contexts: TopContexts
+    """Tokens at which each neuron is largest."""
 
     @classmethod
     def empty(cls, site: Site, sample: int, k: int) -> SiteTotals:
-        """Sums of nothing, for `sample` sampled tokens and `k` contexts per neuron."""
+        """Totals before the first batch, for `sample` sampled tokens and `k` contexts per neuron."""
         device = site.device
         return cls(
             count=torch.zeros(site.d_ff, dtype=torch.int64, device=device),
@@ -52,6 +53,7 @@ class NeuronTotals(Totals):
     """Running sums of one corpus."""
 
     sites: list[SiteTotals]
+    """Totals of each site."""
     seen: torch.Tensor
     """Counted tokens so far, shape `(1,)`, int64, on the CPU."""
     vocabulary_ratio: torch.Tensor
@@ -61,7 +63,13 @@ class NeuronTotals(Totals):
 
 
 class NeuronObserver(Observer[NeuronTotals]):
-    """Watches one corpus."""
+    """Adds up `NeuronTotals` of one corpus.
+
+    Args:
+        thresholds: A neuron is active above its threshold.
+        sample: Number of tokens whose activity is kept bit by bit.
+        contexts: Number of contexts kept per neuron.
+    """
 
     def __init__(
         self, loaded: LoadedModel, corpus: Corpus, thresholds: Thresholds, *, sample: int, contexts: int
@@ -81,6 +89,7 @@ class NeuronObserver(Observer[NeuronTotals]):
         self._num_tokens, self._sample, self._width = corpus.num_tokens, sample, corpus.width
 
     def begin(self, batch: Batch) -> None:
+        # Everything that needs numbers on the host happens here: `see` runs in a hook and must not wait for the device.
         counted = batch.counted.flatten()
         self._places = counted.nonzero()[:, 0]
         count, seen = len(self._places), int(self.totals.seen)
@@ -100,10 +109,13 @@ class NeuronObserver(Observer[NeuronTotals]):
         shape = (*self._counted.shape, rows.h.shape[-1])  # (windows, tokens, d_ff)
         active, h = self._mask.active(index, rows).view(shape), rows.h.detach().view(shape)
         size = sizes(h, None)
-        if not self._every:
+        if (
+            not self._every
+        ):  # most batches have neither padding nor overlap, and masking costs a pass over `h`
             outside = ~self._counted.to(device)[..., None]
             size, active = size.masked_fill_(outside, 0), active.masked_fill_(outside, False)
-        flat = active.flatten(0, 1)
+        flat = active.flatten(0, 1)  # (windows * tokens, d_ff)
+        # summing bytes into int32 is exact for one batch
         totals.count += flat.view(torch.uint8).sum(0, dtype=torch.int32)
         totals.size += size.flatten(0, 1).sum(0)
         totals.bits[self._slots.to(device)] = pack_bits(flat[self._sampled.to(device)])
@@ -114,6 +126,7 @@ class NeuronObserver(Observer[NeuronTotals]):
             self._count_vocabulary()
 
     def _count_vocabulary(self) -> None:
+        """Adds the mean ratio over sites of each token to its token id, after the last site of the batch."""
         device = self._ratio.device
         ids = self._ids.to(device)
         ratio = (self._ratio / len(self.totals.sites)).flatten()[self._places.to(device)].double()

@@ -50,8 +50,9 @@ class ScoreCurve(Result):
         rows = zip(thresholds, self.thresholds, self.ratio, strict=True)
         # log(0) is -inf, for which `interp` gives the ratio at the first point of the grid
         with np.errstate(divide="ignore"):
-            ratios = [np.interp(np.log(t), np.log(grid), ratio) for t, grid, ratio in rows]
-        return np.array(cast("list[float]", ratios))  # rows of an array are typed as Any
+            # NumPy types the rows of an array as Any
+            ratios = cast("list[float]", [np.interp(np.log(t), np.log(grid), r) for t, grid, r in rows])
+        return np.array(ratios)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

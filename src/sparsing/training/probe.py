@@ -1,7 +1,8 @@
-"""How active a model is on a few tokens, in one dense pass without the head: cheap enough to be asked in training.
+"""`probe`: a cheap activation-ratio measurement for use during training.
 
-Exact zeros and FAT-eps are counted as they are; the threshold of a fixed CETT is solved for in each layer,
-exactly, on up to 1,024 of the tokens (CETT: ReLU2 Wins). All layers see dense inputs.
+It runs one dense pass over a few tokens, without the language-model head. Neurons that are not exactly zero and neurons
+above a fixed eps (FAT) are counted directly. For a fixed CETT (ReLU2 Wins) the threshold of each layer is found by a
+root search on up to 1,024 of the tokens. All layers have dense inputs.
 """
 
 from __future__ import annotations
@@ -24,33 +25,34 @@ from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
 
 MOST_TOKENS = 32_768
-"""A probe is one batch: its memory grows with its tokens."""
+"""Most tokens of a probe. A probe is one batch, so its memory grows with its tokens."""
 SOLVED_TOKENS = 1024
+"""Most tokens on which the threshold of a fixed CETT is searched."""
 _DECADES = 7
-"""How far below the largest neuron a threshold is sought."""
+"""The search ends this many powers of ten below the largest neuron."""
 _NEAR = 0.01
-"""Relative error allowed of a threshold: a ratio moves by a third of that."""
+"""Allowed relative error of a threshold; an activation ratio then moves by about a third of that."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How active a model is under one rule."""
+    """Activation ratio of a model under one rule."""
 
     level: float
-    """Of the rule: eps, CETT."""
+    """Level of the rule: eps or CETT."""
     activation_ratio: float
     """Mean over tokens and layers, in [0, 1]."""
     layer_activation_ratio: tuple[float, ...]
     """Mean over tokens, `n_layers` numbers."""
     dead_neuron_ratio: float
-    """Share of neurons active on less than 0.1% of the tokens, mean over layers."""
+    """Share of neurons that are active on less than 0.1% of the tokens, mean over layers."""
 
 
 def probe(loaded: LoadedModel, corpus: Corpus, *, eps: float, target_cett: float) -> dict[str, Reading]:
     """Readings under `zero` (FAT at 0), `fat` (at `eps`) and `cett` (at `target_cett`).
 
     Raises:
-        InputError: a corpus of more than 32,768 tokens.
+        InputError: If the corpus has more than 32,768 tokens.
     """
     if corpus.num_tokens > MOST_TOKENS:
         raise InputError(
@@ -89,7 +91,11 @@ class _ProbeTotals(Totals):
 
 
 class _ProbeObserver(Observer[_ProbeTotals]):
-    """Counts, for each rule, on how many tokens each neuron is active. Sees one batch."""
+    """Counts the tokens on which each neuron is active, for each rule. It is used for a single batch.
+
+    Unlike other observers it reads numbers from the device in `see`, since a root search decides on numbers. A training
+    run probes rarely and on few tokens, so the waiting does not matter.
+    """
 
     needs_gate = True
 
@@ -118,9 +124,9 @@ def threshold_at_cett(h: torch.Tensor, size: torch.Tensor, weight: torch.Tensor,
     """The threshold of `size` at which the mean CETT of these tokens is `target`, within 1%; 0 for a target of 0.
 
     Args:
-        h: intermediate activations, shape `(tokens, d_ff)`, float32.
+        h: Intermediate activations, shape `(tokens, d_ff)`, float32.
         size: `neuron_norm`, same shape.
-        weight: of `down_proj`, shape `(d_model, d_ff)`, float32.
+        weight: Weight of `down_proj`, shape `(d_model, d_ff)`, float32.
     """
     from scipy.optimize import root_scalar
 
@@ -133,6 +139,8 @@ def threshold_at_cett(h: torch.Tensor, size: torch.Tensor, weight: torch.Tensor,
         return float(cett(h, is_above(size, math.exp(log_t)), weight, full).mean()) - target
 
     low, high = math.log(top) - _DECADES * math.log(10), math.log(top)
-    if excess(low) >= 0 or excess(high) <= 0:  # one huge neuron, or dead tokens that nothing costs
+    # No sign change: one huge neuron dominates the error, or CETT stays below the target because the output is zero at
+    # many tokens. The nearer end of the range is the answer.
+    if excess(low) >= 0 or excess(high) <= 0:
         return math.exp(low if excess(low) >= 0 else high)
     return math.exp(root_scalar(excess, bracket=(low, high), method="brentq", xtol=_NEAR).root)

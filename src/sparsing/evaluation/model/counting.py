@@ -1,9 +1,9 @@
-"""`CountingMask`: applies thresholds to every forward of a model and counts active neurons, token by token.
+"""`CountingMask`: applies thresholds in every forward of a model and counts the active neurons of each token.
 
-It is the `Mask` of `sparsify` for the evaluation harness. Two things differ for speed: `h` is zeroed in place,
-since the harness runs under `no_grad` and each block computes its own `h`; and on a CPU the rows are worked on
-in pieces that stay in the cache. Which tokens are padding is known only after a forward, so the counts of the
-last forward are kept per token until `take` is called.
+It replaces the `Mask` of `sparsify` in evaluations. Two things differ for speed. `h` is zeroed in place, which is safe
+because the harness runs without gradients and each block computes its own `h`. On a CPU the rows are processed in
+pieces that stay in the cache. Which tokens are padding is known only after a forward, so the counts of the last forward
+are kept per token until `take` is called.
 """
 
 from __future__ import annotations
@@ -27,9 +27,14 @@ _CACHE_VALUES = 2**17
 
 
 class CountingMask:
-    """Drops inactive neurons and remembers how many were active for each token; `see` is for `tap.attach`."""
+    """Zeroes inactive neurons and counts the active neurons of each token. Pass the method `see` to `tap.attach`."""
 
     def __init__(self, sites: Sequence[Site], thresholds: Thresholds):
+        """Prepares the mask of all sites.
+
+        Raises:
+            InputError: If the thresholds are for other sites, or if their selection compares tokens with each other.
+        """
         if not thresholds.selection.per_token:
             raise InputError(
                 "top_k over a sequence lets prompt tokens compete with generated ones, which generation cannot"
@@ -42,7 +47,7 @@ class CountingMask:
         self._counts: list[torch.Tensor | None] = [None] * len(sites)
 
     def see(self, index: int, rows: Rows) -> torch.Tensor:
-        """`h` with inactive neurons at zero. `rows.h` itself may be changed."""
+        """`h` with inactive neurons at zero, shape `(rows, d_ff)`. `rows.h` may be changed in place."""
         limit = self._mask.cut(index, rows.h.device)
         if limit is None:
             change = self._mask.change(index, rows)
@@ -52,7 +57,13 @@ class CountingMask:
         return rows.h
 
     def take(self, shape: tuple[int, int]) -> torch.Tensor:
-        """Active neurons in the last forward, shape `(n_sites, sequences, tokens)`, int64; forgotten here."""
+        """Active neurons of each token in the last forward, shape `(n_sites, sequences, tokens)`, int64.
+
+        The counts are removed, so that a block that does not run in the next forward is noticed.
+
+        Args:
+            shape: `(sequences, tokens)` of the last forward.
+        """
         counts = [count for count in self._counts if count is not None]
         assert len(counts) == len(self._counts), "a feed-forward block did not run in this forward"
         self._counts = [None] * len(self._counts)
@@ -60,7 +71,10 @@ class CountingMask:
 
 
 def _drop(rows: torch.Tensor, value: torch.Tensor, limit: torch.Tensor | float) -> torch.Tensor:
-    """Zero `rows` in place where `|value|` is not above the limit; active per row, shape `(rows,)`, int64."""
+    """Zeroes `rows` in place where `|value|` is not above the limit.
+
+    Returns: Active neurons of each row, shape `(rows,)`, int64.
+    """
     step = max(1, _CACHE_VALUES // rows.shape[-1])
     if rows.is_cuda or len(rows) <= step:
         active = is_active(value, limit)

@@ -1,4 +1,4 @@
-"""Provenance: what this process adds to the fields that the model and the corpus know."""
+"""Provenance: the fields that `made_now` adds, and the fields that a corpus gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry: a name once, and a suggestion for a name that is not there."""
+"""The registry: names are unique, and an unknown name gets a suggestion."""
 
 from __future__ import annotations
 

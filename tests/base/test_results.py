@@ -1,4 +1,4 @@
-"""Saved results: the same again when read, whole or not at all, and refusals that say what is wrong."""
+"""Saved results: a round trip changes nothing, writes are atomic, and invalid files raise helpful errors."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def edit(path: Path, **changes) -> Path:
 
 def test_another_kind_schema_or_file(tmp_path):
     path = whole().save(tmp_path / "r.json")
-    with pytest.raises(InputError, match="holds outer_of_the_tests, wanted inner_of_the_tests"):
+    with pytest.raises(
+        InputError, match="holds outer_of_the_tests, not a inner_of_the_tests; give another file"
+    ):
         Inner.load(path)
     with pytest.raises(
         InputError, match="outer_of_the_tests schema 3, this version of sparsing reads 1 to 2; measure again"
@@ -136,7 +138,7 @@ def test_another_kind_schema_or_file(tmp_path):
     for text in ("{", "\xff", "[1]", '"x"', "{}"):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(
-            InputError, match=r"is not a saved result|holds something else, wanted outer_of_the_tests"
+            InputError, match=r"is not a saved result|holds no result, not a outer_of_the_tests"
         ):
             Outer.load(path)
 
@@ -154,7 +156,7 @@ def test_a_lost_array_file_and_a_lost_field(tmp_path):
     document = json.loads(path.read_text())
     del document["count"]
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"is not a whole outer_of_the_tests.*count"):
+    with pytest.raises(InputError, match=r"is not a complete outer_of_the_tests.*count"):
         Outer.load(path)
 
 

@@ -1,4 +1,4 @@
-"""Calibration: streaming equals brute force, and neither order nor batches change what is learned."""
+"""Calibration: the streamed curves equal brute force, and neither order nor batch size changes them."""
 
 from __future__ import annotations
 

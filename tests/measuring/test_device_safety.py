@@ -1,4 +1,4 @@
-"""No hook moves a tensor to the host: on an accelerator each such move would stop the pass until the device is idle.
+"""No hook moves a tensor to the host, because each such move makes the pass wait for the accelerator.
 
 The tests run on the CPU. They replace the methods of `torch.Tensor` that move data to the host by methods that raise
 while a hook runs. Preparing a batch (`Observer.begin`) and the end of a pass may read numbers.

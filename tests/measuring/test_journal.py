@@ -1,4 +1,4 @@
-"""The journal: totals by key, on disk only under their identity, and gone when the run is done."""
+"""The journal: totals are found by key and identity, and are deleted when the run is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pass: the loss of each window, padding and batches without effect, and resuming to the last bit."""
+"""A pass: the loss of each window, no effect of padding and batch size, bit-equal resuming, and merging of totals."""
 
 from __future__ import annotations
 

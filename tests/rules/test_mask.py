@@ -1,4 +1,4 @@
-"""Applying thresholds: dense at 0 bit for bit, exact masking above, and a model left as it was."""
+"""Masks: threshold 0 equals the dense model bit for bit, other thresholds mask exactly, and the model is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every rule: bounds, strength and level, and a ratio that never rises with strength."""
+"""Properties of every rule: bounds, strength as the inverse of level, and a ratio that never rises with strength."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The selection by threshold: strict, on the score, whatever the shape of the batch."""
+"""The selection by threshold: a strict comparison of the score, for batches of any shape."""
 
 from __future__ import annotations
 

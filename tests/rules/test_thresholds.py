@@ -1,4 +1,4 @@
-"""Thresholds: checked when made, and the same again after the reference's line or a file."""
+"""Thresholds: validation, and round trips through the line of the reference code and through a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the view of a feed-forward block, over every registered model type."""
+"""Sites: properties that hold for every registered model type, and models that are refused."""
 
 from __future__ import annotations
 

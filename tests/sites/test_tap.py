@@ -1,4 +1,4 @@
-"""The hooks: what they give, what they replace, and that they go."""
+"""The hooks: the rows they pass on, the values they replace, and their removal."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Registries: things that are found by name, such as rules, scores, families and law forms.
+"""`Registry`: finds records by name, e.g. rules, scores, families of models and forms of laws.
 
-Each kind of thing has one `Registry`. Files register their things at import, so adding a thing means adding a file.
+Each kind of record has one `Registry`. A file registers its records when it is imported, so adding a record means
+adding a file.
 """
 
 from __future__ import annotations

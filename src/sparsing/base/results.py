@@ -171,7 +171,9 @@ class Result:
         )  # JSON keys are strings
         kind = document.pop("kind", None)
         if kind not in (cls.kind, cls.former_kind):
-            raise InputError(f"{str(path)!r} holds {kind or 'something else'}, wanted {cls.kind}")
+            raise InputError(
+                f"{str(path)!r} holds {kind or 'no result'}, not a {cls.kind}; give another file"
+            )
         version = document.pop("schema_version", None)
         if not (isinstance(version, int) and cls.oldest_schema <= version <= cls.schema_version):
             raise InputError(
@@ -187,7 +189,9 @@ class Result:
                 " copy both files together"
             ) from None
         except TypeError as error:
-            raise InputError(f"{str(path)!r} is not a whole {cls.kind} ({error})") from None
+            raise InputError(
+                f"{str(path)!r} is not a complete {cls.kind} ({error}); run the command again"
+            ) from None
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

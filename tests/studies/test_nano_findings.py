@@ -70,8 +70,7 @@ def scales(example, relu, silu):
 
 @pytest.fixture
 def quick(study, monkeypatch):
-    """Fits without the slow steps that decide nothing here: rival forms, and the choice of early points."""
-    monkeypatch.setattr("sparsing.laws.fitting._rivals", lambda curve, aicc: ())
+    """Fits without a step that decides nothing here: the choice of early points."""
     fit_line = functools.partial(fit, form="log_line", drop=2, num_resamples=0)
     monkeypatch.setattr(study, "fit_law", lambda cell: fit_line(study.points_of(cell)))
 

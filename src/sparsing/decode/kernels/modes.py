@@ -1,7 +1,8 @@
 """The skip modes of the kernels: which rows of `gate`, `up` and `down` one call reads. Shared by the CPU and the GPU.
 
 The kernels receive a mode as its number. Numba keeps compiled kernels on disk by the time stamp of the file that
-defines the kernel: after a change of a number here, delete the `__pycache__` of `kernels/cpu`.
+defines the kernel. Delete the `__pycache__` of `kernels/cpu` after a change of a number here. Delete it too after a
+record of `cpu/block_kernel.py` is renamed: Numba fails with an AttributeError if a stored kernel names the old record.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sparsing.laws import fit
+from sparsing.laws import compare_forms, fit
 from sparsing.laws.forms import FORMS
 from sparsing.laws.points import Points
 from sparsing.report.charts.law_charts import law_picture, laws_charts, laws_picture
@@ -44,6 +44,21 @@ def test_an_open_end_reaches_the_edge_of_the_chart(law):
     (limit,) = limits.series
     assert (limit.name, limit.mode) == ("not identified", "open")
     assert limit.x_low[0] < limits.x.low < key.value
+
+
+def test_a_form_chosen_from_the_data_shows_intervals_over_all_forms_that_are_not_refuted(law):
+    points = Points(name="auto", variable="tokens", x=law.x, ratio=law.ratio)
+    best = compare_forms(points, drop=2).best
+    assert len(best.forms) > 1
+    _, limits = laws_charts([best])
+    (limit,) = limits.series
+    assert (limit.x_low, limit.x_high) == ([best.form_choice.low], [best.form_choice.high])
+    curve, *_ = law_picture(best).charts
+    alone, *_ = law_picture(dataclasses.replace(best, form_choice=None)).charts
+    for wide, narrow in zip(curve.bands, alone.bands, strict=True):
+        assert wide.name.endswith(f"over {len(best.forms)} forms")
+        assert (wide.low <= narrow.low).all()
+        assert (wide.high >= narrow.high).all()
 
 
 def test_the_views_of_a_fit(law, tmp_path):

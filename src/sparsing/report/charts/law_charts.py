@@ -217,8 +217,7 @@ def _residual_chart(fit: LawFit) -> Chart:
 def _profile_chart(fit: LawFit, key: Estimate) -> Chart:
     """Deviance of the fit when the limit (or the bottleneck) is held at other values."""
     ends = "" if key.closed else ", open"
-    given = " if this form is right" if fit.form_choice else ""
-    best = f"best {key.value:.4g}, {fit.level:.0%} interval{given}{ends}"
+    best = f"best {key.value:.4g}, {fit.level:.0%} interval{ends}"
     series = [
         Series(name="deviance", x=fit.profile_at, y=fit.profile_deviance, mode="lines", colour=BLUE),
     ]
@@ -235,6 +234,7 @@ def _profile_chart(fit: LawFit, key: Estimate) -> Chart:
         series.append(bootstrap)
     return Chart(
         title=f"Profile of {key.name}",
+        note="The interval assumes that this form is right." if fit.form_choice else "",
         x=Axis(
             label=f"{key.name}, activation ratio" if fit.law.limit else "bottleneck r0, d_model / n_layers"
         ),

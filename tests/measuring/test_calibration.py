@@ -33,8 +33,8 @@ def curve(thresholds, cett) -> ScoreCurve:
 
 def realised(model, corpus, values, on: str = "neuron_norm") -> np.ndarray:
     thresholds = Thresholds(rule="cett", level=0.1, on=on, values=tuple(values))
-    result = run_pass(model, corpus, DenseErrorObserver(model.sites, thresholds), key="e", head=False)
-    return result.totals.stacked_cett.numpy() / corpus.num_tokens
+    result = run_pass(model, corpus, DenseErrorObserver(model.sites, [thresholds]), key="e", head=False)
+    return result.totals.stacked_cett.numpy()[:, 0] / corpus.num_tokens
 
 
 def spiked(corpus) -> LoadedModel:

@@ -101,7 +101,7 @@ def test_a_sparse_pass(model_type, select):
 @MODELS
 def test_the_error_on_dense_inputs(model_type):
     loaded = tiny_loaded(model_type)
-    observer = DenseErrorObserver(loaded.sites, cuts())
+    observer = DenseErrorObserver(loaded.sites, [cuts(), cuts(on="gate")])
     assert (run_pass(loaded, corpus(), observer, key="k", head=False).totals.stacked_cett > 0).all()
 
 

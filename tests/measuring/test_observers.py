@@ -47,7 +47,7 @@ def run_sparse(model, corpus, thresholds, **settings):
 
 
 def run_dense_error(model, corpus, thresholds, **options):
-    return run(model, corpus, DenseErrorObserver(model.sites, thresholds), **options).totals
+    return run(model, corpus, DenseErrorObserver(model.sites, [thresholds]), **options).totals
 
 
 @pytest.mark.parametrize("on", ["neuron_norm", "gate"])
@@ -129,7 +129,7 @@ def test_the_bias_of_down_proj_is_left_out(model_type):
 def test_a_dense_error_pass_leaves_the_model_dense():
     model, corpus = tiny_loaded(), text_corpus(64)
     plain = run(model, corpus, LossOnly(), Mask(model.sites, cuts(values=(0.0, 0.0))))
-    watched = run(model, corpus, DenseErrorObserver(model.sites, cuts()))
+    watched = run(model, corpus, DenseErrorObserver(model.sites, [cuts()]))
     assert np.array_equal(plain.nll, watched.nll)
 
 

@@ -41,6 +41,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group.add_argument(
         "--level", nargs="+", type=float, metavar="X", help="levels in place of --ppl: eps, CETT or share k"
     )
+    group.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        metavar="T",
+        help="distance from the wanted perplexity ratio below which a search never goes (default: 1e-4)",
+    )
     group.add_argument("--thresholds", metavar="FILE", help="measure these thresholds in place of a rule")
     group.add_argument(
         "--scope",
@@ -68,10 +75,8 @@ def run(args: argparse.Namespace) -> int:
     level = _joint_level(args, jobs, folder) if args.cett_from else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
     subject = common.open_subject(args, common.load_checkpoint(args, args.model), folder, scores)
-    results = [
-        _measure_one(subject, rule, asked if level is None else {"level": level}, folder)
-        for rule, asked in jobs
-    ]
+    asked = [(rule, asked if level is None else {"level": level}) for rule, asked in jobs]
+    results = _measure(subject, asked, args.tolerance, folder)
     if not args.no_figures:
         _draw(results, subject, folder)
     subject.journal.clear()
@@ -97,6 +102,8 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other; give only one of them")
     if args.cett_from and (chosen not in ([], ["ppl"]) or args.rule not in (None, ["cett"])):
         raise InputError("--cett-from works only with --ppl and the rule cett; leave out the other options")
+    if not 0 < args.tolerance < 1:
+        raise InputError(f"--tolerance is a distance of perplexity ratios in (0, 1), got {args.tolerance}")
     if args.thresholds:
         return [(None, {"thresholds": read_thresholds(args.thresholds)})]
     names = args.rule or (["cett"] if args.cett_from else ["cett", "fat", "top_k"])
@@ -137,13 +144,17 @@ def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
     return found.level
 
 
-def _measure_one(subject: Subject, rule: Rule | None, asked: dict, folder: Path) -> Measurement:
-    from sparsing.measuring._measure import measure
+def _measure(
+    subject: Subject, jobs: list[tuple[Rule | None, dict]], tolerance: float, folder: Path
+) -> list[Measurement]:
+    from sparsing.measuring._measure import Request, measure_all
+    from sparsing.measuring.run_folder import save_measurement
 
-    result = measure(subject, rule or "cett", **asked)
-    result.save(folder / result.slug / "measurement.json")
-    result.thresholds.save(folder / result.slug / "thresholds.json")
-    return result
+    requests = [Request(**asked) if rule is None else Request(rule=rule, **asked) for rule, asked in jobs]
+    results = measure_all(subject, requests, tolerance=tolerance)
+    for result in results:
+        save_measurement(result, folder / result.slug)
+    return results
 
 
 def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:

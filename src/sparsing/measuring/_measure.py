@@ -12,21 +12,44 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 
 from sparsing.errors import InputError
+from sparsing.measuring.cost import Lap
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.measurement import DEAD_BELOW, Measurement
 from sparsing.measuring.observers import SparseTotals
-from sparsing.measuring.search import SearchResult
-from sparsing.measuring.subject import Subject, perplexity, window_counts
+from sparsing.measuring.search import TOLERANCE, SearchResult
+from sparsing.measuring.subject import Outcome, Subject, perplexity, window_counts
 from sparsing.measuring.token_record import TokenRecord
 from sparsing.measuring.weight_bytes import weight_bytes
 from sparsing.rules import RULES, Rule, make_rule
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.token_text import token_texts
+
+TOO_WIDE = 1.0
+"""An interval of the perplexity ratio wider than this share of the wanted rise cannot tell levels apart."""
+NOISY_SHARE = 0.05
+"""Arithmetic noise above this share of the wanted rise is worth a warning."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be measured: a rule at a level, at a perplexity cost, or thresholds; exactly one of the three."""
+
+    rule: str | Rule = "cett"
+    level: float | None = None
+    ppl_ratio: float | None = None
+    thresholds: Thresholds | None = None
+
+    def __post_init__(self) -> None:
+        asked = {"level": self.level, "ppl_ratio": self.ppl_ratio, "thresholds": self.thresholds}
+        given = [name for name, value in asked.items() if value is not None]
+        if len(given) != 1:
+            raise InputError(f"give exactly one of level, ppl_ratio, thresholds; got {given or 'none'}")
 
 
 def measure(
@@ -36,37 +59,71 @@ def measure(
     level: float | None = None,
     ppl_ratio: float | None = None,
     thresholds: Thresholds | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Measurement:
     """Measure a rule at a level, at a perplexity cost, or given thresholds: exactly one of the three.
+
+    Args:
+        tolerance: Distance from `ppl_ratio` below which the search never goes.
 
     Raises:
         InputError: if none or several of the three are given, if a level is out of bounds, or if the
             thresholds are for another model.
         TargetError: if no level of the rule reaches `ppl_ratio`.
     """
-    asked = {"level": level, "ppl_ratio": ppl_ratio, "thresholds": thresholds}
-    given = [name for name, value in asked.items() if value is not None]
-    if len(given) != 1:
-        raise InputError(f"give exactly one of level, ppl_ratio, thresholds; got {given or 'none'}")
-    subject.meter.restart()
-    found = None
-    if thresholds is None:
-        rule = make_rule(rule)
-        if ppl_ratio is not None:
-            found = subject.search(rule, ppl_ratio)
-            level = found.level
-        assert level is not None
-        thresholds = subject.thresholds(rule, level, ppl_ratio)
-    result = _verified(subject, thresholds, found)
-    if found is not None:
-        spread = subject.ratio_interval(make_rule(rule), found, thresholds)
-        result = dataclasses.replace(result, activation_ratio_interval=spread)
-    _warn(result)
+    request = Request(rule=rule, level=level, ppl_ratio=ppl_ratio, thresholds=thresholds)
+    (result,) = measure_all(subject, [request], tolerance=tolerance)
     return result
 
 
-def _verified(subject: Subject, thresholds: Thresholds, found: SearchResult | None) -> Measurement:
+def measure_all(
+    subject: Subject, requests: Sequence[Request], *, tolerance: float = TOLERANCE
+) -> list[Measurement]:
+    """Measure several requests; passes of one search serve the others, and one dense pass the CETT of all.
+
+    Raises: as `measure`.
+    """
+    found: list[_Found] = []
+    for request in requests:
+        subject.meter.restart()
+        found.append(_find(subject, request, tolerance))
+    subject.meter.restart()
+    subject.find_dense_errors([one.thresholds for one in found])
+    shared = subject.meter.lap().part(len(found))
+    results = [_verified(subject, one, [one.lap, shared]) for one in found]
+    for result in results:
+        _warn(result)
+    return results
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """The thresholds of a request, and how they were found."""
+
+    thresholds: Thresholds
+    rule: Rule | None
+    search: SearchResult | None
+    """None if no level was searched for."""
+    lap: Lap
+
+
+def _find(subject: Subject, request: Request, tolerance: float) -> _Found:
+    if request.thresholds is not None:
+        request.thresholds.for_sites(subject.loaded.sites)
+        return _Found(request.thresholds, None, None, subject.meter.lap())
+    rule, level, search = make_rule(request.rule), request.level, None
+    if request.ppl_ratio is not None:
+        search = subject.search(rule, request.ppl_ratio, tolerance=tolerance)
+        level = search.level
+    assert level is not None
+    thresholds = subject.thresholds(rule, level, request.ppl_ratio)
+    return _Found(thresholds, rule, search, subject.meter.lap())
+
+
+def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measurement:
     """Everything that is measured exactly at these thresholds."""
+    subject.meter.restart()
+    thresholds, search = found.thresholds, found.search
     sparse = subject.sparse_pass(thresholds)
     totals, labels = sparse.totals, sparse.labels
     tokens, widths = totals.tokens.numpy(), subject.widths
@@ -85,24 +142,35 @@ def _verified(subject: Subject, thresholds: Thresholds, found: SearchResult | No
         layer_activation_ratio_interval=tuple(i for i in intervals if i is not None) or None,
         ppl_dense=perplexity(subject.curves.window_nll, labels),
         ppl_sparse=perplexity(sparse.nll, labels),
-        **subject.outcome(thresholds),
+        **_outcome(subject, found),
         cett_dense_inputs=tuple(subject.dense_error(thresholds).tolist()),
         cett_sparse_inputs=tuple((totals.stacked_cett.numpy() / tokens.sum()).tolist()),
         dead_neuron_ratio=tuple(dead.tolist()),
         num_tokens=int(tokens.sum()),
         n_windows=subject.corpus.n_windows,
-        converged=found.converged if found else True,
-        monotone=found.monotone if found else True,
-        tries=found.tries if found else (),
+        converged=search.converged if search else True,
+        monotone=search.monotone if search else True,
+        tries=search.tries if search else (),
+        fitted_ppl_ratio=search.fitted_ppl_ratio if search else None,
+        ppl_ratio_noise=search.ppl_ratio_noise if search else None,
         thresholds=thresholds,
         heldout=subject.held_out(thresholds),
         neuron_frequency=frequency,
         position_activation_ratio=_by_position(totals, widths),
         **_first_tokens(subject, totals.record),
         weights=weight_bytes(subject.loaded),
-        cost=subject.meter.cost(),
+        cost=subject.meter.cost(laps),
         provenance=subject.provenance,
     )
+
+
+def _outcome(subject: Subject, found: _Found) -> Outcome:
+    """The figures at the thresholds; after a search the interval is that of the ratio at the target perplexity."""
+    outcome = subject.outcome(found.thresholds)
+    if found.search is not None and found.rule is not None:
+        interval = subject.ratio_interval(found.rule, found.search, found.thresholds)
+        outcome["activation_ratio_interval"] = interval
+    return outcome
 
 
 def _frequency(totals: SparseTotals) -> np.ndarray:
@@ -153,17 +221,35 @@ def _first_tokens(subject: Subject, record: TokenRecord) -> _FirstTokens:
 
 def _warn(result: Measurement) -> None:
     if not result.converged:
+        assert result.target_ppl_ratio is not None
         warnings.warn(
-            f"{result.name}: no level comes within 1e-4 of ppl_ratio {result.target_ppl_ratio:g};"
-            f" the nearest has {result.ppl_ratio:.5f}. More text makes the steps finer",
+            f"{result.name}: no level comes near ppl_ratio {result.target_ppl_ratio:g}; the nearest has"
+            f" {result.ppl_ratio:.5f}. On so little text the ratio moves in steps; give more text",
             stacklevel=3,
         )
+    if result.target_ppl_ratio is not None and result.ppl_ratio_interval is not None:
+        low, high = result.ppl_ratio_interval
+        if high - low > TOO_WIDE * (result.target_ppl_ratio - 1):
+            warnings.warn(
+                f"{result.name}: {result.num_tokens:,} tokens in {result.n_windows} windows are too few to tell"
+                f" levels apart: ppl_ratio lies in [{low:.4f}, {high:.4f}]; give more text",
+                stacklevel=3,
+            )
     if not result.monotone:
         warnings.warn(
-            f"{result.name}: perplexity is not monotone in {result.level_name}; the level found is one of"
-            " several (see `tries`)",
+            f"{result.name}: a sparser level had the lower perplexity, by more than rounding explains (see"
+            f" `tries`); other values of {result.level_name} may meet the target too. Give more text",
             stacklevel=3,
         )
+    if result.ppl_ratio_noise is not None and result.target_ppl_ratio is not None:
+        share = result.ppl_ratio_noise / (result.target_ppl_ratio - 1)
+        if share > NOISY_SHARE:
+            warnings.warn(
+                f"{result.name}: rounding in {result.provenance.dtype} moves ppl_ratio by"
+                f" {result.ppl_ratio_noise:.4f} (one standard deviation), {100 * share:.0f}% of the rise that"
+                " is looked for; the interval contains this doubt, --dtype float32 removes it",
+                stacklevel=3,
+            )
     dense = [layer for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1.0]
     if dense:
         warnings.warn(f"{result.name}: layers {dense} stay dense, no neuron is ever inactive", stacklevel=3)

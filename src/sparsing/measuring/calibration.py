@@ -78,6 +78,7 @@ def calibrate(
             thresholds=torch.stack(observer.grids[score]).numpy(),
             cett=torch.stack(sums.cett).numpy() / sampled,
             ratio=torch.stack(sums.ratio).numpy() / sampled,
+            nonzero=torch.stack(sums.nonzero).numpy() / sampled,
         )
         for score, sums in result.totals.scores.items()
     }
@@ -152,6 +153,8 @@ class _ScoreSums(Totals):
     """Sums of the CETT of a token."""
     ratio: list[torch.Tensor]
     """Sums of the activation ratio of a token."""
+    nonzero: list[torch.Tensor]
+    """Sums of the share of scores that are not zero, shape `()`."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -171,7 +174,13 @@ class _CurveObserver(Observer[_CurveTotals]):
         def zeros(grid: list[torch.Tensor]) -> list[torch.Tensor]:
             return [torch.zeros_like(g, device=site.device) for g, site in zip(grid, sites, strict=True)]
 
-        sums = {score: _ScoreSums(cett=zeros(grid), ratio=zeros(grid)) for score, grid in grids.items()}
+        def scalars() -> list[torch.Tensor]:
+            return [torch.zeros((), dtype=torch.float64, device=site.device) for site in sites]
+
+        sums = {
+            score: _ScoreSums(cett=zeros(grid), ratio=zeros(grid), nonzero=scalars())
+            for score, grid in grids.items()
+        }
         super().__init__(_CurveTotals(sampled=torch.zeros((), dtype=torch.int64), scores=sums))
         self.grids = grids
         self.needs_gate = any(SCORES[score].needs_gate for score in grids)
@@ -195,6 +204,7 @@ class _CurveObserver(Observer[_CurveTotals]):
         for score, sums in self.totals.scores.items():
             # summed in float64, so that the sums of millions of tokens keep all their digits
             size = sizes(SCORES[score].value_of(gate, h), self._scales[score][index])
+            sums.nonzero[index] += is_above(size, 0.0).double().sum() / h.shape[-1]
             for point, threshold in enumerate(self._points[score][index]):
                 active = is_above(size, threshold)
                 error = cett(h, active, weight, full)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -15,6 +17,19 @@ if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
 
 
+@dataclasses.dataclass(frozen=True)
+class Lap:
+    """A stretch of work."""
+
+    sec: float
+    tokens: float
+    """Tokens that were run through the model."""
+
+    def part(self, count: int) -> Lap:
+        """One of `count` equal parts, for work that serves several measurements."""
+        return Lap(self.sec / count, self.tokens / count)
+
+
 class Meter:
     """Counts the tokens that are run and the time, and compares both with a dense pass over the corpus.
 
@@ -24,28 +39,35 @@ class Meter:
     def __init__(self, loaded: LoadedModel, corpus: Corpus):
         self._num_tokens = corpus.num_tokens
         self._dense_sec = _dense_sec(loaded, corpus)
-        self._shared_sec, self._shared_tokens = 0.0, 0
+        self._shared_sec, self._shared_tokens = 0.0, 0.0
         self.restart()
 
     def share(self) -> None:
-        """Adds the passes run so far to the cost of every later measurement, since all of them use these passes."""
-        self._shared_sec += time.monotonic() - self._began
-        self._shared_tokens += self._tokens
-        self.restart()
+        """Count the passes run so far in the cost of every later measurement, since all of them use these passes."""
+        lap = self.lap()
+        self._shared_sec += lap.sec
+        self._shared_tokens += lap.tokens
 
     def restart(self) -> None:
-        """Begins a new measurement: time and tokens count from here."""
-        self._began, self._tokens = time.monotonic(), 0
+        """Begin a lap."""
+        self._began, self._tokens = time.monotonic(), 0.0
+
+    def lap(self) -> Lap:
+        """What was spent since the last `restart` or `lap`; the next lap begins."""
+        lap = Lap(time.monotonic() - self._began, self._tokens)
+        self.restart()
+        return lap
 
     def add(self, corpus: Corpus) -> None:
-        """Records that a pass over this corpus is run."""
+        """Count a pass over this corpus."""
         self._tokens += corpus.num_tokens
 
-    def cost(self) -> Cost:
-        """The cost of the measurement that began last, including the shared passes."""
-        wall = self._shared_sec + time.monotonic() - self._began
+    def cost(self, laps: Sequence[Lap] = ()) -> Cost:
+        """The cost of a measurement: what is shared, these laps, and the lap that runs."""
+        spent = [*laps, Lap(time.monotonic() - self._began, self._tokens)]
+        wall = self._shared_sec + sum(lap.sec for lap in spent)
         return Cost(
-            forward_passes=(self._shared_tokens + self._tokens) / self._num_tokens,
+            forward_passes=(self._shared_tokens + sum(lap.tokens for lap in spent)) / self._num_tokens,
             dense_forward_equivalents=wall / self._dense_sec,
             wall_sec=wall,
         )

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sparsing.errors import InputError
+from sparsing.measuring.observation import Observation, joined
 from sparsing.measuring.search import SearchResult, search
 
 if TYPE_CHECKING:
@@ -27,13 +30,28 @@ def search_jointly(subjects: Sequence[Subject], rule: Rule, ppl_ratio: float) ->
     if not subjects:
         raise InputError("a joint search needs at least one checkpoint")
 
-    def mean_ratio(level: float, on_all: bool) -> float:
-        return sum(subject.ppl_ratio(rule, level, on_all) for subject in subjects) / len(subjects)
+    part = _joint_part(subjects)
+
+    def run(level: float, on_all: bool) -> Observation:
+        return joined([subject.observe(rule, level, on_all) for subject in subjects])
 
     return search(
         rule,
-        mean_ratio,
+        run,
         ppl_ratio=ppl_ratio,
         reach=rule.reach(subjects[0].curves),
-        part_first=all(subject.has_part for subject in subjects),
+        part=part,
+        noisy=any(subject.is_half_precision for subject in subjects),
     )
+
+
+def _joint_part(subjects: Sequence[Subject]) -> np.ndarray | None:
+    """The windows of all parts, counted through the windows of all subjects; None if one subject has no part."""
+    parts: list[np.ndarray] = []
+    begin = 0
+    for subject in subjects:
+        if subject.part is None:
+            return None
+        parts.append(subject.part + begin)
+        begin += subject.corpus.n_windows
+    return np.concatenate(parts)

@@ -96,6 +96,10 @@ class Measurement(Result):
     """False if the search saw a sparser level with a lower perplexity."""
     tries: tuple[Try, ...]
     """Passes of the search, in order."""
+    fitted_ppl_ratio: float | None = None
+    """By the smooth curve through all passes of the search, at this level; None if no level was searched for."""
+    ppl_ratio_noise: float | None = None
+    """Standard deviation of the arithmetic noise of `ppl_ratio` in half precision; None in other precisions."""
     thresholds: Thresholds
     heldout: HeldOut | None
     neuron_frequency: NDArray[np.float32]

@@ -1,8 +1,8 @@
-"""Observers of a measurement: which neurons are active where, and the error that dropping the others makes.
+"""Observers of a measurement: they count active neurons and measure the error of dropping the other neurons.
 
-`SparseObserver` watches a model that a mask makes sparse. The CETT it measures is on sparse inputs: each layer
-sees what the sparse layers before it give. `DenseErrorObserver` measures CETT on dense inputs, as CETT is
-defined. Both are exact: they use every counted token and the true `down_proj`.
+`SparseObserver` watches a pass that a mask makes sparse. Its CETT is on sparse inputs: the input of each layer comes
+from sparse layers. `DenseErrorObserver` measures CETT on dense inputs, as CETT is defined. Both are exact: they use every
+counted token and the model's own `down_proj`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(eq=False)
 class ErrorTotals(Totals):
-    """CETT summed over counted tokens; one scalar per site, float64."""
+    """CETT summed over counted tokens; one tensor per site, float64."""
 
     cett: list[torch.Tensor]
+    """Shape `()`, or `(n_thresholds,)` where several thresholds are observed at once."""
 
     @property
     def stacked_cett(self) -> torch.Tensor:
-        """Shape `(n_sites,)`."""
+        """Shape `(n_sites,)` or `(n_sites, n_thresholds)`."""
         return torch.stack(self.cett)
 
 
 @dataclasses.dataclass(eq=False)
 class SparseTotals(ErrorTotals):
-    """Counts of active neurons; lists have one tensor per site. All counts are int64."""
+    """Counts of active neurons, int64. Lists have one tensor per site."""
 
     active: list[torch.Tensor]
     """Active neurons summed over the counted tokens of each window, shape `(n_windows,)`."""
@@ -52,62 +53,57 @@ class SparseTotals(ErrorTotals):
     position_tokens: torch.Tensor
     """Counted tokens at each position, shape `(width,)`."""
     record: TokenRecord
+    """Activations of the first tokens."""
 
 
-class _ErrorSum:
-    """Adds up the CETT of each site: the norm of the dropped part over the norm of the full output."""
+def _error(site: Site, dropped: torch.Tensor, output: torch.Tensor, *, sparse: bool) -> torch.Tensor:
+    """CETT per token, shape `(rows,)`.
 
-    def __init__(self, sites: Sequence[Site], cett: list[torch.Tensor]):
-        self._sites, self._cett = sites, cett
-        self._dropped: torch.Tensor | None = None
-        self._counted = torch.zeros(0)
-
-    def begin(self, batch: Batch) -> None:
-        self._counted = batch.counted
-
-    def drop(self, index: int, h: torch.Tensor) -> None:
-        """`h` holds the dropped neurons, and zero elsewhere."""
-        self._dropped = h @ self._sites[index].weight.detach().T  # (rows, d_model)
-
-    def add(self, index: int, output: torch.Tensor, *, sparse: bool) -> None:
-        """`output` is what `down_proj` gave; if it is `sparse`, the dropped part is not in it."""
-        dropped, bias = self._dropped, self._sites[index].bias
-        assert dropped is not None, "down_proj ran without its input being seen"
-        full = output if bias is None else output - bias
-        error = relative_error(norm(dropped), norm(full + dropped if sparse else full))
-        counted = self._counted.flatten().to(error.device)
-        self._cett[index] += (error * counted).sum(dtype=torch.float64)
-        self._dropped = None
+    Args:
+        dropped: Output of the dropped neurons alone, shape `(rows, d_model)`.
+        output: What `down_proj` gave; if it is `sparse`, the dropped part is not in it.
+    """
+    full = output if site.bias is None else output - site.bias  # the bias belongs to no neuron
+    return relative_error(norm(dropped), norm(full + dropped if sparse else full))
 
 
-def _scalars(sites: Sequence[Site]) -> list[torch.Tensor]:
-    return [torch.zeros((), dtype=torch.float64, device=site.device) for site in sites]
+def _through_down_proj(site: Site, h: torch.Tensor) -> torch.Tensor:
+    """Output of the neurons in `h`, without the bias, shape `(rows, d_model)`."""
+    return h @ site.weight.detach().T
 
 
 class DenseErrorObserver(Observer[ErrorTotals]):
-    """Adds up the CETT that thresholds would cause at each site, while the model stays dense."""
+    """Adds up the CETT that each of several thresholds would cause at each site, while the model stays dense."""
 
     needs_output = True
 
-    def __init__(self, sites: Sequence[Site], thresholds: Thresholds):
-        super().__init__(ErrorTotals(_scalars(sites)))
-        self._mask = Mask(sites, thresholds)
-        self.needs_gate = self._mask.needs_gate
-        self._error = _ErrorSum(sites, self.totals.cett)
+    def __init__(self, sites: Sequence[Site], several: Sequence[Thresholds]):
+        zeros = [torch.zeros(len(several), dtype=torch.float64, device=site.device) for site in sites]
+        super().__init__(ErrorTotals(cett=zeros))
+        self._sites = sites
+        self._masks = [Mask(sites, thresholds) for thresholds in several]
+        self.needs_gate = any(mask.needs_gate for mask in self._masks)
+        self._dropped: list[torch.Tensor] = []
 
     def begin(self, batch: Batch) -> None:
-        self._mask.real = batch.real
-        self._error.begin(batch)
+        self._counted = batch.counted
+        for mask in self._masks:
+            mask.real = batch.real
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
-        self._error.drop(index, rows.h * ~self._mask.active(index, rows))
+        site = self._sites[index]
+        self._dropped = [_through_down_proj(site, rows.h * ~mask.active(index, rows)) for mask in self._masks]
 
     def see_output(self, index: int, output: torch.Tensor) -> None:
-        self._error.add(index, output, sparse=False)
+        counted = self._counted.flatten().to(output.device)
+        for place, dropped in enumerate(self._dropped):
+            error = _error(self._sites[index], dropped, output, sparse=False)
+            self.totals.cett[index][place] += (error * counted).sum(dtype=torch.float64)
+        self._dropped = []
 
 
 class SparseObserver(Observer[SparseTotals]):
-    """Counts active neurons per window, site, neuron and position, and the CETT on sparse inputs."""
+    """Counts active neurons by window, site, neuron and position, and adds up the CETT on sparse inputs."""
 
     needs_output = True
 
@@ -117,7 +113,7 @@ class SparseObserver(Observer[SparseTotals]):
 
         self._recorder = TokenRecorder(sites, corpus)
         totals = SparseTotals(
-            cett=_scalars(sites),
+            cett=[torch.zeros((), dtype=torch.float64, device=site.device) for site in sites],
             active=[zeros(corpus.n_windows, site) for site in sites],
             neuron=[zeros(site.d_ff, site) for site in sites],
             position=[zeros(corpus.width, site) for site in sites],
@@ -126,10 +122,9 @@ class SparseObserver(Observer[SparseTotals]):
             record=self._recorder.record,
         )
         super().__init__(totals)
-        self._error = _ErrorSum(sites, totals.cett)
+        self._sites = sites
 
     def begin(self, batch: Batch) -> None:
-        self._error.begin(batch)
         self._counted, self._span = batch.counted, batch.span
         place = self.totals.tokens.device
         self.totals.tokens[batch.span] = batch.counted.sum(-1).to(place)
@@ -139,16 +134,19 @@ class SparseObserver(Observer[SparseTotals]):
         assert change is not None, "a sparse pass needs an intervention"
         ratio = self._count(index, change.active)
         self._recorder.add(index, self._span, ratio, rows.h)
-        self._error.drop(index, rows.h - change.h)
+        self._dropped = _through_down_proj(self._sites[index], rows.h - change.h)
 
     def see_output(self, index: int, output: torch.Tensor) -> None:
-        self._error.add(index, output, sparse=True)
+        error = _error(self._sites[index], self._dropped, output, sparse=True)
+        counted = self._counted.flatten().to(error.device)
+        self.totals.cett[index] += (error * counted).sum(dtype=torch.float64)
 
     def _count(self, index: int, active: torch.Tensor) -> torch.Tensor:
-        """Add up the active set; returns the activation ratio per token, shape `(windows, tokens)`, float64."""
+        """Adds up the active set; returns the activation ratio per token, shape `(windows, tokens)`, float64."""
         totals, d_ff = self.totals, active.shape[-1]
         counted = self._counted.to(active.device)
         active = active.view(*counted.shape, d_ff) & counted[..., None]
+        # int32 suffices for one batch, whatever its size; the totals are int64
         per_token = active.view(torch.uint8).sum(-1, dtype=torch.int32)  # (windows, tokens)
         totals.active[index][self._span] = per_token.sum(-1)
         totals.neuron[index] += active.flatten(0, 1).sum(0, dtype=torch.int32)

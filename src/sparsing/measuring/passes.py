@@ -170,6 +170,10 @@ class PassResult(Generic[T]):
     totals: T
     """The observer's totals, on the CPU."""
 
+    def mean_rise(self, dense_nll: np.ndarray) -> float:
+        """Mean rise of the loss per predicted token over a dense pass on the same windows, nats."""
+        return float((self.nll - dense_nll).sum() / self.labels.sum())
+
 
 def run_pass(
     loaded: LoadedModel,

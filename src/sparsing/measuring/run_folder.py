@@ -96,5 +96,7 @@ def default_folder(model: str) -> Path:
     """
     name = Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition("/")[2]
     if not name:
-        raise InputError(f"the model name {model!r} gives no name for an output folder; choose a folder with -o")
+        raise InputError(
+            f"the model name {model!r} gives no name for an output folder; choose a folder with -o"
+        )
     return Path("outputs") / name

@@ -1,9 +1,10 @@
-"""Finds the level of a rule at which perplexity rises by a wanted factor, with few real sparse passes.
+"""`search`: the level of a rule at which perplexity rises by a wanted factor, with few real sparse passes.
 
 PPL-p% (Sparsing Law, section 3) is `search(cett, ppl_ratio=1 + p / 100)`, and every other rule has its own.
-Loss differences are paired token by token, so they are precise on few tokens: the search first brackets on a
-part of the corpus, then finishes on all of it. `log(ppl ratio)` grows like a power of the strength, so it
-steps by secants in the logs, kept inside a bracket.
+The search first brackets on a part of the corpus, roughly. Passes over all of it then refine a smooth curve of
+the rise (`rise_curve.py`), and each next level is where that curve meets the target. The search stops when the
+doubt about the level is small against what the text itself leaves open, and never looks for digits finer than
+the tolerance, the sampling error or the arithmetic noise.
 """
 
 from __future__ import annotations
@@ -11,25 +12,38 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError, TargetError
-from sparsing.rules import Reach
+from sparsing.measuring.intervals import relative_sampling_sd
+from sparsing.measuring.observation import Observation
+from sparsing.measuring.rise_curve import SLOPE, RiseFit, arithmetic_noise, fit_rise, scaled_part
 
 if TYPE_CHECKING:
-    from sparsing.rules import Rule
+    from sparsing.rules import Reach, Rule
 
 TOLERANCE = 1e-4
-"""Allowed distance of the perplexity ratio from its target."""
-PART_TOLERANCE = 0.05
-"""The same on the part, relative to log(target): the rest of the corpus differs by more."""
+"""Distance of the perplexity ratio from its target below which a search never goes."""
+DOUBT = 0.4
+"""The doubt about the level may be this share of the sampling error: it then widens intervals by 8%."""
+PART_NEARNESS = 0.3
+"""Distance in `log(log(ppl_ratio))` at which the part has done its work: the whole corpus differs by as much."""
+PASSES_WITH_NOISE = 3
+"""Passes over all windows that show the arithmetic noise, and how many a search in half precision runs."""
+MOST_WITH_NOISE = 5
+"""More passes than this do not help against noise."""
+NOISE_GUESS = 0.2
+"""Arithmetic noise in half precision, relative to the wanted rise, until the passes show it."""
+PART_TRIES_WITH_NOISE = 4
+"""More passes over the part do not help in half precision: it has more noise than the whole."""
 _MAX_TRIES = 40
-_SLOPE = 2.0
-"""Assumed until two points tell."""
+_RIPPLE = 3.0
+"""Standard deviations of the arithmetic noise that a fall of perplexity must exceed to count."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,98 +60,304 @@ class Try(Result):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchResult(Result):
-    """The level found, and how."""
+    """The level that was found, and how."""
 
     kind = "search_result"
 
     level: float
+    """The level of one of the passes over the whole corpus."""
     ppl_ratio: float
-    """Reached on the whole corpus."""
+    """Measured at this level on the whole corpus."""
     target_ppl_ratio: float
     converged: bool
-    """False when no level comes within the tolerance, as on very short texts, where the ratio jumps."""
+    """False if the target was not met within the tolerance, the sampling error and the arithmetic noise."""
     monotone: bool
-    """False when a sparser level was seen to have the lower perplexity."""
+    """False if a sparser level had the lower perplexity by more than the arithmetic noise."""
     slope: float
     """d log(log ppl_ratio) / d log(strength) near the level."""
     tries: tuple[Try, ...]
+    fitted_ppl_ratio: float | None = None
+    """By the curve through all passes, at the same level."""
+    ppl_ratio_noise: float | None = None
+    """Standard deviation of the arithmetic noise of `ppl_ratio` in half precision; None in other precisions."""
+    slope_sd: float = 0.0
+    """Standard error of `slope`."""
+    level_sd: float = 0.0
+    """Standard error of the logarithm of the strength at which the curve meets the target on this corpus."""
+    fitted_strength: float | None = None
+    """Strength at which the curve meets the target."""
+
+
+RunLevel = Callable[[float, bool], Observation]
+"""Runs a pass at a level, on the whole corpus (True) or on the part (False)."""
 
 
 def search(
     rule: Rule,
-    ratio_at: Callable[[float, bool], float],
+    run: RunLevel,
     *,
     ppl_ratio: float,
     reach: Reach,
-    part_first: bool = True,
+    part: NDArray[np.int64] | None = None,
     tolerance: float = TOLERANCE,
+    noisy: bool = False,
+    known: Sequence[Observation] = (),
 ) -> SearchResult:
     """Find the level of `rule` with this perplexity ratio.
 
     Args:
-        ratio_at: gives the perplexity ratio at a level, on the whole corpus (True) or on the part (False).
-        reach: where to begin and how far to go (`Rule.reach`).
-        part_first: False for a corpus too short to have a part.
+        reach: Where to begin and how far to go (`Rule.reach`).
+        part: Windows of the bracketing part; None for a corpus too short to have one.
+        noisy: True for half precision: the search then runs enough passes to see the arithmetic noise.
+        known: Passes of earlier searches of this rule on the same tokens, which serve this one too.
 
     Raises:
-        InputError: a target of 1 or below.
-        TargetError: no level of the rule reaches the target.
+        InputError: if the target is 1 or below.
+        TargetError: if no level of the rule reaches the target.
     """
     if not (math.isfinite(ppl_ratio) and ppl_ratio > 1):
         raise InputError(
             f"the target ppl_ratio must be above 1, got {ppl_ratio}; 1.01 stands for PPL-1% (--ppl 1)"
         )
-    tries: list[Try] = []
-
-    def rise(strength: float, on_all: bool) -> float:
-        level = rule.level(strength)
-        ratio = ratio_at(level, on_all)
-        tries.append(Try(level=level, ppl_ratio=ratio, on_all=on_all))
-        return math.log(ratio)
-
-    target, slope = math.log(ppl_ratio), None
-    if part_first:
-        near = target * PART_TOLERANCE
-        start, slope = _solve(lambda s: rise(s, False), target, reach, near)
-        _check_reached(rule, tries, target, reach)
-        reach = dataclasses.replace(reach, start=start)
-    _, slope = _solve(lambda s: rise(s, True), target, reach, math.log1p(tolerance / ppl_ratio), slope)
-    _check_reached(rule, tries, target, reach)
-    # of levels with the same ratio the sparsest
-    final = min(
-        (t for t in tries if t.on_all), key=lambda t: (abs(t.ppl_ratio - ppl_ratio), -rule.strength(t.level))
-    )
-    return SearchResult(
-        level=final.level,
-        ppl_ratio=final.ppl_ratio,
-        target_ppl_ratio=ppl_ratio,
-        converged=abs(final.ppl_ratio - ppl_ratio) <= tolerance,
-        monotone=_monotone(rule, tries),
-        slope=slope or _SLOPE,
-        tries=tuple(tries),
-    )
+    return _Search(rule, run, math.log(ppl_ratio), reach, part, tolerance, noisy, known).result()
 
 
-def _solve(
-    f: Callable[[float], float], target: float, reach: Reach, near: float, slope: float | None = None
-) -> tuple[float, float | None]:
-    """Strength at which rising `f` meets `target`, and the slope of log f over log strength there if known."""
+class _Search:
+    """The state of one search."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        run: RunLevel,
+        target: float,
+        reach: Reach,
+        part: NDArray[np.int64] | None,
+        tolerance: float,
+        noisy: bool,
+        known: Sequence[Observation],
+    ):
+        self._rule, self._run, self._target, self._reach = rule, run, target, reach
+        self._windows, self._tolerance, self._noisy = part, tolerance, noisy
+        self._part = [one for one in known if not one.on_all]
+        self._all = [one for one in known if one.on_all]
+        self._tries: list[Observation] = []
+
+    def result(self) -> SearchResult:
+        """Run the search."""
+        if self._windows is not None and not self._is_near([*self._part, *self._all]):
+            self._bracket_on_part()
+        final = self._refine()
+        fit, noise = self._fit(), self._noise()
+        ratio = final.ppl_ratio
+        # in half precision the curve decides, since one pass may meet the target by luck
+        rise = fit.rise_at(final.strength) if fit and self._noisy else final.mean_rise
+        return SearchResult(
+            level=self._rule.level(final.strength),
+            ppl_ratio=ratio,
+            target_ppl_ratio=math.exp(self._target),
+            converged=abs(rise - self._target)
+            <= max(self._allowed(final), fit.rise_sd * self._target if fit else 0.0),
+            monotone=self._is_monotone(noise or 0.0),
+            slope=fit.slope if fit else SLOPE,
+            tries=tuple(
+                Try(level=self._rule.level(one.strength), ppl_ratio=one.ppl_ratio, on_all=one.on_all)
+                for one in self._tries
+            ),
+            fitted_ppl_ratio=math.exp(fit.rise_at(final.strength)) if fit else None,
+            ppl_ratio_noise=None if noise is None else noise * ratio,
+            slope_sd=fit.slope_sd if fit else 0.0,
+            level_sd=fit.level_sd if fit else 0.0,
+            fitted_strength=fit.strength if fit else None,
+        )
+
+    def _bracket_on_part(self) -> None:
+        """Pass over the part until one is near the target, whose level is then a good start on all windows."""
+        start = _meet(
+            lambda strength: self._observe(strength, on_all=False).mean_rise,
+            self._target,
+            self._reach,
+            lambda rise: rise > 0 and abs(math.log(rise / self._target)) <= PART_NEARNESS,
+            most_tries=PART_TRIES_WITH_NOISE if self._noisy else _MAX_TRIES,
+        )
+        self._check_reached()
+        self._reach = dataclasses.replace(self._reach, start=start)
+
+    def _refine(self) -> Observation:
+        """Pass over all windows until the target is met; returns the pass whose level is reported."""
+        fit = self._fit()
+        strength = min(fit.strength if fit else self._reach.start, self._reach.most)
+        ran = 0
+        while ran < _MAX_TRIES:
+            if accepted := self._accepted():
+                return accepted
+            latest = self._observe(strength, on_all=True)
+            ran += 1
+            below, above = self._bracket()
+            if below == self._reach.most:
+                break
+            if below is not None and above is not None and above - below <= self._reach.step:
+                break  # the rise jumps over the target: no level lies between
+            strength = self._next(latest, below, above, ran)
+        self._check_reached()
+        return self._accepted() or self._nearest()
+
+    def _accepted(self) -> Observation | None:
+        """A pass over all windows that is as near to the target as the text and the arithmetic can tell."""
+        if not self._all:
+            return None
+        fit, noise = self._fit(), self._noise()
+        nearest = self._nearest()
+        if not self._noisy:
+            return nearest if abs(nearest.mean_rise - self._target) <= self._allowed(nearest) else None
+        if fit is None or noise is None or len(self._all) < PASSES_WITH_NOISE:
+            return None
+        # One pass alone proves nothing here: its rise is within the noise of many levels. The curve decides.
+        if not self._is_settled(fit) and len(self._all) < MOST_WITH_NOISE:
+            return None
+        best = min(self._all, key=lambda one: abs(math.log(one.strength / fit.strength)))
+        off = abs(fit.rise_at(best.strength) - self._target)
+        reachable = max(self._allowed(best), fit.rise_sd * self._target / 2)
+        return best if off <= reachable or len(self._all) > MOST_WITH_NOISE else None
+
+    def _is_settled(self, fit: RiseFit) -> bool:
+        """Whether the curve is known well enough at the target, for the text and the arithmetic."""
+        if len(self._all) < PASSES_WITH_NOISE:
+            return False
+        return fit.rise_sd * self._target <= self._allowed(self._nearest())
+
+    def _allowed(self, one: Observation) -> float:
+        """Distance of the rise from its target that is accepted, nats."""
+        sampling = relative_sampling_sd(one.rise, one.labels) * self._target
+        return max(math.log1p(self._tolerance / math.exp(self._target)), DOUBT * sampling)
+
+    def _next(self, latest: Observation, below: float | None, above: float | None, ran: int) -> float:
+        """The next strength to try on all windows."""
+        fit = self._fit()
+        if self._noisy and fit is not None:
+            settled = self._is_settled(fit) or len(self._all) >= MOST_WITH_NOISE
+            proposal = fit.strength if settled else self._most_telling(fit)
+            tried = [one.strength for one in self._all]
+            return min(max(proposal, min(tried) / 3), max(tried) * 3, self._reach.most)
+        if fit is None:
+            return min(latest.strength * 2, self._reach.most)
+        proposal = min(max(fit.strength, latest.strength * 0.1), latest.strength * 3.0)
+        if below is None or above is None:
+            return min(proposal, self._reach.most)
+        # a curve that has not led to the target after some passes is no power law: halve the bracket instead
+        if not below < proposal < above or ran % 4 == 0:
+            return math.sqrt(max(below, above * 1e-3) * above)
+        return proposal
+
+    def _most_telling(self, fit: RiseFit) -> float:
+        """Of some levels at and above the target the one after which the curve is known best at the target.
+
+        Above the target the rise stands out of the noise, below it drowns; at the target itself no slope is
+        needed. Levels that have been tried already are left out: the same level gives the same rounding.
+        """
+        noise = self._noise() or 0.0
+        known = self._fittable()
+
+        def doubt(strength: float) -> float:
+            rise = fit.rise_at(strength)
+            imagined = dataclasses.replace(
+                self._all[-1], strength=strength, rise=self._all[-1].labels * rise, on_all=True
+            )
+            refit = fit_rise([*known, imagined], self._target, noise)
+            return refit.rise_sd if refit else math.inf
+
+        distances = (0.0, 0.06, 0.25, 0.5, 0.8) if noise else (0.0, 0.06, 0.25)
+        candidates = [fit.strength * math.exp(distance / fit.slope) for distance in distances]
+        tried = [one.strength for one in self._all]
+        fresh = [s for s in candidates if min(abs(math.log(s / t)) for t in tried) > 1e-3]
+        return min(fresh or [fit.strength * 1.003], key=doubt)
+
+    def _observe(self, strength: float, *, on_all: bool) -> Observation:
+        one = self._run(self._rule.level(strength), on_all)
+        self._tries.append(one)
+        (self._all if on_all else self._part).append(one)
+        return one
+
+    def _fit(self) -> RiseFit | None:
+        known = self._fittable()
+        # before three passes show the noise of half precision, it may be a part of the rise that is wanted
+        first = fit_rise(known, self._target, NOISE_GUESS * self._target if self._noisy else 0.0)
+        noise = arithmetic_noise(self._all, first) if self._noisy else None
+        return fit_rise(known, self._target, noise) if noise else first
+
+    def _fittable(self) -> list[Observation]:
+        """All passes over the corpus, and those over the part where their factor is not lost in noise."""
+        if self._noisy and len(self._all) >= 2:
+            return list(self._all)
+        return [*scaled_part(self._part, self._all, self._windows), *self._all]
+
+    def _noise(self) -> float | None:
+        """Standard deviation of the arithmetic noise of the mean rise, nats; None if it is negligible or not known."""
+        return arithmetic_noise(self._all, self._fit()) if self._noisy else None
+
+    def _is_near(self, observations: Sequence[Observation]) -> bool:
+        """Whether known passes make the bracketing on the part unnecessary."""
+        rises = [one.mean_rise / self._target for one in observations]
+        return any(rise > 0 and abs(math.log(rise)) <= 3 for rise in rises) and len(rises) > 1
+
+    def _bracket(self) -> tuple[float | None, float | None]:
+        """The nearest strengths below and above the target, of passes over all windows."""
+        return _bracket([(one.strength, one.mean_rise) for one in self._all], self._target)
+
+    def _nearest(self) -> Observation:
+        """Of the passes over all windows the nearest to the target, and of equal ones the sparsest."""
+        return min(self._all, key=lambda one: (abs(one.mean_rise - self._target), -one.strength))
+
+    def _is_monotone(self, noise: float) -> bool:
+        """Whether perplexity rose with strength over the same tokens, but for noise and a tenth of the rise."""
+        for scope in (self._part, self._all):
+            ordered = sorted((one.strength, one.ppl_ratio) for one in scope)
+            for (_, before), (_, after) in itertools.pairwise(ordered):
+                if after < before - max(TOLERANCE, 0.1 * abs(before - 1), _RIPPLE * math.sqrt(2) * noise):
+                    return False
+        return True
+
+    def _check_reached(self) -> None:
+        if not self._tries:
+            return
+        last = self._tries[-1]
+        if last.strength >= self._reach.most and last.mean_rise < self._target:
+            level = self._rule.level(last.strength)
+            raise TargetError(
+                f"no level of {self._rule.name} reaches ppl_ratio {math.exp(self._target):.4f}: at its sparsest"
+                f" ({self._rule.level_name} = {level:.4g}) it is {last.ppl_ratio:.4f}; ask for less than"
+                f" {100 * (last.ppl_ratio - 1):.2g}% (--ppl)"
+            )
+
+
+def _bracket(points: Sequence[tuple[float, float]], target: float) -> tuple[float | None, float | None]:
+    above = min((x for x, y in points if y >= target), default=None)
+    below = max((x for x, y in points if y < target and (above is None or x < above)), default=None)
+    return below, above
+
+
+def _meet(
+    f: Callable[[float], float],
+    target: float,
+    reach: Reach,
+    is_near: Callable[[float], bool],
+    *,
+    most_tries: int,
+) -> float:
+    """A strength at which rising `f` is near the target, by secants in the logarithms kept inside a bracket."""
     points: list[tuple[float, float]] = []
     s = min(reach.start, reach.most)
-    while len(points) < _MAX_TRIES:
+    while len(points) < most_tries:
         points.append((s, f(s)))
-        above = min((x for x, y in points if y >= target), default=None)
-        below = max((x for x, y in points if y < target and (above is None or x < above)), default=None)
-        if abs(points[-1][1] - target) <= near or below == reach.most:
-            return s, slope
+        below, above = _bracket(points, target)
+        if is_near(points[-1][1]) or below == reach.most:
+            return s
         if below is not None and above is not None and above - below <= reach.step:
             break  # f jumps over the target: no level lies between
-        slope = _slope(points, target, apart=0.05 if slope else 0.005) or slope
-        s = _next(points, below, above, target, slope or _SLOPE, reach.most)
-    return min(points, key=lambda point: (abs(point[1] - target), -point[0]))[0], slope
+        s = _secant(points, below, above, target, _slope(points, target) or SLOPE, reach.most)
+    return min(points, key=lambda point: (abs(point[1] - target), -point[0]))[0]
 
 
-def _next(
+def _secant(
     points: list[tuple[float, float]],
     below: float | None,
     above: float | None,
@@ -152,48 +372,24 @@ def _next(
     step = nearest * min(max(factor, 0.1), 3.0)
     if below is None or above is None:
         return min(most, step)
-    # a secant that has not closed in after some steps meets a curve that is no power law: halve instead
     if not below < step < above or len(points) % 4 == 0:
         return math.sqrt(max(below, above * 1e-3) * above)
     return step
 
 
-def _slope(points: list[tuple[float, float]], target: float, *, apart: float) -> float | None:
-    """d log f / d log s between the point nearest to the target and the next one that is well apart from it.
-
-    Near points are of little use: at that scale f is rough, as single neurons of single tokens switch.
-    """
+def _slope(points: list[tuple[float, float]], target: float) -> float | None:
+    """d log f / d log s between the point nearest to the target and the next one that is well apart from it."""
     rising = sorted((p for p in points if min(p) > 0), key=lambda p: abs(math.log(p[1] / target)))
     for s, f in rising[1:]:
         run, rise = math.log(s / rising[0][0]), math.log(f / rising[0][1])
-        if abs(run) > apart:
+        if abs(run) > 0.005:
             return min(max(rise / run, 0.5), 10.0)
     return None
 
 
-def _monotone(rule: Rule, tries: list[Try]) -> bool:
-    """Whether perplexity rose with strength over the same tokens, but for ripples of a tenth of the rise."""
-    for on_all in (False, True):
-        same = sorted((rule.strength(t.level), t.ppl_ratio) for t in tries if t.on_all == on_all)
-        for (_, before), (_, after) in itertools.pairwise(same):
-            if after < before - max(TOLERANCE, 0.1 * abs(before - 1)):
-                return False
-    return True
-
-
-def _check_reached(rule: Rule, tries: list[Try], target: float, reach: Reach) -> None:
-    last = tries[-1]
-    if rule.strength(last.level) >= reach.most and math.log(last.ppl_ratio) < target:
-        raise TargetError(
-            f"no level of {rule.name} reaches ppl_ratio {math.exp(target):.4f}: at its sparsest"
-            f" ({rule.level_name} = {last.level:.4g}) it is {last.ppl_ratio:.4f}; ask for a lower target,"
-            " e.g. --ppl 1"
-        )
-
-
-def part_windows(n_windows: int, window: int) -> np.ndarray | None:
-    """Windows of the bracketing part: an eighth, spread evenly, 4,096 tokens at least; None if that is half."""
-    wanted = max(-(-n_windows // 8), -(-4096 // window))
+def part_windows(n_windows: int, window: int) -> NDArray[np.int64] | None:
+    """Windows of the bracketing part: an eighth, spread evenly, 2,048 tokens at least; None if that is half."""
+    wanted = max(-(-n_windows // 8), -(-2048 // window))
     if wanted * 2 > n_windows:
         return None
     return np.linspace(0, n_windows - 1, wanted).round().astype(np.int64)

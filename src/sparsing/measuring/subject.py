@@ -16,9 +16,16 @@ from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.cost import Meter
-from sparsing.measuring.intervals import percentiles, ratio_interval, resampled
+from sparsing.measuring.intervals import (
+    windows_per_block,
+    effective_units,
+    percentiles,
+    ratio_interval,
+    resampled,
+)
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import HeldOut, Interval
+from sparsing.measuring.observation import Observation
 from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, SparseTotals
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
@@ -63,23 +70,23 @@ class Subject:
     ):
         self.loaded, self.corpus, self.heldout = loaded, corpus, heldout
         self.journal = journal or Journal()
+        self.is_half_precision = loaded.dtype in ("bfloat16", "float16")
+        """Whether rounding moves the loss of each pass by an amount that matters for the search."""
         self.meter = Meter(loaded, corpus)
         self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
         self._settings = PassSettings(journal=self.journal, batch_size=batch_size, progress=progress)
         self.curves: Curves = calibrate(loaded, corpus, scores=scores, settings=self._settings)
         self.meter.add(corpus)
         self.meter.share()
-        self._part = part_windows(corpus.n_windows, corpus.width)
+        self.part = part_windows(corpus.n_windows, corpus.width)
+        """Windows on which a search brackets first; None for a corpus that is too short."""
+        self._known: dict[str, list[Observation]] = {}
+        self._dense_errors: dict[str, np.ndarray] = {}
 
     @property
     def widths(self) -> np.ndarray:
         """Neurons of each site, shape `(n_sites,)`."""
         return np.array([site.d_ff for site in self.loaded.sites])
-
-    @property
-    def has_part(self) -> bool:
-        """Whether the corpus is long enough for a search to bracket on a part of it first."""
-        return self._part is not None
 
     def thresholds(self, rule: Rule, level: float, target: float | None = None) -> Thresholds:
         """The rule at this level on this model."""
@@ -92,17 +99,21 @@ class Subject:
             provenance=self.provenance,
         )
 
-    def ppl_ratio(self, rule: Rule, level: float, on_all: bool) -> float:
-        """Perplexity ratio of a real sparse pass, on the whole corpus or on the bracketing part."""
+    def observe(self, rule: Rule, level: float, on_all: bool) -> Observation:
+        """A real sparse pass of the search, on the whole corpus or on the bracketing part."""
         thresholds = self.thresholds(rule, level)
+        dense = self.curves.window_nll
         if on_all:
             result = self.sparse_pass(thresholds)
-            return ppl_ratio(result.nll, self.curves.window_nll, result.labels)
-        assert self._part is not None
-        mask = Mask(self.loaded.sites, thresholds)
-        key, label = f"part {thresholds.identity}", f"search {rule.name} on a part"
-        part = self._run(self.corpus.part(self._part), LossOnly(), mask, key, label)
-        return ppl_ratio(part.nll, self.curves.window_nll[self._part], part.labels)
+        else:
+            assert self.part is not None
+            dense = dense[self.part]
+            mask = Mask(self.loaded.sites, thresholds)
+            key, label = f"part {thresholds.identity}", f"search {rule.name} on a part"
+            result = self._run(self.corpus.part(self.part), LossOnly(), mask, key, label)
+        return Observation(
+            strength=rule.strength(level), rise=result.nll - dense, labels=result.labels, on_all=on_all
+        )
 
     def sparse_pass(self, thresholds: Thresholds) -> PassResult[SparseTotals]:
         """A sparse pass over the whole corpus."""
@@ -110,14 +121,25 @@ class Subject:
         return self._sparse(self.corpus, thresholds, f"all {thresholds.identity}", label)
 
     def search(self, rule: Rule, target: float, *, tolerance: float = TOLERANCE) -> SearchResult:
-        """The level of `rule` at which perplexity rises by the factor `target`."""
+        """The level of `rule` at which perplexity rises by the factor `target`.
+
+        Passes of earlier searches with the same rule are used again.
+        """
+        known = self._known.setdefault(f"{rule.name} {rule.selection}", [])
+
+        def run(level: float, on_all: bool) -> Observation:
+            known.append(self.observe(rule, level, on_all))
+            return known[-1]
+
         return search(
             rule,
-            lambda level, on_all: self.ppl_ratio(rule, level, on_all),
+            run,
             ppl_ratio=target,
             reach=rule.reach(self.curves),
-            part_first=self.has_part,
+            part=self.part,
             tolerance=tolerance,
+            noisy=self.is_half_precision,
+            known=tuple(known),
         )
 
     def outcome(self, thresholds: Thresholds) -> Outcome:
@@ -133,35 +155,67 @@ class Subject:
         }
 
     def ratio_interval(self, rule: Rule, found: SearchResult, thresholds: Thresholds) -> Interval | None:
-        """95% interval of the activation ratio at the target perplexity, over windows.
+        """95% interval of the activation ratio at the target perplexity.
 
-        On other text the target would be met at another level. Each resample moves the level to where its
-        own perplexity ratio meets the target, along the slopes of the search and of the calibration curves.
+        It contains three doubts. *Sampling*: on other text the target would be met at another level, so each
+        resample of the windows moves the level to where its own perplexity ratio meets the target. *The
+        level*: the curve of the search is known up to the standard error of its height and of its slope.
+        *Arithmetic noise*: it is part of that standard error.
+
+        Returns: None for a single window.
         """
-        if self.corpus.n_windows < 2:
+        n_windows = self.corpus.n_windows
+        if n_windows < 2:
             return None
         result = self.sparse_pass(thresholds)
         active = (window_counts(result.totals) / self.widths).mean(1)
         rise = result.nll - self.curves.window_nll
         columns = np.stack([active, result.totals.tokens.numpy(), rise, result.labels], axis=1)
-        active, tokens, rise, labels = resampled(columns).T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shift = (math.log(math.log(found.target_ppl_ratio)) - np.log(rise / labels)) / found.slope
-        ratios = active / tokens + self._ratio_slope(rule, found.level) * shift
-        return percentiles(np.clip(np.where(np.isfinite(shift), ratios, np.nan), 0, 1))
+        active, tokens, rise, labels = resampled(columns, length=windows_per_block(n_windows)).T
+        rng = np.random.default_rng(1)
+        slope = np.maximum(found.slope + found.slope_sd * rng.standard_normal(len(rise)), found.slope / 2)
+        doubt = found.level_sd * rng.standard_normal(len(rise))
+        # how far the rise of each resample is from that of the whole text, relative to the curve of the search
+        curve = math.log(found.fitted_ppl_ratio or found.ppl_ratio)
+        relative = 1 + (rise / labels - result.mean_rise(self.curves.window_nll)) / curve
+        # a resample whose perplexity does not rise meets the target nowhere below the sparsest level
+        shift = -np.log(np.maximum(relative, 1e-9)) / slope + doubt + self._log_distance(rule, found)
+        return percentiles(
+            active / tokens * self._ratio_factor(rule, found.level, shift), effective_units(n_windows)
+        )
 
-    def _ratio_slope(self, rule: Rule, level: float) -> float:
-        """d activation ratio / d log(strength) by the calibration curves, over a tenth to either side."""
-        strength = rule.strength(level)
-        low, high = (rule.expected_ratio(rule.level(strength * f), self.curves) for f in (1 / 1.1, 1.1))
-        return (high - low) / (2 * math.log(1.1))
+    def _log_distance(self, rule: Rule, found: SearchResult) -> float:
+        """From the reported level to where the curve of the search meets the target, in log(strength)."""
+        strength = rule.strength(found.level)
+        if found.fitted_strength is None or strength <= 0:
+            return 0.0
+        return math.log(found.fitted_strength / strength)
+
+    def _ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
+        """By which factor the activation ratio changes when log(strength) moves by `shift`, by the curves."""
+        strength, most = rule.strength(level), rule.reach(self.curves).most
+        grid = np.linspace(-2, 2, 81)
+        ratios = [
+            rule.expected_ratio(rule.level(min(strength * math.exp(step), most)), self.curves)
+            for step in grid
+        ]
+        base = rule.expected_ratio(level, self.curves)
+        return np.interp(shift, grid, np.array(ratios) / max(base, 1e-12))
 
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each site on dense inputs, exact, shape `(n_sites,)`."""
-        observer = DenseErrorObserver(self.loaded.sites, thresholds)
-        key, label = f"error {thresholds.identity}", "realised CETT (dense)"
-        result = self._run(self.corpus, observer, None, key, label, head=False)
-        return result.totals.stacked_cett.numpy() / self.corpus.num_tokens
+        if thresholds.identity not in self._dense_errors:
+            self.find_dense_errors([thresholds])
+        return self._dense_errors[thresholds.identity]
+
+    def find_dense_errors(self, several: Sequence[Thresholds]) -> None:
+        """Let one dense pass serve `dense_error` for all of these thresholds."""
+        observer = DenseErrorObserver(self.loaded.sites, several)
+        key = "error " + " and ".join(thresholds.identity for thresholds in several)
+        result = self._run(self.corpus, observer, None, key, "realised CETT (dense)", head=False)
+        errors = result.totals.stacked_cett.numpy() / self.corpus.num_tokens  # (n_sites, thresholds)
+        for thresholds, error in zip(several, errors.T, strict=True):
+            self._dense_errors[thresholds.identity] = error
 
     def held_out(self, thresholds: Thresholds) -> HeldOut | None:
         """The same thresholds on held-out tokens; None if there are none."""

@@ -36,6 +36,8 @@ class ScoreCurve(Result):
     """Mean CETT of the sampled tokens."""
     ratio: Floats
     """Activation ratio of the sampled tokens."""
+    nonzero: Floats | None = None
+    """Share of the scores that are not exactly zero, shape `(n_sites,)`; None in files of schema 1."""
 
     def threshold_at_cett(self, target: float) -> Floats:
         """The threshold of each site at which its CETT is `target`, shape `(n_sites,)`; 0 for a target of 0.

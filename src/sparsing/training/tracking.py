@@ -20,6 +20,7 @@ from sparsing.base.results import write_text
 from sparsing.errors import InputError
 from sparsing.measuring._measure import measure
 from sparsing.measuring.joint_search import search_jointly
+from sparsing.measuring.observation import Observation
 from sparsing.measuring.measurement import Measurement
 from sparsing.measuring.run_folder import check_writable, open_journal, save_measurement
 from sparsing.measuring.subject import Subject
@@ -213,9 +214,9 @@ class ParkedSubject(Subject):
         finally:
             self._park()
 
-    def ppl_ratio(self, rule: Rule, level: float, on_all: bool) -> float:
+    def observe(self, rule: Rule, level: float, on_all: bool) -> Observation:
         with self.awake():
-            return super().ppl_ratio(rule, level, on_all)
+            return super().observe(rule, level, on_all)
 
     def _park(self) -> None:
         del self.loaded  # the only reference to the model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sparsing.errors import InputError
 from sparsing.measuring.calibration import calibrate
+from sparsing.measuring.observation import Observation
 from sparsing.measuring.search import search
 from sparsing.rules import SELECTIONS, make_rule
 
@@ -40,10 +42,27 @@ def test_per_token_it_is_the_head_of_a_sort_without_zeros(seed, share, zeros):
         assert set(found.nonzero()[:, 0].tolist()) == {i for i in head if row[i] != 0}
 
 
-def test_ties_at_the_border_stay_together():
+def test_of_equal_scores_the_first_are_kept_so_that_exactly_k_stay():
     value = torch.tensor([[[3.0, -1.0, 1.0, 1.0, 0.5]]])
-    assert token(value, None, 0.4, all_real(value))[0, 0].tolist() == [True, True, True, True, False]
-    assert sequence(value, None, 0.4, all_real(value))[0, 0].tolist() == [True, True, True, True, False]
+    for select in (token, sequence):
+        assert select(value, None, 0.4, all_real(value))[0, 0].tolist() == [True, True, False, False, False]
+        assert select(value, None, 0.6, all_real(value))[0, 0].tolist() == [True, True, True, False, False]
+
+
+def test_in_half_precision_exactly_k_stay():
+    """Half precision has so many equal scores that a comparison with the smallest kept one keeps 31% of 30%."""
+    value = random_values(0, 2, 8, 1000).bfloat16()
+    assert (token(value, None, 0.3, all_real(value)).sum(-1) == 300).all()
+    assert (sequence(value, None, 0.3, all_real(value)).sum((1, 2)) == 8000 - int(0.7 * 8000)).all()
+
+
+def test_the_expected_ratio_of_a_relu_model_stops_at_what_is_not_zero():
+    curves = calibrate(tiny_loaded("opt"), text_corpus(300), scores=("gate",))
+    nonzero = float(curves["gate"].nonzero.mean())
+    assert 0.1 < nonzero < 0.9
+    rule = make_rule("top_k")
+    assert rule.expected_ratio(0.95, curves) == pytest.approx(nonzero)
+    assert rule.expected_ratio(0.01, curves) == pytest.approx(0.01)
 
 
 def test_at_least_one_neuron_stays_and_at_one_all_but_zeros():
@@ -91,7 +110,12 @@ def test_scopes():
 def test_over_a_sequence_a_search_goes_below_one_neuron():
     curves = calibrate(tiny_loaded(), text_corpus(100), scores=("gate",))
     rule = make_rule("top_k", scope="sequence")
-    steep = {"ppl_ratio": 1.05, "reach": rule.reach(curves), "part_first": False}
-    found = search(rule, lambda level, on_all: math.exp(min(5.0, 0.04 * ((1 - level) / 0.6) ** 90)), **steep)
+
+    def steep(level, on_all):
+        labels = np.full(4, 10.0)
+        rise = min(5.0, 0.04 * ((1 - level) / 0.6) ** 90)
+        return Observation(strength=1 - level, rise=labels * rise, labels=labels, on_all=on_all)
+
+    found = search(rule, steep, ppl_ratio=1.05, reach=rule.reach(curves))
     assert found.converged
     assert make_rule("top_k").reach(curves).step == 1 / 96

@@ -48,7 +48,8 @@ class TopK(Rule):
         return 1 - strength
 
     def expected_ratio(self, level: float, curves: Curves) -> float:
-        return level
+        nonzero = curves[self.score].nonzero  # zeros are never active, so ReLU models keep fewer than k
+        return level if nonzero is None else float(np.minimum(level, nonzero).mean())
 
     def reach(self, curves: Curves) -> Reach:
         # per token, k is a whole number of neurons; over a sequence it is finer, whatever the length
@@ -66,13 +67,7 @@ class TopKPerToken(Selection):
         self, value: torch.Tensor, scale: torch.Tensor | None, number: float, real: torch.Tensor
     ) -> torch.Tensor:
         size = sizes(value, scale)
-        d_ff = size.shape[-1]
-        kept = max(1, round(number * d_ff))
-        if kept >= d_ff:
-            return is_active(value, 0.0)
-        # a kept entry is one not below the smallest kept size; sorted=False saves half of the time
-        smallest = size.topk(kept, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-        return (size >= smallest) & is_active(value, 0.0)
+        return _largest(size, max(1, round(number * size.shape[-1]))) & is_active(value, 0.0)
 
 
 @register_selection
@@ -89,7 +84,22 @@ class TopKPerSequence(Selection):
         active = is_active(value, 0.0)
         for window, tokens in enumerate(real):
             flat = size[window][tokens].flatten()
-            dropped = int((1 - number) * flat.numel())
-            if dropped:
-                active[window] &= size[window] >= flat.kthvalue(min(dropped + 1, flat.numel())).values
+            kept = flat.numel() - int((1 - number) * flat.numel())
+            largest = _largest(flat[None], kept).view(-1, size.shape[-1])
+            active[window, tokens] &= largest
         return active
+
+
+def _largest(size: torch.Tensor, kept: int) -> torch.Tensor:
+    """Exactly the `kept` largest entries of each row, bool; of equal entries those that come first.
+
+    Half precision has many equal entries, so a comparison with the smallest kept one would keep too many.
+    """
+    width = size.shape[-1]
+    if kept <= 0 or kept >= width:
+        return size >= 0 if kept > 0 else size < 0
+    # sorted=False saves half of the time
+    smallest = size.topk(kept, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    above, tied = size > smallest, size == smallest
+    wanted = kept - above.sum(-1, keepdim=True)  # of the tied ones
+    return above | (tied & (tied.cumsum(-1) <= wanted))

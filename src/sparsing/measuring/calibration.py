@@ -34,7 +34,7 @@ FINER = 4
 """On a short text each step of `GRID_CETT` is divided into this many, since few tokens give rough but cheap curves."""
 PILOT_TOKENS = 256
 """Tokens of the pilot pass."""
-SAMPLE_TOKENS = 4096
+SAMPLE_TOKENS = 2048
 """The curves are exact on at least this many tokens ..."""
 SAMPLE_SHARE = 1 / 32
 """... and on at least this share of a long corpus."""

@@ -66,7 +66,7 @@ class RuleComparison(Result):
         NaN outside of what was measured, but for the tolerance of the last level.
         """
         points = sorted((point.ppl_ratio, point.activation_ratio) for point in self.of(rule))
-        cost, ratio = np.array(points).T
+        cost, ratio = (np.array(column) for column in zip(*points, strict=True))
         outside = ppl_ratio < cost[0] or ppl_ratio > cost[-1] + END_TOLERANCE
         return math.nan if outside else float(np.interp(ppl_ratio, cost, ratio))
 

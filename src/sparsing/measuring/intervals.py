@@ -11,10 +11,11 @@ An interval from one text speaks about texts of the same kind. It cannot know ho
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  # SciPy has no stubs
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -57,8 +58,8 @@ def _expanded_edges(units: float) -> tuple[float, float]:
     if units < 2:
         return 0.0, 1.0
     tail = (1 - CONFIDENCE) / 2
-    stretched = math.sqrt(units / (units - 1)) * float(stats.t.ppf(tail, units - 1))
-    edge = float(stats.norm.cdf(stretched))
+    stretched = math.sqrt(units / (units - 1)) * float(cast("Any", stats).t.ppf(tail, units - 1))
+    edge = float(cast("Any", stats).norm.cdf(stretched))
     return edge, 1 - edge
 
 

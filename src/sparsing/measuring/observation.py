@@ -48,6 +48,8 @@ def joined(observations: Sequence[Observation]) -> Observation:
     The windows of each model are scaled so that every model has the same weight, and so that the mean rise is
     the logarithm of the mean ratio.
     """
+    if len(observations) == 1:
+        return observations[0]
     mean = math.log(sum(one.ppl_ratio for one in observations) / len(observations))
     pooled = sum(one.mean_rise for one in observations) / len(observations)
     total = sum(float(one.labels.sum()) for one in observations) / len(observations)

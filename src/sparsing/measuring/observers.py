@@ -1,8 +1,8 @@
 """Observers of a measurement: they count active neurons and measure the error of dropping the other neurons.
 
-`SparseObserver` watches a pass that a mask makes sparse. Its CETT is on sparse inputs: the input of each layer comes
-from sparse layers. `DenseErrorObserver` measures CETT on dense inputs, as CETT is defined. Both are exact: they use every
-counted token and the model's own `down_proj`.
+`SparseObserver` watches a pass that a mask makes sparse. Its CETT is on sparse inputs: the input of each layer
+comes from sparse layers. `DenseErrorObserver` measures CETT on dense inputs, as CETT is defined. Both are exact:
+they use every counted token and the model's own `down_proj`.
 """
 
 from __future__ import annotations

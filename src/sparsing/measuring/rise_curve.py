@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]  # SciPy has no stubs
 
 from sparsing.measuring.observation import Observation
 
@@ -107,14 +108,15 @@ def _fit_line(
         prior = (log_slope - math.log(SLOPE)) / SLOPE_SPREAD
         return np.append((np.exp(height) - rise) / error, prior)
 
-    best = optimize.least_squares(
+    best = cast("Any", optimize).least_squares(
         residuals,
         [start, math.log(SLOPE)],
         bounds=([-60, math.log(0.1)], [60, math.log(300)]),
         x_scale=[0.3, 0.3],
     )
-    level, log_slope = best.x
-    covariance = np.linalg.pinv(best.jac.T @ best.jac)
+    level, log_slope = (float(parameter) for parameter in best.x)
+    jacobian: NDArray[np.float64] = best.jac
+    covariance = np.linalg.pinv(jacobian.T @ jacobian)
     slope = math.exp(log_slope)
     if not math.isfinite(level):
         return None

@@ -17,11 +17,11 @@ from sparsing.base.provenance import made_now
 from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.intervals import (
-    windows_per_block,
     effective_units,
     percentiles,
     ratio_interval,
     resampled,
+    windows_per_block,
 )
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import HeldOut, Interval

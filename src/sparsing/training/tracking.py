@@ -20,8 +20,8 @@ from sparsing.base.results import write_text
 from sparsing.errors import InputError
 from sparsing.measuring._measure import measure
 from sparsing.measuring.joint_search import search_jointly
-from sparsing.measuring.observation import Observation
 from sparsing.measuring.measurement import Measurement
+from sparsing.measuring.observation import Observation
 from sparsing.measuring.run_folder import check_writable, open_journal, save_measurement
 from sparsing.measuring.subject import Subject
 from sparsing.models.checkpoint import training_position

@@ -62,7 +62,7 @@ def make_measurement(
         "ppl_dense": 12.0,
         "ppl_sparse": 12.12,
         "ppl_ratio": 1.01,
-        "ppl_ratio_interval": (1.005, 1.016) if intervals else None,
+        "ppl_ratio_interval": (1.008, 1.0125) if intervals else None,
         "cett_dense_inputs": tuple(rng.uniform(0.19, 0.21, n_layers).tolist()),
         "cett_sparse_inputs": tuple(rng.uniform(0.15, 0.25, n_layers).tolist()),
         "dead_neuron_ratio": (0.25,) * n_layers,

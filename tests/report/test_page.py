@@ -104,7 +104,7 @@ def test_first_screen():
     for word in ("40.0%", "95% interval", "2 GB", "1.4 GB", "1.43x", "PPL-1%"):
         assert any(word in text for text in words), word
     cautions = " ".join(words)
-    for word in ("Only 5,000 tokens", "rest on 8 windows", "not monotone", "target was not met"):
+    for word in ("Only 5,000 tokens", "rest on 8 windows", "lower perplexity", "target was not met"):
         assert word in cautions, word
 
 

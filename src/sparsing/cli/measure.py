@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     folder = check_writable(args.output or default_folder(args.model))
     level = _joint_level(args, jobs, folder) if args.cett_from else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
-    subject = common.open_subject(args, common.load_checkpoint(args, args.model), folder, scores)
+    subject = common.open_subject(args, common.load_to_measure(args, args.model), folder, scores)
     asked = [(rule, asked if level is None else {"level": level}) for rule, asked in jobs]
     results = _measure(subject, asked, args.tolerance, folder)
     if not args.no_figures:
@@ -136,7 +136,7 @@ def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
 
     (rule, asked) = jobs[0]
     subjects = [
-        common.open_subject(args, common.load_checkpoint(args, name), folder, {rule.score})
+        common.open_subject(args, common.load_to_measure(args, name), folder, {rule.score})
         for name in args.cett_from
     ]
     found = search_jointly(subjects, rule, asked["ppl_ratio"])
@@ -180,6 +180,14 @@ def _print(results: list[Measurement], folder: Path) -> None:
         *tables.summary(results),
     )
     common.print_table(f"{first.name}, layer by layer", *tables.layers(first))
+    for result in results:
+        if result.fitted_ppl_ratio is not None:
+            noise = result.ppl_ratio_noise
+            rounding = f", rounding moves it by {noise:.1e}" if noise is not None else ""
+            print(
+                f"{result.name}: ppl_ratio {result.ppl_ratio:.5f} measured, {result.fitted_ppl_ratio:.5f} by the"
+                f" curve through {len(result.tries)} passes{rounding}"
+            )
     cost = first.cost
     print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
     page = folder / "index.html"

@@ -19,6 +19,8 @@ WIDE = 0.1
 OFF_TARGET = 2.0
 """The rise of held-out perplexity gives a warning above this multiple of the requested rise."""
 
+NOISY = 0.05
+"""Arithmetic noise of the perplexity ratio above this share of the wanted rise gives a warning."""
 FEW_ITEMS = 100
 """Scores over fewer items than this give a warning."""
 NEAR_CHANCE = 2.0
@@ -61,7 +63,19 @@ def _search(result: Measurement) -> list[str]:
     if not result.converged:
         notes.append(f"The target was not met: perplexity ratio {result.ppl_ratio:.5f}.")
     if not result.monotone:
-        notes.append("Perplexity is not monotone in the level; other levels may meet the target too.")
+        notes.append("A sparser level had the lower perplexity; other levels may meet the target too.")
+    target, interval = result.target_ppl_ratio, result.ppl_ratio_interval
+    if target is not None and interval is not None and interval[1] - interval[0] > target - 1:
+        notes.append(
+            f"The text is too short to tell levels apart: the perplexity ratio lies in"
+            f" [{interval[0]:.4f}, {interval[1]:.4f}]."
+        )
+    noise = result.ppl_ratio_noise
+    if target is not None and noise is not None and noise > NOISY * (target - 1):
+        notes.append(
+            f"Rounding in {result.provenance.dtype} moves the perplexity ratio by {noise:.4f} (one standard"
+            " deviation); the interval contains this doubt, and --dtype float32 removes it."
+        )
     dense = [str(layer) for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1]
     if dense:
         notes.append(f"All neurons are always active in layer {', '.join(dense)}.")
@@ -70,6 +84,8 @@ def _search(result: Measurement) -> list[str]:
 
 def _held_out(result: Measurement) -> list[str]:
     held, target = result.heldout, result.target_ppl_ratio
+    if held is not None and held.ppl_ratio_interval is None:
+        return ["The held-out text is a single window, so its perplexity ratio has no interval."]
     if held is None or target is None or held.ppl_ratio - 1 <= OFF_TARGET * (target - 1):
         return []
     return [

@@ -1,6 +1,6 @@
-"""Provenance of a result: model, data, package versions, device and the command line that made the result.
+"""Provenance of a result: model, data, package versions, device and the command line that produced the result.
 
-The caller collects the fields from the objects that know them:
+The caller takes most fields from the loaded model and the corpus:
 
     made_now(**loaded.provenance(), **corpus.provenance(), seed=0)
 """
@@ -19,17 +19,17 @@ from typing import Any
 from sparsing.base.results import Result
 
 _PACKAGES = ("sparsing", "torch", "transformers", "numpy")
-"""Packages whose version can change a figure."""
+"""Packages whose version can change a result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Provenance(Result):
-    """What a reader needs to make a result again."""
+    """Everything that a reader needs to reproduce a result."""
 
     kind = "provenance"
 
     model: str = ""
-    """Name on the hub or path of the folder, as the caller gave it."""
+    """Name on the Hugging Face hub or path of a local folder, as the caller gave it."""
     revision: str | None = None
     """Commit of the checkpoint on the hub. None for a local folder."""
     model_type: str = ""
@@ -39,29 +39,29 @@ class Provenance(Result):
     train_step: int | None = None
     """Training step of the checkpoint. None if its folder does not record the step."""
     train_tokens: int | None = None
-    """Tokens that the checkpoint was trained on. None if its folder does not record them."""
+    """Number of training tokens up to the checkpoint. None if its folder does not record the number."""
     corpus: str = ""
     """Source of the text, as the caller gave it."""
     corpus_sha256: str = ""
-    """SHA-256 of the token ids, the windows and the counted tokens. Equal digests mean equal tokens."""
+    """SHA-256 of the token ids, the windows, and which tokens are counted. Equal digests mean equal counted tokens."""
     num_tokens: int = 0
     """Tokens whose activations are counted."""
     seed: int = 0
     versions: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
-    """Version of Python and of each package that can change a figure."""
+    """Version of Python and of each package that can change a result."""
     platform: str = ""
     """Operating system and processor architecture, e.g. `Linux x86_64`."""
     command: str = ""
     """The command line, without the path of the program."""
     created: str = ""
-    """Time in UTC, ISO 8601."""
+    """Time at which the result was produced, in UTC, ISO 8601."""
 
 
 def made_now(**fields: Any) -> Provenance:
-    """The provenance of a result that this process makes now.
+    """Build the provenance of a result that this process produces now.
 
     Args:
-        fields: The fields of `Provenance` that the caller knows. Versions, platform, command and time are added.
+        fields: Fields of `Provenance`, except versions, platform, command and time, which are added here.
     """
     return Provenance(
         **fields,

@@ -1,7 +1,8 @@
-"""The checkpoints of a run folder: which are complete, which one to resume from, and which files older ones lose.
+"""The checkpoints of a run folder: finds complete checkpoints, and deletes incomplete and old checkpoints.
 
-A checkpoint is a folder `checkpoint-<step>` that `sparsing measure` loads. `training_state.json` is written last, so a
-folder with it is complete. Only the newest checkpoint keeps the state of the optimizer and of the random generators.
+A checkpoint is a folder `checkpoint-<step>` that `sparsing measure` can load. `training_state.json` is written last, so
+a checkpoint that contains this file is complete. Only the newest checkpoint keeps the files that are needed to resume
+training, such as the states of the optimizer and of the random generators.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sparsing.base.results import write_text
 
 STATE_FILE = "training_state.json"
 _RESUME_ONLY = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json")
+"""Glob patterns of the files that are needed only to resume training."""
 
 
 def complete_checkpoints(run: str | Path) -> list[Path]:
@@ -23,28 +25,32 @@ def complete_checkpoints(run: str | Path) -> list[Path]:
 
 
 def mark_complete(folder: Path, step: int, tokens: int) -> None:
-    """Write the training state of a checkpoint, which marks it as complete."""
+    """Write `training_state.json`, which marks the checkpoint as complete."""
     write_text(folder / STATE_FILE, json.dumps({"step": step, "tokens": tokens}) + "\n")
 
 
 def find_resumable(run: Path) -> Path | None:
-    """The last complete checkpoint with an optimizer state; None if the run starts from the beginning."""
+    """The newest complete checkpoint with an optimizer state; None if training must start from the beginning."""
     resumable = [folder for folder in complete_checkpoints(run) if any(folder.glob("optimizer*"))]
     return resumable[-1] if resumable else None
 
 
 def remove_incomplete(run: Path) -> None:
-    """Remove the checkpoints that a killed run has left half-written."""
+    """Delete incomplete checkpoints, which a run leaves behind if it is killed while it saves."""
     for folder in _folders(run):
         if not (folder / STATE_FILE).exists():
             shutil.rmtree(folder)
 
 
 def prune_checkpoints(run: Path, kept: tuple[int, ...]) -> None:
-    """Remove older checkpoints whose step is not in `kept`, and the optimizer state of the other older ones."""
+    """Delete old checkpoints, or their files for resuming; the newest complete checkpoint stays whole.
+
+    Args:
+        kept: Steps whose checkpoints are kept. They lose only the files that are needed to resume training.
+    """
     for folder in complete_checkpoints(run)[:-1]:
         if step_of(folder) not in kept:
-            # without its mark a folder that is only partly removed counts as incomplete
+            # deleted first, so that a folder whose deletion is interrupted counts as incomplete
             (folder / STATE_FILE).unlink()
             shutil.rmtree(folder)
             continue

@@ -1,4 +1,4 @@
-"""A plain power law: it falls to 0 or grows without bound, so it has no limit to identify."""
+"""A power law without an offset. It falls to 0 or grows without bound, so it has no limit `A0` to identify."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sparsing.laws.form import Coefficient, Form, StraightLine, log_or_nan, regi
 
 @register_form
 class PowerLaw(Form):
-    """A straight line on two logarithmic axes; it rises for `alpha` below 0."""
+    """A straight line if both axes are logarithmic. The law falls for `alpha > 0` and rises for `alpha < 0`."""
 
     name = "power"
     title = "plain power law"
@@ -18,7 +18,7 @@ class PowerLaw(Form):
     linear = (Coefficient(name="c", low=0.0, high=1e4),)
 
     def grid(self, x: np.ndarray) -> np.ndarray:
-        steps = np.geomspace(1e-3, 3.0, 60)
+        steps = np.geomspace(1e-3, 3.0, 60)  # up to the bound of `alpha`
         return np.concatenate([-steps[::-1], [0.0], steps])[:, None]
 
     def basis(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Blocks without a gate, as in OPT: `h = act(up_proj(x))` with `Linear` projections, so `gate` is `h`."""
+"""Blocks without a gate and with `Linear` projections, as in OPT: `h = act(up_proj(x))`.
+
+In these blocks `gate` is `h`, so a layout names only `down_proj`, whose input is `h`. Blocks without a gate whose
+projections are `Conv1D` are in `conv1d.py`.
+"""
 
 from __future__ import annotations
 

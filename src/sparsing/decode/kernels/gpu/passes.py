@@ -1,13 +1,18 @@
-# Triton's compiler types the bodies of kernels: it turns `tl.constexpr` parameters into numbers and pointers into
-# tensors, which Python annotations cannot express. The three rules below would reject nearly every line of a kernel.
+# Triton's compiler decides the types in a kernel: a `tl.constexpr` parameter is a number, and a pointer is a tensor.
+# Python annotations cannot express this, so the three rules that are disabled here would reject nearly every line.
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
-"""The Triton kernels of a block, in the order they run: find the active set, compute `h` on it, add its rows of down.
+"""The Triton kernels of one feed-forward block, in the order in which they run.
 
-Several tokens share one list, the union of their active sets; `h` is then masked for each token by itself. Grids do not
-depend on the active set: a program without neurons ends at once, so a captured CUDA graph serves every token.
+First pass (not in every mode): `gate_pass`, or `quantise` and `predict_pass`, lists the candidate neurons. Then
+`hidden_pass` computes `h` of the candidates and lists the active neurons. `down_pass` and `add_parts` sum the rows of
+`down` of the active neurons.
 
-The parameters of a kernel are in this order: inputs, buffers that it writes, numbers, and sizes in capitals, for which
-it is compiled. All tensors are pointers to C-contiguous memory. `launches.py` passes all parameters by name.
+All tokens of a batch share one list of neurons: the union of their active sets. `hidden_pass` then sets `h` to 0 for
+each token on which a listed neuron is not active. The grid of a launch does not depend on the active set: a program
+without neurons returns at once, so one captured CUDA graph serves every token.
+
+The parameters of a kernel have this order: inputs, output buffers, numbers, and compile-time sizes in capitals. Tensors
+are passed as pointers to C-contiguous memory. `launches.py` passes all parameters by name.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from sparsing.decode.kernels.gpu.lists import append, find
 from sparsing.decode.kernels.gpu.products import activate, code_products, exceeds_cut, matmul, row_products
 from sparsing.decode.kernels.modes import SkipMode
 
-# kernels read global numbers only as `tl.constexpr`
+# a Triton kernel can read a global number only if the number is a `tl.constexpr`
 DENSE = tl.constexpr(SkipMode.DENSE.value)
 BY_GATE = tl.constexpr(SkipMode.BY_GATE.value)
 PREDICTED = tl.constexpr(SkipMode.PREDICTED.value)
@@ -27,17 +32,21 @@ PREDICTED = tl.constexpr(SkipMode.PREDICTED.value)
 
 @triton.jit
 def quantise(x, codes, scales, D_MODEL: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
-    """Write one token as int8 by `max |x| / 127`, padded with zeros to `WIDTH`; scale NaN if it is not finite."""
+    """Quantise one token to int8 with the scale `max |x| / 127`; the codes are padded with zeros to `WIDTH`.
+
+    The scale of a token with an infinite or NaN entry is NaN.
+    """
     token = tl.program_id(0)
     d = tl.arange(0, PADDED)
     values = tl.load(x + token * D_MODEL + d, mask=d < D_MODEL, other=0.0).to(tl.float32)
     finite = tl.abs(values) < float("inf")
     values = tl.where(finite, values, 0.0)
-    most = tl.max(tl.abs(values), 0)
-    scaled = values * (127 / tl.where(most > 0, most, 1.0))
-    nearest = (scaled + 12582912.0) - 12582912.0  # rounds: near 1.5 * 2**23 a float32 has no fraction
+    largest = tl.max(tl.abs(values), 0)
+    scaled = values * (127 / tl.where(largest > 0, largest, 1.0))
+    # rounds to the nearest integer: float32 numbers near 12582912 = 1.5 * 2**23 have no fractional bits
+    nearest = (scaled + 12582912.0) - 12582912.0
     tl.store(codes + token * WIDTH + d, nearest.to(tl.int8), mask=d < WIDTH)
-    tl.store(scales + token, tl.where(tl.min(finite.to(tl.int32), 0) == 1, most / 127, float("nan")))
+    tl.store(scales + token, tl.where(tl.min(finite.to(tl.int32), 0) == 1, largest / 127, float("nan")))
 
 
 @triton.jit
@@ -62,17 +71,21 @@ def gate_pass(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Write `act(gate)` of `ROWS` neurons to `gates (tokens, D_FF)`; list those above `cut` (>= 0) for any token."""
+    """Compute `act(gate)` of `ROWS` neurons, and list the neurons with `|act(gate)| > cut` for any token.
+
+    gates: Receives `act(gate)`, shape `(tokens, D_FF)`.
+    cut: At least 0.
+    """
     tile = tl.program_id(0)
     neurons = tile * ROWS + tl.arange(0, ROWS)
     keep = neurons < D_FF
     token = tl.arange(0, TOKENS)
     rows = gate + neurons * D_MODEL
     sums, _ = row_products(x, rows, rows, keep, tokens, False, D_MODEL, TOKENS, BLOCK, STAGES)
-    size = activate(sums, ACT)
+    activation = activate(sums, ACT)
     valid = (token < tokens)[:, None] & keep[None, :]
-    tl.store(gates + token[:, None] * D_FF + neurons[None, :], size, mask=valid)
-    wanted = valid & exceeds_cut(tl.abs(size), cut)
+    tl.store(gates + token[:, None] * D_FF + neurons[None, :], activation, mask=valid)
+    wanted = valid & exceeds_cut(tl.abs(activation), cut)
     needed = tl.max(wanted.to(tl.int32), 0) > 0
     tl.store(sizes + tile, append(entries, tile * ROWS, 0, neurons, needed))
 
@@ -105,9 +118,12 @@ def predict_pass(
     CHUNK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """List the neurons of a tile that are predicted active for any token; bit `t` of a vote is set for token `t`.
+    """List the neurons of a tile that are predicted active for any token, and write one vote per neuron.
 
-    The predicted sizes are those of `LayerPredictor.sizes`.
+    A neuron is predicted active if its predicted size, computed as in `LayerPredictor.sizes`, exceeds its cut.
+
+    votes: Receives a bit mask per neuron, shape `(D_FF,)`: bit `t` is set if the neuron is predicted active for token
+        `t`.
     """
     tile = tl.program_id(0)
     neurons = tile * ROWS + tl.arange(0, ROWS)
@@ -118,7 +134,7 @@ def predict_pass(
         x, gate_codes, gate_scales, neurons, keep, tokens, GROUPS, BITS, TOKENS, CHUNK, STAGES
     )
     size = gate * scale
-    if ACT != "relu" and ACT != "relu2":  # the activations of `packing.ZEROING` keep the sign of the gate
+    if ACT != "relu" and ACT != "relu2":  # for `packing.ZEROING` the size is the gate with its sign
         size = tl.abs(activate(size, ACT))
     if WITH_UP:
         up = code_products(x, up_codes, up_scales, neurons, keep, tokens, GROUPS, BITS, TOKENS, CHUNK, STAGES)
@@ -137,12 +153,12 @@ def hidden_pass(
     gate,
     up,
     h_cuts,
-    # inputs from the first pass: gates of BY_GATE, votes of PREDICTED, and the list of both
+    # outputs of the first pass: `gates` in mode BY_GATE, `votes` in mode PREDICTED, and the candidates in both modes
     gates,
     votes,
     candidates,
     candidate_sizes,
-    # written
+    # written; `read` holds the counters `Workspace.read`
     h,
     entries,
     sizes,
@@ -155,7 +171,8 @@ def hidden_pass(
     D_MODEL: tl.constexpr,
     D_FF: tl.constexpr,
     ACT: tl.constexpr,
-    # sizes of the lists: `candidates` has segments of this many entries, and their number is padded to a power of two
+    # sizes of the lists: entries per segment of `candidates`, the number of its segments rounded up to a power of two,
+    # and the number of programs, each of which writes one segment of `entries`
     CANDIDATE_SEGMENT: tl.constexpr,
     CANDIDATE_PADDED: tl.constexpr,
     PROGRAMS: tl.constexpr,
@@ -165,10 +182,13 @@ def hidden_pass(
     BLOCK: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """Compute `h (tokens, D_FF)` of the neurons in `candidates`; list the neurons whose `h` is active for any token.
+    """Compute `h` of the candidates, and list the neurons that are active for any token.
 
-    Every program takes the same number of neurons, whatever segments they are in. Without a first pass there is no list
-    of candidates, and the programs share all neurons.
+    The candidates are divided equally among the programs, across the boundaries of segments. The modes without a first
+    pass have no list of candidates, so the programs divide all `D_FF` neurons.
+
+    h: Receives `h` of the candidates, shape `(tokens, D_FF)`; 0 where a candidate is not active for the token. The
+        entries of all other neurons are not written.
     """
     program = tl.program_id(0)
     SEGMENT: tl.constexpr = (D_FF + PROGRAMS - 1) // PROGRAMS
@@ -208,16 +228,16 @@ def hidden_pass(
             BLOCK,
             STAGES,
         )
-        size = tl.load(gates + at, mask=valid, other=0.0) if MODE == BY_GATE else activate(sums, ACT)
-        value = size * ups
+        activation = tl.load(gates + at, mask=valid, other=0.0) if MODE == BY_GATE else activate(sums, ACT)
+        value = activation * ups
         if MODE == DENSE:
             needed = live
         else:
             h_cut = tl.load(h_cuts + neurons, mask=live, other=0.0)[None, :]
-            active = exceeds_cut(tl.abs(size), gate_cut) & exceeds_cut(tl.abs(value), h_cut)
+            active = exceeds_cut(tl.abs(activation), gate_cut) & exceeds_cut(tl.abs(value), h_cut)
             if MODE == PREDICTED:
                 vote = tl.load(votes + neurons, mask=live, other=0)[None, :]
-                # a token uses only what was selected for itself, so that its result does not depend on its batch
+                # a token uses only its own predicted neurons, so the other tokens of the batch cannot change its result
                 active = active & (((vote >> token[:, None]) & 1) != 0)
             value = tl.where(active, value, 0.0)
             needed = tl.max((valid & (value != 0)).to(tl.int32), 0) > 0
@@ -247,10 +267,15 @@ def down_pass(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write `sum h_i down_i`, over one split of the list and `BLOCK` columns, to `parts (SPLITS, tokens, D_MODEL)`."""
+    """Sum `h[i] * down[i]` over the listed neurons `i` of one split, for `BLOCK` columns of the output.
+
+    A split is a group of neighbouring segments of the list.
+
+    parts: Receives the sums, shape `(SPLITS, tokens, D_MODEL)`.
+    """
     split = tl.program_id(1)
     SEGMENT: tl.constexpr = (D_FF + PROGRAMS - 1) // PROGRAMS
-    SHARE: tl.constexpr = PROGRAMS // SPLITS  # segments of a split
+    SHARE: tl.constexpr = PROGRAMS // SPLITS  # segments per split
     start = split * SHARE
     listed = tl.load(sizes + start + tl.arange(0, SHARE))
     ends = tl.cumsum(listed, 0)
@@ -288,7 +313,10 @@ def add_parts(
     SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write `y`, the sum of the parts of all splits, always in the same order; program 0 counts the rows of down."""
+    """Sum the parts of all splits in a fixed order and write the sums to `y`, shape `(tokens, D_MODEL)`.
+
+    The first program also counts the rows of `down` that were read, in `read[2]`.
+    """
     token = tl.program_id(1)
     if (tl.program_id(0) == 0) & (token == 0):
         _add(read + 2, tl.sum(tl.load(sizes + tl.arange(0, PROGRAMS)), 0))
@@ -301,5 +329,5 @@ def add_parts(
 
 @triton.jit
 def _add(counter, number):
-    """Add to a counter. No other program of the launch may change it, since this is no atomic operation."""
+    """Add `number` to a counter. The addition is not atomic, so only one program of a launch may change the counter."""
     tl.store(counter, tl.load(counter) + number)

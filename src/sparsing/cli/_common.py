@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +104,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", action="store_true", help="print one JSON document (default: tables)")
     group.add_argument("--no-figures", action="store_true", help="write no figures (default: PNG and SVG)")
     group.add_argument(
-        "--quiet", action="store_true", help="draw no progress bars (default: bars on a terminal)"
+        "--quiet",
+        action="store_true",
+        help="no progress bars, no advice on --dtype (default: bars on a terminal)",
     )
 
 
@@ -125,6 +128,22 @@ def load_checkpoint(args: argparse.Namespace, name: str) -> LoadedModel:
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
     )
+
+
+def load_to_measure(args: argparse.Namespace, name: str) -> LoadedModel:
+    """As `load_checkpoint`, and logs once per command if another dtype would be faster on this machine.
+
+    The user who gives `--dtype` or `--quiet` gets no such message.
+    """
+    from sparsing.measuring.dtype_advice import faster_dtype_advice
+
+    loaded = load_checkpoint(args, name)
+    # a command may load many checkpoints: the namespace lives as long as the command
+    if args.dtype is None and not args.quiet and not getattr(args, "dtype_was_timed", False):
+        args.dtype_was_timed = True
+        if advice := faster_dtype_advice(loaded):
+            logging.getLogger("sparsing").warning("%s", advice)
+    return loaded
 
 
 def load_to_decode(args: argparse.Namespace, name: str) -> LoadedModel:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             " the defaults are 10 and 6"
         )
     folder = check_writable(args.output or default_folder(args.model))
-    loaded = common.load_checkpoint(args, args.model)
+    loaded = common.load_to_measure(args, args.model)
     subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules})
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
     comparison.save(folder / "comparison.json")

@@ -38,7 +38,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "-o", "--output", type=Path, metavar="DIR", help="folder (default: outputs/<model>/evaluate)"
     )
     group.add_argument("--json", action="store_true", help="one JSON document on stdout in place of tables")
-    group.add_argument("--quiet", action="store_true", help="no progress bars (default: on a terminal)")
+    group.add_argument(
+        "--quiet",
+        action="store_true",
+        help="no progress bars, no advice on --dtype (default: bars on a terminal)",
+    )
     return parser
 
 
@@ -177,10 +181,12 @@ def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path
 
 
 def _load(args: argparse.Namespace) -> LoadedModel:
-    from sparsing.evaluation.model.launching import process_device
+    from sparsing.evaluation.model.launching import process_device, world_size
 
     args.device = process_device(args.device)
-    return common.load_checkpoint(args, args.model)
+    # several processes would disturb each other's timing of dtypes
+    load = common.load_to_measure if world_size() == 1 else common.load_checkpoint
+    return load(args, args.model)
 
 
 def _log_outcome(outcome: TaskOutcome) -> None:

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
     # Before the model is loaded, so that a wrong folder fails at once.
     folder = check_writable(args.output or default_folder(args.model) / "neurons")
-    loaded = common.load_checkpoint(args, args.model)
+    loaded = common.load_to_measure(args, args.model)
     study = write_study(
         loaded,
         {name: _corpus(args, loaded, source) for name, source in sources.items()},

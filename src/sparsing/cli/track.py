@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         last=args.last,
         tokens_per_step=args.tokens_per_step,
         batch_size=args.batch_size,
-        load=lambda name: common.load_checkpoint(args, name),
+        load=lambda name: common.load_to_measure(args, name),
         progress=common.make_progress(args),
     )
     if not args.no_figures:

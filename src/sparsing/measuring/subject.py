@@ -16,19 +16,14 @@ from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.cost import Meter
-from sparsing.measuring.intervals import (
-    effective_units,
-    percentiles,
-    ratio_interval,
-    resampled,
-    windows_per_block,
-)
+from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import HeldOut, Interval
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, SparseTotals
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
+from sparsing.measuring.target_interval import target_interval
 from sparsing.rules import Rule
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds, thresholds_at
@@ -155,41 +150,24 @@ class Subject:
         }
 
     def ratio_interval(self, rule: Rule, found: SearchResult, thresholds: Thresholds) -> Interval | None:
-        """95% interval of the activation ratio at the target perplexity.
-
-        It contains three doubts. *Sampling*: on other text the target would be met at another level, so each
-        resample of the windows moves the level to where its own perplexity ratio meets the target. *The
-        level*: the curve of the search is known up to the standard error of its height and of its slope.
-        *Arithmetic noise*: it is part of that standard error.
+        """95% interval of the activation ratio at the target perplexity (`target_interval.py`).
 
         Returns: None for a single window.
         """
-        n_windows = self.corpus.n_windows
-        if n_windows < 2:
-            return None
         result = self.sparse_pass(thresholds)
-        active = (window_counts(result.totals) / self.widths).mean(1)
-        rise = result.nll - self.curves.window_nll
-        columns = np.stack([active, result.totals.tokens.numpy(), rise, result.labels], axis=1)
-        active, tokens, rise, labels = resampled(columns, length=windows_per_block(n_windows)).T
-        rng = np.random.default_rng(1)
-        slope = np.maximum(found.slope + found.slope_sd * rng.standard_normal(len(rise)), found.slope / 2)
-        doubt = found.level_sd * rng.standard_normal(len(rise))
-        # how far the rise of each resample is from that of the whole text, relative to the curve of the search
-        curve = math.log(found.fitted_ppl_ratio or found.ppl_ratio)
-        relative = 1 + (rise / labels - result.mean_rise(self.curves.window_nll)) / curve
-        # a resample whose perplexity does not rise meets the target nowhere below the sparsest level
-        shift = -np.log(np.maximum(relative, 1e-9)) / slope + doubt + self._log_distance(rule, found)
-        return percentiles(
-            active / tokens * self._ratio_factor(rule, found.level, shift), effective_units(n_windows)
+        observed = Observation(
+            strength=rule.strength(found.level),
+            rise=result.nll - self.curves.window_nll,
+            labels=result.labels,
+            on_all=True,
         )
-
-    def _log_distance(self, rule: Rule, found: SearchResult) -> float:
-        """From the reported level to where the curve of the search meets the target, in log(strength)."""
-        strength = rule.strength(found.level)
-        if found.fitted_strength is None or strength <= 0:
-            return 0.0
-        return math.log(found.fitted_strength / strength)
+        return target_interval(
+            (window_counts(result.totals) / self.widths).mean(1),
+            result.totals.tokens.numpy(),
+            observed,
+            found,
+            lambda shift: self._ratio_factor(rule, found.level, shift),
+        )
 
     def _ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
         """By which factor the activation ratio changes when log(strength) moves by `shift`, by the curves."""

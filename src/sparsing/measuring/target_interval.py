@@ -1,0 +1,63 @@
+"""`target_interval`: the confidence interval of the activation ratio at a target perplexity ratio.
+
+The function needs no model: it works on the window sums of one sparse pass and on the result of the search. The
+benchmark `benchmarks/interval_coverage.py` therefore checks the same code that `Subject.ratio_interval` runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsing.measuring.intervals import effective_units, percentiles, resampled, windows_per_block
+from sparsing.measuring.observation import Observation
+from sparsing.measuring.search import SearchResult
+
+
+def target_interval(
+    active: NDArray[np.float64],
+    tokens: NDArray[np.float64],
+    observed: Observation,
+    found: SearchResult,
+    ratio_factor: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+) -> tuple[float, float] | None:
+    """95% interval of the activation ratio at the target perplexity.
+
+    It contains three doubts. *Sampling*: on other text the target would be met at another level, so each
+    resample of the windows moves the level to where its own perplexity ratio meets the target. *The level*: the
+    curve of the search is known up to the standard error of its height and of its slope. *Arithmetic noise*: it
+    is part of that standard error.
+
+    Args:
+        active: Sum over the tokens of a window of the activation ratio (mean over sites), shape `(n_windows,)`.
+        tokens: Tokens of each window, shape `(n_windows,)`.
+        observed: The pass at the level that the search reports.
+        ratio_factor: Maps a shift of `log(strength)` from that level to the factor by which the activation ratio
+            changes; takes and returns arrays of shape `(n,)`.
+
+    Returns: (low, high); None for a single window.
+    """
+    n_windows = len(active)
+    if n_windows < 2:
+        return None
+    columns = np.stack([active, tokens, observed.rise, observed.labels], axis=1)
+    active, tokens, rise, labels = resampled(columns, length=windows_per_block(n_windows)).T
+    rng = np.random.default_rng(1)
+    slope = np.maximum(found.slope + found.slope_sd * rng.standard_normal(len(rise)), found.slope / 2)
+    doubt = found.level_sd * rng.standard_normal(len(rise))
+    # how far the rise of each resample is from that of the whole text, relative to the curve of the search
+    curve = math.log(found.fitted_ppl_ratio or found.ppl_ratio)
+    relative = 1 + (rise / labels - observed.mean_rise) / curve
+    # a resample whose perplexity does not rise meets the target nowhere below the sparsest level
+    shift = -np.log(np.maximum(relative, 1e-9)) / slope + doubt + _log_distance(observed, found)
+    return percentiles(active / tokens * ratio_factor(shift), effective_units(n_windows))
+
+
+def _log_distance(observed: Observation, found: SearchResult) -> float:
+    """From the reported level to where the curve of the search meets the target, in log(strength)."""
+    if found.fitted_strength is None or observed.strength <= 0:
+        return 0.0
+    return math.log(found.fitted_strength / observed.strength)

@@ -209,10 +209,10 @@ def test_what_is_warned_of():
     short = Subject(trained(), load_corpus([source_text()[:60]], tiny_tokenizer(), window=32))
     with pytest.warns(
         UserWarning,
-        match=r"PPL-1%: \d+ tokens in 2 windows are too few to tell levels apart: ppl_ratio lies in",
+        match=r"PPL-1%: \d+ tokens in 2 windows are too few to distinguish levels: the 95% interval of ppl_ratio is",
     ):
         measure(short, "cett", ppl_ratio=1.01)
-    with pytest.warns(UserWarning, match=r"layers \[0, 1\] stay dense, no neuron is ever inactive"):
+    with pytest.warns(UserWarning, match=r"layers \[0, 1\] stay dense: all neurons are always active"):
         dense = measure(short, "cett", level=0.0)
     assert dense.ppl_ratio == 1.0
     assert dense.cett_dense_inputs == (0.0, 0.0)
@@ -299,6 +299,6 @@ def test_a_real_model_on_stories(shared):
         assert measured.ppl_ratio == pytest.approx(ratio, rel=2e-3)
         low, high = measured.activation_ratio_interval
         assert low <= measured.activation_ratio <= high
-        assert 1.0 < measured.heldout.ppl_ratio < 1 + 3 * (ratio - 1)
+        assert 1.0 < measured.heldout.ppl_ratio < 1 + 5 * (ratio - 1)  # 150 tokens
     assert found[0].activation_ratio > found[1].activation_ratio
     assert found[0].ppl_dense < 10

@@ -153,10 +153,12 @@ def test_of_several_crossings_one_is_found():
 def test_the_message_when_no_level_reaches_the_target():
     with pytest.raises(
         TargetError,
-        match=r"no level of cett reaches ppl_ratio 1\.5000: at its sparsest \(CETT = 1\) it is 1\.1052; ask for",
+        match=r"no level of cett reaches ppl_ratio 1\.5000: the sparsest level \(CETT = 1\) has ppl_ratio 1\.1052;",
     ):
         run(lambda s: 0.1 * s, target=1.5)
-    with pytest.raises(TargetError, match=r"no level of top_k .* \(k, share of d_ff = 0\.01042\) it is 1\.0"):
+    with pytest.raises(
+        TargetError, match=r"no level of top_k .* \(k, share of d_ff = 0\.01042\) has ppl_ratio 1\.0"
+    ):
         run(
             lambda s: 0.01 * s,
             target=1.5,

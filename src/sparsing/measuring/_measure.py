@@ -1,11 +1,11 @@
-"""`measure`, the main job: the sparsity of a model under a rule, at a level or at a perplexity cost, verified.
+"""`measure`: measures the sparsity of a model under a rule, at a given level or at a target perplexity ratio.
 
     measure(Subject(loaded, corpus), "cett", ppl_ratio=1.01)     PPL-1%
     measure(Subject(loaded, corpus), "fat", level=0.0)           exact zeros
 
-The level is found on calibration curves and real sparse passes (`search.py`). What is reported is then
-measured exactly: perplexity, ratios, the realised CETT of each layer on dense and on sparse inputs, and the
-same on held-out tokens.
+For a target, the search (`search.py`) finds the level with calibration curves and real sparse passes. The
+reported values are then measured exactly at that level: perplexity, activation ratios, and the realised CETT of
+each layer on dense and on sparse inputs. Perplexity and activation ratio are also measured on held-out tokens.
 """
 
 from __future__ import annotations
@@ -31,14 +31,17 @@ from sparsing.rules.thresholds import Thresholds
 from sparsing.text.token_text import token_texts
 
 TOO_WIDE = 1.0
-"""An interval of the perplexity ratio wider than this share of the wanted rise cannot tell levels apart."""
+"""An interval of the perplexity ratio wider than this share of the target rise gives a warning."""
 NOISY_SHARE = 0.05
-"""Arithmetic noise above this share of the wanted rise is worth a warning."""
+"""Arithmetic noise above this share of the target rise gives a warning."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be measured: a rule at a level, at a perplexity cost, or thresholds; exactly one of the three."""
+    """One measurement to run. Exactly one of `level`, `ppl_ratio` and `thresholds` must be given.
+
+    `rule` has no effect if `thresholds` are given.
+    """
 
     rule: str | Rule = "cett"
     level: float | None = None
@@ -61,10 +64,10 @@ def measure(
     thresholds: Thresholds | None = None,
     tolerance: float = TOLERANCE,
 ) -> Measurement:
-    """Measure a rule at a level, at a perplexity cost, or given thresholds: exactly one of the three.
+    """Measure a rule at `level`, a rule at the target `ppl_ratio`, or `thresholds`; give exactly one of the three.
 
     Args:
-        tolerance: Distance from `ppl_ratio` below which the search never goes.
+        tolerance: Smallest distance from the target `ppl_ratio` that the search tries to reach.
 
     Raises:
         InputError: if none or several of the three are given, if a level is out of bounds, or if the
@@ -79,7 +82,7 @@ def measure(
 def measure_all(
     subject: Subject, requests: Sequence[Request], *, tolerance: float = TOLERANCE
 ) -> list[Measurement]:
-    """Measure several requests; passes of one search serve the others, and one dense pass the CETT of all.
+    """Measure several requests. Searches share their passes; one dense pass computes the realised CETT of all.
 
     Raises: as `measure`.
     """
@@ -98,12 +101,12 @@ def measure_all(
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """The thresholds of a request, and how they were found."""
+    """The thresholds of a request, and the search that found them."""
 
     thresholds: Thresholds
     rule: Rule | None
     search: SearchResult | None
-    """None if no level was searched for."""
+    """None if the request gave the level or the thresholds."""
     lap: Lap
 
 
@@ -121,16 +124,16 @@ def _find(subject: Subject, request: Request, tolerance: float) -> _Found:
 
 
 def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measurement:
-    """Everything that is measured exactly at these thresholds."""
+    """Measure everything that is reported for these thresholds."""
     subject.meter.restart()
     thresholds, search = found.thresholds, found.search
     sparse = subject.sparse_pass(thresholds)
     totals, labels = sparse.totals, sparse.labels
     tokens, widths = totals.tokens.numpy(), subject.widths
-    per_layer = window_counts(totals) / widths  # (n_windows, n_sites), token ratios summed
+    per_layer = window_counts(totals) / widths  # (n_windows, n_sites), activation ratio summed over tokens
     frequency = _frequency(totals)
     with np.errstate(invalid="ignore"):
-        dead = (frequency < DEAD_BELOW).sum(1) / widths  # comparisons with NaN are false
+        dead = (frequency < DEAD_BELOW).sum(1) / widths  # NaN < x is False
     intervals = [ratio_interval(column, tokens) for column in per_layer.T]
     return Measurement(
         sites=subject.curves.sites,
@@ -165,7 +168,7 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
 
 
 def _outcome(subject: Subject, found: _Found) -> Outcome:
-    """The figures at the thresholds; after a search the interval is that of the ratio at the target perplexity."""
+    """Both ratios and their intervals. After a search, the interval of activation is at the target perplexity."""
     outcome = subject.outcome(found.thresholds)
     if found.search is not None and found.rule is not None:
         interval = subject.ratio_interval(found.rule, found.search, found.thresholds)
@@ -191,7 +194,7 @@ def _by_position(totals: SparseTotals, widths: np.ndarray) -> np.ndarray:
 
 
 class _FirstTokens(TypedDict):
-    """The first counted tokens one by one, by the field names of `Measurement`."""
+    """Values of each of the first counted tokens; the keys are fields of `Measurement`."""
 
     token_activation_ratio: np.ndarray
     token_text: tuple[str, ...]
@@ -223,33 +226,35 @@ def _warn(result: Measurement) -> None:
     if not result.converged:
         assert result.target_ppl_ratio is not None
         warnings.warn(
-            f"{result.name}: no level comes near ppl_ratio {result.target_ppl_ratio:g}; the nearest has"
-            f" {result.ppl_ratio:.5f}. On so little text the ratio moves in steps; give more text",
+            f"{result.name}: no level meets the target ppl_ratio {result.target_ppl_ratio:g}; the nearest level has"
+            f" {result.ppl_ratio:.5f}. On a short text ppl_ratio changes in steps; give more text",
             stacklevel=3,
         )
     if result.target_ppl_ratio is not None and result.ppl_ratio_interval is not None:
         low, high = result.ppl_ratio_interval
         if high - low > TOO_WIDE * (result.target_ppl_ratio - 1):
             warnings.warn(
-                f"{result.name}: {result.num_tokens:,} tokens in {result.n_windows} windows are too few to tell"
-                f" levels apart: ppl_ratio lies in [{low:.4f}, {high:.4f}]; give more text",
+                f"{result.name}: {result.num_tokens:,} tokens in {result.n_windows} windows are too few to"
+                f" distinguish levels: the 95% interval of ppl_ratio is [{low:.4f}, {high:.4f}]; give more text",
                 stacklevel=3,
             )
     if not result.monotone:
         warnings.warn(
-            f"{result.name}: a sparser level had the lower perplexity, by more than rounding explains (see"
-            f" `tries`); other values of {result.level_name} may meet the target too. Give more text",
+            f"{result.name}: a sparser level had a lower perplexity, and rounding does not explain the difference"
+            f" (see `tries`). Other values of {result.level_name} may meet the target too; give more text",
             stacklevel=3,
         )
     if result.ppl_ratio_noise is not None and result.target_ppl_ratio is not None:
         share = result.ppl_ratio_noise / (result.target_ppl_ratio - 1)
         if share > NOISY_SHARE:
             warnings.warn(
-                f"{result.name}: rounding in {result.provenance.dtype} moves ppl_ratio by"
-                f" {result.ppl_ratio_noise:.4f} (one standard deviation), {100 * share:.0f}% of the rise that"
-                " is looked for; the interval contains this doubt, --dtype float32 removes it",
+                f"{result.name}: rounding in {result.provenance.dtype} changes ppl_ratio by"
+                f" {result.ppl_ratio_noise:.4f} (one standard deviation), {100 * share:.0f}% of the target rise."
+                " The interval includes this error; --dtype float32 removes it",
                 stacklevel=3,
             )
     dense = [layer for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1.0]
     if dense:
-        warnings.warn(f"{result.name}: layers {dense} stay dense, no neuron is ever inactive", stacklevel=3)
+        warnings.warn(
+            f"{result.name}: layers {dense} stay dense: all neurons are always active", stacklevel=3
+        )

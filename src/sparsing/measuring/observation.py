@@ -1,7 +1,7 @@
-"""`Observation`: what one sparse pass of a search has shown, window by window.
+"""`Observation`: how much one sparse pass of a search raised the loss of each window over the dense loss.
 
-The rise of the negative log-likelihood over the dense model is paired over the same tokens, so few tokens make
-it precise. It is kept per window, since its scatter over windows says how far the mean can be trusted.
+The sparse and the dense loss are measured on the same tokens, so few tokens give a precise difference. The
+difference is kept per window, because its scatter over windows gives the standard error of the mean.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Observation:
     labels: NDArray[np.float64]
     """Predicted tokens of each window, shape `(n_windows,)`."""
     on_all: bool
-    """False for a pass over the bracketing part of the corpus."""
+    """True for a pass over the whole corpus, False for a pass over the bracketing part."""
 
     @property
     def mean_rise(self) -> float:
@@ -35,18 +35,18 @@ class Observation:
     @property
     def ppl_ratio(self) -> float:
         """Perplexity of the sparse model over that of the dense one."""
-        return math.exp(min(self.mean_rise, 700.0))  # beyond, a float overflows
+        return math.exp(min(self.mean_rise, 700.0))  # `exp(710)` overflows
 
     def on_windows(self, windows: NDArray[np.int64]) -> Observation:
-        """The same pass, seen on some of its windows only."""
+        """The same pass restricted to these windows; `on_all` becomes False."""
         return dataclasses.replace(self, rise=self.rise[windows], labels=self.labels[windows], on_all=False)
 
 
 def joined(observations: Sequence[Observation]) -> Observation:
-    """Passes of several models at one level as one observation, whose `ppl_ratio` is the mean of theirs.
+    """Join passes of several models at one level; the joint `ppl_ratio` is the mean of the models' `ppl_ratio`.
 
-    The windows of each model are scaled so that every model has the same weight, and so that the mean rise is
-    the logarithm of the mean ratio.
+    The windows of each model are scaled so that every model has the same weight. All rises are then shifted so that
+    the mean rise is the logarithm of the mean ratio.
     """
     if len(observations) == 1:
         return observations[0]
@@ -56,7 +56,7 @@ def joined(observations: Sequence[Observation]) -> Observation:
     weights = [total / float(one.labels.sum()) for one in observations]
     return dataclasses.replace(
         observations[0],
-        # shifting by the small difference between the mean of logarithms and the logarithm of the mean
+        # the shift is the small difference between the logarithm of the mean and the mean of the logarithms
         rise=np.concatenate(
             [w * (o.rise + (mean - pooled) * o.labels) for w, o in zip(weights, observations, strict=True)]
         ),

@@ -1,13 +1,13 @@
-"""`fit_rise`: the rise of perplexity as a smooth curve of the level, fitted to passes that carry errors.
+"""`fit_rise`: fits a smooth curve of the rise of perplexity over the level to passes with errors.
 
-`log(ppl_ratio)` grows like a power of the strength, so near a target it is a straight line in the logarithms:
-`z = log(log(ppl_ratio))` over `x = log(strength)`. Three things keep a pass from lying on that line:
-- *arithmetic noise*. Rounding in half precision, and single neurons that switch, move each pass by an amount
-  that no other pass shares. Its size is estimated from how the windows of several passes scatter about their
-  common curve (`arithmetic_noise`).
-- *bending*. Far from the target the curve is no straight line, so far passes count less.
-- *sampling*. All passes run on the same tokens, so they share this error. It moves the whole curve, does not
-  disturb the fit, and belongs to the interval of the result (`intervals.py`).
+`log(ppl_ratio)` grows like a power of the strength, so near the target `z = log(log(ppl_ratio))` is a straight
+line in `x = log(strength)`. Three effects move a pass off that line:
+- *arithmetic noise*. Rounding in half precision, and single neurons that become active or inactive, change the
+  rise of each pass independently. `arithmetic_noise` estimates the noise from the scatter of the windows of
+  several passes around their common curve.
+- *bending*. Far from the target the curve is not straight, so distant passes get less weight.
+- *sampling*. All passes run on the same tokens, so they share one sampling error. It shifts the whole curve and
+  does not affect the fit. The interval of the result accounts for it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]  # SciPy h
 from sparsing.measuring.observation import Observation
 
 BENDING = 0.08
-"""Assumed departure from the straight line at a distance of 1 in `z`; it grows with the square of the distance."""
+"""Assumed deviation from the straight line at a distance of 1 in `z`; it grows with the square of the distance."""
 PART_DOUBT, PART_BENDING = 0.02, 0.05
-"""Further departure of a pass over a part, at the target and per distance: its slope may differ."""
+"""Additional deviation of a pass over a part: a constant, and a term per distance, since its slope may differ."""
 SLOPE, SLOPE_SPREAD = 2.0, 0.5
-"""Slope that is assumed until the passes show it, and the standard deviation of its logarithm."""
+"""Prior of the slope: its median, and the standard deviation of its logarithm."""
 NEAR = 1.0
-"""Distance in `z` up to which a pass tells about the arithmetic noise near the target."""
+"""Passes within this distance in `z` of the target are used to estimate the arithmetic noise."""
 _ROUGHNESS = 1e-5
-"""Relative error of every rise: single neurons of single tokens switch, in any precision."""
+"""Assumed relative error of every rise: in any precision, single neurons become active or inactive."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RiseFit:
-    """The line `z = z_target + slope * (x - x_target)` and how well it is known."""
+    """The line `z = z_target + slope * (x - x_target)` and its standard errors."""
 
     strength: float
     """Where the line meets the target."""
@@ -47,10 +47,10 @@ class RiseFit:
     rise_sd: float
     """Standard error of the line at `strength`, in `z`: the relative error of `log(ppl_ratio)` there."""
     target: float
-    """`log(ppl_ratio)` that is wanted."""
+    """The target `log(ppl_ratio)`."""
 
     def rise_at(self, strength: float) -> float:
-        """`log(ppl_ratio)` by the line."""
+        """`log(ppl_ratio)` at this strength by the line."""
         return self.target * (strength / self.strength) ** self.slope
 
     @property
@@ -62,12 +62,13 @@ class RiseFit:
 def fit_rise(observations: Sequence[Observation], target: float, noise: float) -> RiseFit | None:
     """Fit the curve `rise = target * (strength / s) ** slope` by weighted least squares.
 
-    The rises themselves are fitted, not their logarithms: with noise as large as the rise, logarithms would be
-    biased and negative rises lost. The slope has a wide prior, which decides only where the passes do not.
+    The rises themselves are fitted, not their logarithms: if the noise is as large as the rise, logarithms are
+    biased, and a negative rise has none. The wide prior of the slope matters only if the passes do not determine
+    the slope.
 
     Args:
-        observations: Passes over the whole corpus; passes over a part join after `scaled_part`.
-        target: `log(ppl_ratio)` that is wanted.
+        observations: Passes over the whole corpus, and passes over a part after `scaled_part` has rescaled them.
+        target: The target `log(ppl_ratio)`.
         noise: Standard deviation of the arithmetic noise of `mean_rise` in a pass over the whole corpus, nats.
 
     Returns: None if no pass has a rise above 0.
@@ -95,16 +96,16 @@ def _fit_line(
     start: float,
     target: float,
 ) -> RiseFit | None:
-    """`rise` and `sd` are relative to the target. The parameters are `log(s)` and `log(slope)`."""
-    distance = np.log(
-        np.maximum(rise, 0.02)
-    )  # weights must not depend on the parameters: they would run away
+    """Fit `log(s)` and `log(slope)`. `rise` and `sd` are relative to the target."""
+    # The weights use the measured rises: if they used the fitted curve, the fit could lower the residuals by moving to
+    # parameters with large errors.
+    distance = np.log(np.maximum(rise, 0.02))
     bending = BENDING * distance**2 + _ROUGHNESS + part * (PART_DOUBT + PART_BENDING * np.abs(distance))
     error = np.hypot(sd, bending * np.maximum(rise, 0.02))
 
     def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        level, log_slope = parameters
-        height = np.clip(math.exp(log_slope) * (x - level), -50, 50)
+        log_s, log_slope = parameters
+        height = np.clip(math.exp(log_slope) * (x - log_s), -50, 50)
         prior = (log_slope - math.log(SLOPE)) / SLOPE_SPREAD
         return np.append((np.exp(height) - rise) / error, prior)
 
@@ -114,14 +115,14 @@ def _fit_line(
         bounds=([-60, math.log(0.1)], [60, math.log(300)]),
         x_scale=[0.3, 0.3],
     )
-    level, log_slope = (float(parameter) for parameter in best.x)
+    log_s, log_slope = (float(parameter) for parameter in best.x)
     jacobian: NDArray[np.float64] = best.jac
     covariance = np.linalg.pinv(jacobian.T @ jacobian)
     slope = math.exp(log_slope)
-    if not math.isfinite(level):
+    if not math.isfinite(log_s):
         return None
     return RiseFit(
-        strength=math.exp(level),
+        strength=math.exp(log_s),
         slope=slope,
         slope_sd=slope * math.sqrt(max(covariance[1, 1], 0.0)),
         rise_sd=slope * math.sqrt(max(covariance[0, 0], 0.0)),
@@ -132,9 +133,10 @@ def _fit_line(
 def scaled_part(
     part: Sequence[Observation], whole: Sequence[Observation], windows: NDArray[np.int64] | None
 ) -> list[Observation]:
-    """Passes over a part as passes over the whole would have come out, by the ratio of the two on shared passes.
+    """Passes over a part, rescaled to estimate the rise over the whole corpus.
 
-    The part is a subset of the windows, so each pass over the whole corpus is also one over the part.
+    The factor is the geometric mean of `rise on the whole / rise on the part`. The part is a subset of the windows,
+    so each pass over the whole corpus gives both rises. Without such a pass, the passes are returned unchanged.
     """
     pairs = (
         [(one.mean_rise, one.on_windows(windows).mean_rise) for one in whole] if windows is not None else []
@@ -149,9 +151,9 @@ def scaled_part(
 def arithmetic_noise(observations: Sequence[Observation], fit: RiseFit | None) -> float | None:
     """Standard deviation of the arithmetic noise of `mean_rise`, nats; None if the passes cannot show it.
 
-    Along passes near the target each window follows the common curve, but for a factor and a slope of its own.
-    What is left over is noise of that window, independent between windows, so it adds up to that of the mean.
-    Needs three passes over the same windows near the target.
+    Near the target each window follows the common curve with its own factor and its own slope. The residuals of
+    that fit are the noise of the window. Windows are independent, so their variances add up to the variance of the
+    summed rise. The estimate needs passes at three or more different strengths near the target.
     """
     near = [one for one in observations if one.on_all and one.mean_rise > 0]
     if fit is not None:
@@ -162,6 +164,6 @@ def arithmetic_noise(observations: Sequence[Observation], fit: RiseFit | None) -
     x = np.log([one.strength for one in near])
     basis = np.stack([curve, curve * (x - x.mean())], axis=1)  # (passes, 2)
     rises = np.stack([one.rise for one in near])  # (passes, n_windows)
-    left = rises - basis @ np.linalg.lstsq(basis, rises, rcond=None)[0]
-    freedom = len(near) - np.linalg.matrix_rank(basis)
-    return float(np.sqrt((left**2).sum() / freedom)) / float(near[0].labels.sum())
+    residuals = rises - basis @ np.linalg.lstsq(basis, rises, rcond=None)[0]
+    degrees_of_freedom = len(near) - np.linalg.matrix_rank(basis)
+    return float(np.sqrt((residuals**2).sum() / degrees_of_freedom)) / float(near[0].labels.sum())

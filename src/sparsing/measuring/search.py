@@ -1,10 +1,10 @@
 """`search`: the level of a rule at which perplexity rises by a wanted factor, with few real sparse passes.
 
-PPL-p% (Sparsing Law, section 3) is `search(cett, ppl_ratio=1 + p / 100)`, and every other rule has its own.
-The search first brackets on a part of the corpus, roughly. Passes over all of it then refine a smooth curve of
-the rise (`rise_curve.py`), and each next level is where that curve meets the target. The search stops when the
-doubt about the level is small against what the text itself leaves open, and never looks for digits finer than
-the tolerance, the sampling error or the arithmetic noise.
+PPL-p% (Sparsing Law, section 3) is `search(cett, ppl_ratio=1 + p / 100)`; the search works the same for every
+rule. It first brackets the level roughly, with passes over a part of the corpus. It then runs passes over the
+whole corpus: after each pass it fits a smooth curve of the rise (`rise_curve.py`) and tries the level at which
+the curve meets the target. The search stops when the error of the level is small compared with the sampling
+error of the corpus. It never refines the level beyond the tolerance, the sampling error or the arithmetic noise.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
     from sparsing.rules import Reach, Rule
 
 TOLERANCE = 1e-4
-"""Distance of the perplexity ratio from its target below which a search never goes."""
+"""Smallest distance between the perplexity ratio and its target that a search tries to reach."""
 DOUBT = 0.4
-"""The doubt about the level may be this share of the sampling error: it then widens intervals by 8%."""
+"""Accepted error of the rise as a share of the sampling error. At this share the error widens intervals by 8%."""
 PART_NEARNESS = 0.3
-"""Distance in `log(log(ppl_ratio))` at which the part has done its work: the whole corpus differs by as much."""
+"""Distance in `log(log(ppl_ratio))` that ends the passes over the part: the whole corpus differs by as much."""
 PASSES_WITH_NOISE = 3
-"""Passes over all windows that show the arithmetic noise, and how many a search in half precision runs."""
+"""Fewest passes over the whole corpus in half precision; fewer do not show the arithmetic noise."""
 MOST_WITH_NOISE = 5
-"""More passes than this do not help against noise."""
+"""Passes over the whole corpus in half precision after which the search no longer tries to improve the curve."""
 NOISE_GUESS = 0.2
-"""Arithmetic noise in half precision, relative to the wanted rise, until the passes show it."""
+"""Assumed arithmetic noise in half precision, as a share of the target rise, until the passes show the noise."""
 PART_TRIES_WITH_NOISE = 4
-"""More passes over the part do not help in half precision: it has more noise than the whole."""
+"""Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
 _MAX_TRIES = 40
 _RIPPLE = 3.0
-"""Standard deviations of the arithmetic noise that a fall of perplexity must exceed to count."""
+"""A fall of perplexity counts if it exceeds this many standard deviations of the arithmetic noise."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,12 @@ class Try(Result):
     level: float
     ppl_ratio: float
     on_all: bool
-    """False for a pass over the bracketing part."""
+    """True for a pass over the whole corpus, False for a pass over the bracketing part."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchResult(Result):
-    """The level that was found, and how."""
+    """The level that a search found, and the passes and the curve that led to it."""
 
     kind = "search_result"
 
@@ -72,12 +72,12 @@ class SearchResult(Result):
     converged: bool
     """False if the target was not met within the tolerance, the sampling error and the arithmetic noise."""
     monotone: bool
-    """False if a sparser level had the lower perplexity by more than the arithmetic noise."""
+    """False if a sparser level had a lower perplexity, and arithmetic noise does not explain the difference."""
     slope: float
     """d log(log ppl_ratio) / d log(strength) near the level."""
     tries: tuple[Try, ...]
     fitted_ppl_ratio: float | None = None
-    """By the curve through all passes, at the same level."""
+    """Perplexity ratio at `level` by the curve that is fitted to all passes."""
     ppl_ratio_noise: float | None = None
     """Standard deviation of the arithmetic noise of `ppl_ratio` in half precision; None in other precisions."""
     slope_sd: float = 0.0
@@ -109,7 +109,7 @@ def search(
         reach: Where to begin and how far to go (`Rule.reach`).
         part: Windows of the bracketing part; None for a corpus too short to have one.
         noisy: True for half precision: the search then runs enough passes to see the arithmetic noise.
-        known: Passes of earlier searches of this rule on the same tokens, which serve this one too.
+        known: Passes of earlier searches of this rule on the same tokens; this search uses them too.
 
     Raises:
         InputError: if the target is 1 or below.
@@ -149,7 +149,7 @@ class _Search:
         final = self._refine()
         fit, noise = self._fit(), self._noise()
         ratio = final.ppl_ratio
-        # in half precision the curve decides, since one pass may meet the target by luck
+        # in half precision the curve decides, since noise can move a single pass onto the target
         rise = fit.rise_at(final.strength) if fit and self._noisy else final.mean_rise
         return SearchResult(
             level=self._rule.level(final.strength),
@@ -171,7 +171,7 @@ class _Search:
         )
 
     def _bracket_on_part(self) -> None:
-        """Pass over the part until one is near the target, whose level is then a good start on all windows."""
+        """Run passes over the part until a pass is near the target. Passes over the whole corpus start at its level."""
         start = _meet(
             lambda strength: self._observe(strength, on_all=False).mean_rise,
             self._target,
@@ -183,7 +183,7 @@ class _Search:
         self._reach = dataclasses.replace(self._reach, start=start)
 
     def _refine(self) -> Observation:
-        """Pass over all windows until the target is met; returns the pass whose level is reported."""
+        """Run passes over the whole corpus until the target is met; returns the pass whose level is reported."""
         fit = self._fit()
         strength = min(fit.strength if fit else self._reach.start, self._reach.most)
         ran = 0
@@ -202,7 +202,7 @@ class _Search:
         return self._accepted() or self._nearest()
 
     def _accepted(self) -> Observation | None:
-        """A pass over all windows that is as near to the target as the text and the arithmetic can tell."""
+        """The pass over the whole corpus to report; None if another pass is needed."""
         if not self._all:
             return None
         fit, noise = self._fit(), self._noise()
@@ -211,7 +211,7 @@ class _Search:
             return nearest if abs(nearest.mean_rise - self._target) <= self._allowed(nearest) else None
         if fit is None or noise is None or len(self._all) < PASSES_WITH_NOISE:
             return None
-        # One pass alone proves nothing here: its rise is within the noise of many levels. The curve decides.
+        # The curve decides, since the noise of a single pass can exceed its distance from the target.
         if not self._is_settled(fit) and len(self._all) < MOST_WITH_NOISE:
             return None
         best = min(self._all, key=lambda one: abs(math.log(one.strength / fit.strength)))
@@ -220,13 +220,13 @@ class _Search:
         return best if off <= reachable or len(self._all) > MOST_WITH_NOISE else None
 
     def _is_settled(self, fit: RiseFit) -> bool:
-        """Whether the curve is known well enough at the target, for the text and the arithmetic."""
+        """Whether the standard error of the curve at the target is within the accepted error."""
         if len(self._all) < PASSES_WITH_NOISE:
             return False
         return fit.rise_sd * self._target <= self._allowed(self._nearest())
 
     def _allowed(self, one: Observation) -> float:
-        """Distance of the rise from its target that is accepted, nats."""
+        """Accepted error of the rise, nats: the tolerance or a share of the sampling error, whichever is larger."""
         sampling = relative_sampling_sd(one.rise, one.labels) * self._target
         return max(math.log1p(self._tolerance / math.exp(self._target)), DOUBT * sampling)
 
@@ -235,7 +235,7 @@ class _Search:
         fit = self._fit()
         if self._noisy and fit is not None:
             settled = self._is_settled(fit) or len(self._all) >= MOST_WITH_NOISE
-            proposal = fit.strength if settled else self._most_telling(fit)
+            proposal = fit.strength if settled else self._most_informative(fit)
             tried = [one.strength for one in self._all]
             return min(max(proposal, min(tried) / 3), max(tried) * 3, self._reach.most)
         if fit is None:
@@ -243,21 +243,22 @@ class _Search:
         proposal = min(max(fit.strength, latest.strength * 0.1), latest.strength * 3.0)
         if below is None or above is None:
             return min(proposal, self._reach.most)
-        # a curve that has not led to the target after some passes is no power law: halve the bracket instead
+        # bisect if the curve leads out of the bracket, and every fourth time, since the rise may follow no power law
         if not below < proposal < above or ran % 4 == 0:
             return math.sqrt(max(below, above * 1e-3) * above)
         return proposal
 
-    def _most_telling(self, fit: RiseFit) -> float:
-        """Of some levels at and above the target the one after which the curve is known best at the target.
+    def _most_informative(self, fit: RiseFit) -> float:
+        """The candidate strength whose pass would reduce the standard error of the curve at the target most.
 
-        Above the target the rise stands out of the noise, below it drowns; at the target itself no slope is
-        needed. Levels that have been tried already are left out: the same level gives the same rounding.
+        The candidates lie at the target, where the error of the slope does not matter, and above the target, where
+        the rise is larger than the noise. Strengths that have been tried are left out: repeating a pass repeats its
+        rounding errors.
         """
         noise = self._noise() or 0.0
         known = self._fittable()
 
-        def doubt(strength: float) -> float:
+        def error_after(strength: float) -> float:
             rise = fit.rise_at(strength)
             imagined = dataclasses.replace(
                 self._all[-1], strength=strength, rise=self._all[-1].labels * rise, on_all=True
@@ -269,7 +270,7 @@ class _Search:
         candidates = [fit.strength * math.exp(distance / fit.slope) for distance in distances]
         tried = [one.strength for one in self._all]
         fresh = [s for s in candidates if min(abs(math.log(s / t)) for t in tried) > 1e-3]
-        return min(fresh or [fit.strength * 1.003], key=doubt)
+        return min(fresh or [fit.strength * 1.003], key=error_after)
 
     def _observe(self, strength: float, *, on_all: bool) -> Observation:
         one = self._run(self._rule.level(strength), on_all)
@@ -279,13 +280,16 @@ class _Search:
 
     def _fit(self) -> RiseFit | None:
         known = self._fittable()
-        # before three passes show the noise of half precision, it may be a part of the rise that is wanted
+        # the first fit assumes a noise for half precision, because the estimate of the noise needs a curve
         first = fit_rise(known, self._target, NOISE_GUESS * self._target if self._noisy else 0.0)
         noise = arithmetic_noise(self._all, first) if self._noisy else None
         return fit_rise(known, self._target, noise) if noise else first
 
     def _fittable(self) -> list[Observation]:
-        """All passes over the corpus, and those over the part where their factor is not lost in noise."""
+        """The passes to fit: all passes over the whole corpus, and the passes over the part, rescaled.
+
+        In half precision two passes over the whole corpus replace the passes over the part, whose scale is too noisy.
+        """
         if self._noisy and len(self._all) >= 2:
             return list(self._all)
         return [*scaled_part(self._part, self._all, self._windows), *self._all]
@@ -300,15 +304,15 @@ class _Search:
         return any(rise > 0 and abs(math.log(rise)) <= 3 for rise in rises) and len(rises) > 1
 
     def _bracket(self) -> tuple[float | None, float | None]:
-        """The nearest strengths below and above the target, of passes over all windows."""
+        """The strengths next below and next above the target, among the passes over the whole corpus."""
         return _bracket([(one.strength, one.mean_rise) for one in self._all], self._target)
 
     def _nearest(self) -> Observation:
-        """Of the passes over all windows the nearest to the target, and of equal ones the sparsest."""
+        """The pass over the whole corpus that is nearest to the target; the sparsest among equally near passes."""
         return min(self._all, key=lambda one: (abs(one.mean_rise - self._target), -one.strength))
 
     def _is_monotone(self, noise: float) -> bool:
-        """Whether perplexity rose with strength over the same tokens, but for noise and a tenth of the rise."""
+        """Whether perplexity rose with strength. Falls within the noise or a tenth of the rise are ignored."""
         for scope in (self._part, self._all):
             ordered = sorted((one.strength, one.ppl_ratio) for one in scope)
             for (_, before), (_, after) in itertools.pairwise(ordered):
@@ -323,8 +327,8 @@ class _Search:
         if last.strength >= self._reach.most and last.mean_rise < self._target:
             level = self._rule.level(last.strength)
             raise TargetError(
-                f"no level of {self._rule.name} reaches ppl_ratio {math.exp(self._target):.4f}: at its sparsest"
-                f" ({self._rule.level_name} = {level:.4g}) it is {last.ppl_ratio:.4f}; ask for less than"
+                f"no level of {self._rule.name} reaches ppl_ratio {math.exp(self._target):.4f}: the sparsest level"
+                f" ({self._rule.level_name} = {level:.4g}) has ppl_ratio {last.ppl_ratio:.4f}; ask for less than"
                 f" {100 * (last.ppl_ratio - 1):.2g}% (--ppl)"
             )
 
@@ -343,7 +347,7 @@ def _meet(
     *,
     most_tries: int,
 ) -> float:
-    """A strength at which rising `f` is near the target, by secants in the logarithms kept inside a bracket."""
+    """Find a strength at which the increasing function `f` is near the target: bracketed secants on logarithms."""
     points: list[tuple[float, float]] = []
     s = min(reach.start, reach.most)
     while len(points) < most_tries:
@@ -365,7 +369,7 @@ def _secant(
     slope: float,
     most: float,
 ) -> float:
-    """The strength to try: along the power law through the nearer end of the bracket, kept inside it."""
+    """The next strength to try: the power law through the nearer end of the bracket, limited to the bracket."""
     ends = [point for point in points if point[0] in (below, above)]
     nearest, value = min(ends, key=lambda point: abs(point[1] - target))
     factor = (target / value) ** (1 / slope) if value > 0 else 2.0
@@ -378,7 +382,7 @@ def _secant(
 
 
 def _slope(points: list[tuple[float, float]], target: float) -> float | None:
-    """d log f / d log s between the point nearest to the target and the next one that is well apart from it."""
+    """d log f / d log s between the point nearest to the target and the next nearest at a clearly different `s`."""
     rising = sorted((p for p in points if min(p) > 0), key=lambda p: abs(math.log(p[1] / target)))
     for s, f in rising[1:]:
         run, rise = math.log(s / rising[0][0]), math.log(f / rising[0][1])
@@ -388,7 +392,10 @@ def _slope(points: list[tuple[float, float]], target: float) -> float | None:
 
 
 def part_windows(n_windows: int, window: int) -> NDArray[np.int64] | None:
-    """Windows of the bracketing part: an eighth, spread evenly, 2,048 tokens at least; None if that is half."""
+    """Indices of the windows of the bracketing part, evenly spaced: an eighth of the corpus, at least 2,048 tokens.
+
+    Returns: shape `(n,)`; None if the part would be more than half of the corpus.
+    """
     wanted = max(-(-n_windows // 8), -(-2048 // window))
     if wanted * 2 > n_windows:
         return None

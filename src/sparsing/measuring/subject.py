@@ -1,7 +1,7 @@
-"""`Subject`: a model on a corpus with its dense pass done, on which rules are tried.
+"""`Subject`: a model and a corpus, calibrated with one dense pass, on which rules are measured.
 
-`measure` (in `_measure.py`) is the main job. It asks a subject for the level of a rule (`search`), for real
-sparse passes, and for the same on held-out tokens. Every pass is kept in the subject's journal.
+`measure` (in `_measure.py`) is the main user of this class. It calls `search` for the level of a rule, then
+`sparse_pass` and `held_out` for the values to report. The totals of every pass are stored in the journal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T", bound=Totals)
 
 
 class Outcome(TypedDict):
-    """What a level keeps and costs on the whole corpus, by the field names of `Measurement`."""
+    """Activation ratio and perplexity ratio at a level on the whole corpus; the keys are fields of `Measurement`."""
 
     activation_ratio: float
     activation_ratio_interval: Interval | None
@@ -48,8 +48,7 @@ class Outcome(TypedDict):
 class Subject:
     """A model on a corpus.
 
-    Holds what every rule shares (curves, dense loss, journal), so that measuring a second rule does not
-    calibrate again.
+    All rules share the curves, the dense loss and the journal, so a second rule needs no second calibration.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Subject:
         self.meter.add(corpus)
         self.meter.share()
         self.part = part_windows(corpus.n_windows, corpus.width)
-        """Windows on which a search brackets first; None for a corpus that is too short."""
+        """Indices of the windows of the bracketing part of a search; None if the corpus is too short to have a part."""
         self._known: dict[str, list[Observation]] = {}
         self._dense_errors: dict[str, np.ndarray] = {}
 
@@ -84,7 +83,7 @@ class Subject:
         return np.array([site.d_ff for site in self.loaded.sites])
 
     def thresholds(self, rule: Rule, level: float, target: float | None = None) -> Thresholds:
-        """The rule at this level on this model."""
+        """The thresholds of the rule at this level for this model."""
         return thresholds_at(
             rule,
             level,
@@ -95,7 +94,7 @@ class Subject:
         )
 
     def observe(self, rule: Rule, level: float, on_all: bool) -> Observation:
-        """A real sparse pass of the search, on the whole corpus or on the bracketing part."""
+        """Run a sparse pass for the search, on the whole corpus or on the bracketing part."""
         thresholds = self.thresholds(rule, level)
         dense = self.curves.window_nll
         if on_all:
@@ -111,14 +110,14 @@ class Subject:
         )
 
     def sparse_pass(self, thresholds: Thresholds) -> PassResult[SparseTotals]:
-        """A sparse pass over the whole corpus."""
+        """Run a sparse pass over the whole corpus, or take it from the journal."""
         label = f"{thresholds.rule}, all tokens"
         return self._sparse(self.corpus, thresholds, f"all {thresholds.identity}", label)
 
     def search(self, rule: Rule, target: float, *, tolerance: float = TOLERANCE) -> SearchResult:
         """The level of `rule` at which perplexity rises by the factor `target`.
 
-        Passes of earlier searches with the same rule are used again.
+        Passes of earlier searches with the same rule are reused.
         """
         known = self._known.setdefault(f"{rule.name} {rule.selection}", [])
 
@@ -170,7 +169,7 @@ class Subject:
         )
 
     def _ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
-        """By which factor the activation ratio changes when log(strength) moves by `shift`, by the curves."""
+        """The factor by which the activation ratio changes if log(strength) changes by `shift`, from the curves."""
         strength, most = rule.strength(level), rule.reach(self.curves).most
         grid = np.linspace(-2, 2, 81)
         ratios = [
@@ -187,7 +186,7 @@ class Subject:
         return self._dense_errors[thresholds.identity]
 
     def find_dense_errors(self, several: Sequence[Thresholds]) -> None:
-        """Let one dense pass serve `dense_error` for all of these thresholds."""
+        """Run one dense pass that computes `dense_error` for all of these thresholds."""
         observer = DenseErrorObserver(self.loaded.sites, several)
         key = "error " + " and ".join(thresholds.identity for thresholds in several)
         result = self._run(self.corpus, observer, None, key, "realised CETT (dense)", head=False)
@@ -196,7 +195,7 @@ class Subject:
             self._dense_errors[thresholds.identity] = error
 
     def held_out(self, thresholds: Thresholds) -> HeldOut | None:
-        """The same thresholds on held-out tokens; None if there are none."""
+        """Measure the thresholds on the held-out tokens; None if the subject has no held-out tokens."""
         if self.heldout is None:
             return None
         dense = self._run(self.heldout, LossOnly(), None, "held-out dense", "held out, dense")
@@ -250,7 +249,7 @@ def perplexity(nll: np.ndarray, labels: np.ndarray) -> float:
 
 
 def ppl_ratio(sparse: np.ndarray, dense: np.ndarray, labels: np.ndarray) -> float:
-    """`exp(nll_sparse - nll_dense)` per token, paired over the same windows."""
+    """`exp` of the mean of `nll_sparse - nll_dense` per predicted token; both losses are from the same windows."""
     return math.exp((sparse - dense).sum() / labels.sum())
 
 

@@ -87,6 +87,12 @@ def ratio_interval(
         return percentiles(top / bottom, effective_units(n_windows))
 
 
+def student_factor(n_windows: int) -> float:
+    """How much wider a 95% interval is by Student's t than by the normal distribution, for two windows or more."""
+    edge = (1 + CONFIDENCE) / 2
+    return float(cast("Any", stats).t.ppf(edge, n_windows - 1) / cast("Any", stats).norm.ppf(edge))
+
+
 def relative_sampling_sd(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> float:
     """Standard error of `sum(numerator) / sum(denominator)` over windows, relative to its value.
 

@@ -22,7 +22,14 @@ from sparsing.base.results import Result
 from sparsing.errors import InputError, TargetError
 from sparsing.measuring.intervals import relative_sampling_sd
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.rise_curve import SLOPE, RiseFit, arithmetic_noise, fit_rise, scaled_part
+from sparsing.measuring.rise_curve import (
+    SLOPE,
+    RiseFit,
+    SamplingAgainst,
+    arithmetic_noise,
+    fit_rise,
+    scaled_part,
+)
 
 if TYPE_CHECKING:
     from sparsing.rules import Reach, Rule
@@ -74,14 +81,14 @@ class SearchResult(Result):
     monotone: bool
     """False if a sparser level had a lower perplexity, and arithmetic noise does not explain the difference."""
     slope: float
-    """d log(log ppl_ratio) / d log(strength) near the level."""
+    """d log(log ppl_ratio) / d log(strength) near the level, on texts of this kind."""
     tries: tuple[Try, ...]
     fitted_ppl_ratio: float | None = None
     """Perplexity ratio at `level` by the curve that is fitted to all passes."""
     ppl_ratio_noise: float | None = None
     """Standard deviation of the arithmetic noise of `ppl_ratio` in half precision; None in other precisions."""
     slope_sd: float = 0.0
-    """Standard error of `slope`."""
+    """Standard error of `slope`; it contains the sampling error."""
     level_sd: float = 0.0
     """Standard error of the logarithm of the strength at which the curve meets the target on this corpus."""
     fitted_strength: float | None = None
@@ -148,6 +155,7 @@ class _Search:
             self._bracket_on_part()
         final = self._refine()
         fit, noise = self._fit(), self._noise()
+        slope_fit = self._fit_with_sampling(final, noise or 0.0) or fit
         ratio = final.ppl_ratio
         # in half precision the curve decides, since noise can move a single pass onto the target
         rise = fit.rise_at(final.strength) if fit and self._noisy else final.mean_rise
@@ -158,14 +166,14 @@ class _Search:
             converged=abs(rise - self._target)
             <= max(self._allowed(final), fit.rise_sd * self._target if fit else 0.0),
             monotone=self._is_monotone(noise or 0.0),
-            slope=fit.slope if fit else SLOPE,
+            slope=slope_fit.slope if slope_fit else SLOPE,
             tries=tuple(
                 Try(level=self._rule.level(one.strength), ppl_ratio=one.ppl_ratio, on_all=one.on_all)
                 for one in self._tries
             ),
             fitted_ppl_ratio=math.exp(fit.rise_at(final.strength)) if fit else None,
             ppl_ratio_noise=None if noise is None else noise * ratio,
-            slope_sd=fit.slope_sd if fit else 0.0,
+            slope_sd=slope_fit.slope_sd if slope_fit else 0.0,
             level_sd=fit.level_sd if fit else 0.0,
             fitted_strength=fit.strength if fit else None,
         )
@@ -284,6 +292,13 @@ class _Search:
         first = fit_rise(known, self._target, NOISE_GUESS * self._target if self._noisy else 0.0)
         noise = arithmetic_noise(self._all, first) if self._noisy else None
         return fit_rise(known, self._target, noise) if noise else first
+
+    def _fit_with_sampling(self, reference: Observation, noise: float) -> RiseFit | None:
+        """The curve of texts of this kind, for the slope; None for a single window, which shows no sampling error."""
+        if len(reference.rise) < 2:
+            return None
+        sampling_sd = SamplingAgainst(reference=reference, windows=self._windows)
+        return fit_rise(self._fittable(), self._target, noise, sampling_sd=sampling_sd)
 
     def _fittable(self) -> list[Observation]:
         """The passes to fit: all passes over the whole corpus, and the passes over the part, rescaled.

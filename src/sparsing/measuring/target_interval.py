@@ -46,7 +46,8 @@ def target_interval(
     columns = np.stack([active, tokens, observed.rise, observed.labels], axis=1)
     active, tokens, rise, labels = resampled(columns, length=windows_per_block(n_windows)).T
     rng = np.random.default_rng(1)
-    slope = np.maximum(found.slope + found.slope_sd * rng.standard_normal(len(rise)), found.slope / 2)
+    # the slope is fitted as a logarithm, and its draws must stay above 0
+    slope = found.slope * np.exp(found.slope_sd / found.slope * rng.standard_normal(len(rise)))
     doubt = found.level_sd * rng.standard_normal(len(rise))
     # how far the rise of each resample is from that of the whole text, relative to the curve of the search
     curve = math.log(found.fitted_ppl_ratio or found.ppl_ratio)

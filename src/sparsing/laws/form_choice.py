@@ -19,7 +19,7 @@ MAX_SHORTFALL = 10.0
 """A form is refuted if its shortfall is larger than this.
 
 Burnham and Anderson (2002) call a form whose AICc is worse by more than 10 essentially without support. In the
-simulations of `benchmarks/laws.py coverage --form auto` the true form is almost never refuted at this value.
+simulations of `benchmarks/laws.py coverage --form auto` the true form is refuted in 4 of 2,400 series at this value.
 """
 
 

@@ -204,3 +204,44 @@ def test_tries_are_told_in_order():
 def test_saved_and_read_again(tmp_path):
     found = run(lambda s: s**2)
     assert SearchResult.load(found.save(tmp_path / "s.json")) == found
+
+
+def simulated_search(noise: float, seed: int) -> tuple[SearchResult, float]:
+    """A search over 18 windows that differ in height and slope, and the logarithm of the true strength.
+
+    `noise` is the standard deviation of the arithmetic noise of the mean rise, nats. The same simulation with more
+    curves is in `benchmarks/interval_coverage.py`.
+    """
+    rng = np.random.default_rng(seed)
+    factor, power = np.exp(0.3 * rng.standard_normal(18)), 2.2 + 0.15 * rng.standard_normal(18)
+    labels, part = np.full(18, 1024.0), np.array([0, 17])
+
+    def rise(strength: float) -> np.ndarray:
+        return math.log(1.01) * factor * (strength / 0.045) ** power
+
+    def pass_at(level: float, on_all: bool) -> Observation:
+        rounding = np.random.default_rng([seed, round(level * 1e9)])  # the same level repeats its rounding
+        total = (rise(level) + noise * math.sqrt(18) * rounding.standard_normal(18)) * labels
+        windows = np.arange(18) if on_all else part
+        return Observation(strength=level, rise=total[windows], labels=labels[windows], on_all=on_all)
+
+    found = search(CETT, pass_at, ppl_ratio=1.01, reach=REACH, part=part, noisy=noise > 0)
+    low, high = 1e-3, 0.5
+    for _ in range(50):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if rise(middle).mean() < math.log(1.01) else (low, middle)
+    return found, math.log(low)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3, 5e-3])
+def test_the_stated_error_of_the_level_holds_at_any_noise(noise):
+    results = [simulated_search(noise, seed) for seed in range(40)]
+    assert max(on_all(found) for found, _ in results) <= 6
+    held = [abs(math.log(found.fitted_strength) - true) <= 2 * found.level_sd for found, true in results]
+    assert np.mean(held) >= 0.85
+    if noise == 0:
+        assert all(found.ppl_ratio_noise is None for found, _ in results)
+    else:
+        estimates = [found.ppl_ratio_noise for found, _ in results if found.ppl_ratio_noise is not None]
+        assert len(estimates) >= 30
+        assert noise / 2 <= np.median(estimates) <= 2 * noise

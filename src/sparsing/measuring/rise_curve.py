@@ -120,9 +120,18 @@ def _fit_line(
         prior = (log_slope - math.log(SLOPE)) / SLOPE_SPREAD
         return np.append((np.exp(height) - rise) / error, prior)
 
+    def derivatives(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        log_s, log_slope = parameters
+        slope = math.exp(log_slope)
+        height = np.clip(slope * (x - log_s), -50, 50)
+        by_height = np.exp(height) / error
+        columns = np.stack([-slope * by_height, height * by_height], axis=1)
+        return np.append(columns, [[0.0, 1 / SLOPE_SPREAD]], axis=0)
+
     best = cast("Any", optimize).least_squares(
         residuals,
         [start, math.log(SLOPE)],
+        derivatives,
         bounds=([-60, math.log(0.1)], [60, math.log(300)]),
         x_scale=[0.3, 0.3],
     )

@@ -23,6 +23,7 @@ from sparsing.errors import InputError, TargetError
 from sparsing.measuring.intervals import relative_sampling_sd
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import (
+    NEAR,
     SLOPE,
     RiseFit,
     SamplingAgainst,
@@ -148,6 +149,8 @@ class _Search:
         self._part = [one for one in known if not one.on_all]
         self._all = [one for one in known if one.on_all]
         self._tries: list[Observation] = []
+        self._fits: dict[tuple[int, int], RiseFit | None] = {}
+        """The curve after so many passes over the part and over the whole corpus."""
 
     def result(self) -> SearchResult:
         """Run the search."""
@@ -217,12 +220,16 @@ class _Search:
         nearest = self._nearest()
         if not self._noisy:
             return nearest if abs(nearest.mean_rise - self._target) <= self._allowed(nearest) else None
-        if fit is None or noise is None or len(self._all) < PASSES_WITH_NOISE:
+        if fit is None or len(self._all) < PASSES_WITH_NOISE:
             return None
         # The curve decides, since the noise of a single pass can exceed its distance from the target.
         if not self._is_settled(fit) and len(self._all) < MOST_WITH_NOISE:
             return None
         best = min(self._all, key=lambda one: abs(math.log(one.strength / fit.strength)))
+        if noise is None:
+            # Too few rises lie near the target to show the noise. Further passes at such levels would not help.
+            is_near = abs(fit.slope * math.log(best.strength / fit.strength)) <= NEAR
+            return best if is_near and len(self._all) > MOST_WITH_NOISE else None
         off = abs(fit.rise_at(best.strength) - self._target)
         reachable = max(self._allowed(best), fit.rise_sd * self._target / 2)
         return best if off <= reachable or len(self._all) > MOST_WITH_NOISE else None
@@ -287,6 +294,12 @@ class _Search:
         return one
 
     def _fit(self) -> RiseFit | None:
+        passes = (len(self._part), len(self._all))
+        if passes not in self._fits:
+            self._fits[passes] = self._new_fit()
+        return self._fits[passes]
+
+    def _new_fit(self) -> RiseFit | None:
         known = self._fittable()
         # the first fit assumes a noise for half precision, because the estimate of the noise needs a curve
         first = fit_rise(known, self._target, NOISE_GUESS * self._target if self._noisy else 0.0)

@@ -1,0 +1,314 @@
+"""Checks the intervals of the activation ratio at PPL-1%, and the search, against known answers.
+
+    python benchmarks/interval_coverage.py              both parts, a few minutes
+    python benchmarks/interval_coverage.py search       one part
+
+`intervals` runs both demo models on a long text: the dense pass, and real sparse passes at levels around PPL-1%. It
+then draws sub-texts from the windows, and each sub-text gets the real search and the real interval. Their passes are
+interpolated between the tabulated levels, so no sub-text runs the model. The result is the share of the 95% intervals
+that contain the activation ratio of the whole text at its own PPL-1%. Sub-texts are random subsets of the windows,
+random windows drawn with repetition, and contiguous chunks.
+
+`search` runs the real search on simulated curves with a known level: power laws and bent curves, with arithmetic noise
+up to that of bfloat16. The result is the error of the level, the number of passes, and how often the true level lies
+within two standard errors that the search states. Run with OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from _common import ROOT, save
+from numpy.typing import NDArray
+
+from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
+from sparsing.measuring.observation import Observation
+from sparsing.measuring.search import SearchResult, part_windows, search
+from sparsing.measuring.subject import Subject, window_counts
+from sparsing.measuring.target_interval import target_interval
+from sparsing.models.loading import load_model
+from sparsing.rules import Reach, make_rule
+from sparsing.text.corpus import load_corpus
+
+PARTS = ("intervals", "search")
+PPL_RATIO = 1.01
+WINDOW = 256
+CHUNK = 31
+"""Windows of a sub-text: 8,000 tokens."""
+STEP = 5
+"""Windows between the starts of contiguous chunks."""
+SUBSETS = 200
+LEVEL_FACTORS = (0.3, 0.5, 0.65, 0.77, 0.85, 0.93, 1.0, 1.07, 1.15, 1.25, 1.4, 1.8, 3.0)
+"""Tabulated levels, relative to the level of PPL-1% on the whole text."""
+CETT = make_rule("cett")
+REACH = Reach(start=0.2, most=1.0, step=1e-7)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", help="intervals, search (default: both)")
+    parser.add_argument("--tokens", type=int, default=60_000, help="length of the long text (default: 60000)")
+    parser.add_argument("--runs", type=int, default=60, help="runs per simulated curve (default: 60)")
+    args = parser.parse_args()
+    parts = args.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; the parts are intervals and search")
+    result: dict[str, Any] = {}
+    if "search" in parts:
+        result["search"] = run_search(args.runs)
+    if "intervals" in parts:
+        result["intervals"] = [row for name in DEMO_ACTIVATIONS for row in run_intervals(name, args.tokens)]
+    for rows in result.values():
+        _print_table(rows)
+    # the other part may have run on the same day
+    path = ROOT / "results" / f"interval_coverage-{datetime.date.today().isoformat()}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    save("interval_coverage", {part: earlier[part] for part in PARTS if part in earlier} | result)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PassTable:
+    """Sums of each window at the tabulated levels."""
+
+    log_levels: NDArray[np.float64]
+    """Shape `(n_levels,)`, increasing."""
+    rise: NDArray[np.float64]
+    """Rise of the negative log-likelihood, nats, shape `(n_levels, n_windows)`."""
+    active: NDArray[np.float64]
+    """Activation ratio (mean over layers), summed over the tokens, shape `(n_levels, n_windows)`."""
+    labels: NDArray[np.float64]
+    """Predicted tokens, shape `(n_windows,)`."""
+    tokens: NDArray[np.float64]
+    """Counted tokens, shape `(n_windows,)`."""
+
+    @property
+    def n_windows(self) -> int:
+        return len(self.tokens)
+
+    def observe(self, level: float, windows: NDArray[np.int64], *, on_all: bool = True) -> Observation:
+        """The pass at this level over these windows."""
+        rise = self._at(self.rise, level)[windows]
+        if math.log(level) < self.log_levels[0]:  # a power law: a straight line would become negative
+            rise = self.rise[0, windows] * math.exp(2 * (math.log(level) - self.log_levels[0]))
+        return Observation(strength=level, rise=rise, labels=self.labels[windows], on_all=on_all)
+
+    def active_at(self, level: float, windows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Sums of the activation ratio over these windows, shape `(n,)`."""
+        return self._at(self.active, level)[windows]
+
+    def ratio(self, level: float) -> float:
+        """Activation ratio of the whole text."""
+        return float(self._at(self.active, level).sum() / self.tokens.sum())
+
+    def target_level(self) -> float:
+        """The level at which the whole text meets `PPL_RATIO`, by bisection."""
+        everything = np.arange(self.n_windows)
+        low, high = np.exp(self.log_levels[[0, -1]]).tolist()
+        for _ in range(60):
+            middle = math.sqrt(low * high)
+            is_below = self.observe(middle, everything).ppl_ratio < PPL_RATIO
+            low, high = (middle, high) if is_below else (low, middle)
+        return low
+
+    def _at(self, rows: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+        """Rows interpolated linearly in the logarithm of the level; constant beyond the table."""
+        x = min(max(math.log(level), self.log_levels[0]), self.log_levels[-1])
+        right = int(np.clip(np.searchsorted(self.log_levels, x), 1, len(self.log_levels) - 1))
+        left = right - 1
+        share = (x - self.log_levels[left]) / (self.log_levels[right] - self.log_levels[left])
+        return rows[left] * (1 - share) + rows[right] * share
+
+
+def run_intervals(activation: str, tokens: int) -> list[dict[str, Any]]:
+    """One row per way to draw sub-texts, for the demo model with this activation function."""
+    table = run_passes(activation, tokens)
+    level = table.target_level()
+    truth = table.ratio(level)
+    last = table.n_windows - 1  # the last window may be short
+    rng = np.random.default_rng(0)
+    texts = {
+        "random subsets": [np.sort(rng.choice(last, CHUNK, replace=False)) for _ in range(SUBSETS)],
+        "random, with repetition": [rng.choice(last, CHUNK) for _ in range(SUBSETS)],
+        "contiguous chunks": [np.arange(k, k + CHUNK) for k in range(0, last - CHUNK + 1, STEP)],
+    }
+    rows: list[dict[str, Any]] = []
+    for name, windows in texts.items():
+        results = [find_interval(table, chosen) for chosen in windows]
+        low, high = np.array([interval for _, interval in results]).T
+        slopes = [found.slope for found, _ in results]
+        rows.append(
+            {
+                "model": activation,
+                "texts": name,
+                "n_texts": len(windows),
+                "coverage": float(((low <= truth) & (truth <= high)).mean()),
+                "interval_below_truth": int((high < truth).sum()),
+                "interval_above_truth": int((low > truth).sum()),
+                "median_width": float(np.median(high - low)),
+                "level": level,
+                "activation_ratio": truth,
+                "slope_10_50_90": np.quantile(slopes, (0.1, 0.5, 0.9)).tolist(),
+                "full_passes": float(np.mean([sum(t.on_all for t in f.tries) for f, _ in results])),
+                "windows_of_text": table.n_windows,
+            }
+        )
+    return rows
+
+
+def run_passes(activation: str, tokens: int) -> PassTable:
+    """Real passes of a demo model over the held-out text."""
+    loaded = load_model(checkpoints(activation)[-1], dtype="float32", device="cpu")
+    corpus = load_corpus([heldout_text()], loaded.tokenizer, window=WINDOW, max_tokens=tokens)
+    subject = Subject(loaded, corpus, scores=["neuron_norm"])
+    levels = [subject.search(CETT, PPL_RATIO).level * factor for factor in LEVEL_FACTORS]
+    passes = [subject.sparse_pass(subject.thresholds(CETT, level)) for level in levels]
+    return PassTable(
+        log_levels=np.log(levels),
+        rise=np.stack([one.nll - subject.curves.window_nll for one in passes]),
+        active=np.stack([(window_counts(one.totals) / subject.widths).mean(1) for one in passes]),
+        labels=passes[0].labels.astype(float),
+        tokens=passes[0].totals.tokens.numpy().astype(float),
+    )
+
+
+def find_interval(table: PassTable, windows: NDArray[np.int64]) -> tuple[SearchResult, tuple[float, float]]:
+    """The search and the interval of the activation ratio on these windows."""
+    part = part_windows(len(windows), WINDOW)
+
+    def run(level: float, on_all: bool) -> Observation:
+        assert on_all or part is not None
+        return table.observe(level, windows if on_all else windows[part], on_all=on_all)
+
+    found = search(CETT, run, ppl_ratio=PPL_RATIO, reach=REACH, part=part)
+    grid = np.linspace(-2, 2, 81)
+    # on a corpus the package takes these factors from the calibration curves
+    factors = np.array([table.ratio(found.level * math.exp(step)) for step in grid]) / table.ratio(
+        found.level
+    )
+    interval = target_interval(
+        table.active_at(found.level, windows),
+        table.tokens[windows],
+        table.observe(found.level, windows),
+        found,
+        lambda shift: np.interp(shift, grid, factors),
+    )
+    assert interval is not None
+    return found, interval
+
+
+# ---------------------------------------------------------------- search
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Simulated:
+    """A curve of the rise on windows that differ, with arithmetic noise."""
+
+    power: float = 2.2
+    bend: float = 0.0
+    """Change of the slope per unit of `log(strength)`, halved."""
+    noise: float = 0.0
+    """Standard deviation of the arithmetic noise of the mean rise, nats."""
+    spread: float = 0.3
+    """Standard deviation of the logarithm of the rise between windows."""
+    ppl_ratio: float = PPL_RATIO
+
+
+CURVES = (
+    Simulated(),
+    Simulated(bend=0.2),
+    Simulated(bend=-0.2),
+    Simulated(noise=1e-4),
+    Simulated(noise=1e-3),
+    Simulated(noise=3e-3),
+    Simulated(noise=5e-3),
+    Simulated(noise=1e-3, bend=0.2),
+    Simulated(noise=1e-3, power=4.0),
+    Simulated(noise=5e-3, ppl_ratio=1.1),
+    Simulated(spread=0.02),
+)
+START = 0.045
+"""Strength near which the simulated curves meet the target."""
+
+
+def run_search(runs: int) -> list[dict[str, Any]]:
+    """One row per simulated curve."""
+    rows: list[dict[str, Any]] = []
+    for curve in CURVES:
+        results = [simulate(curve, seed) for seed in range(runs)]
+        errors = np.array([math.log(found.fitted_strength or found.level) - true for found, true in results])
+        reported = np.array([math.log(found.level) - true for found, true in results])
+        doubts = np.array([found.level_sd for found, _ in results])
+        full = [sum(one.on_all for one in found.tries) for found, _ in results]
+        noises = [math.nan if f.ppl_ratio_noise is None else f.ppl_ratio_noise for f, _ in results]
+        rows.append(
+            dataclasses.asdict(curve)
+            | {
+                "level_error": float(np.sqrt((reported**2).mean())),
+                "fitted_level_error": float(np.sqrt((errors**2).mean())),
+                "median_level_sd": float(np.median(doubts)),
+                "within_2_sd": float((np.abs(errors) <= 2 * doubts).mean()),
+                "full_passes": float(np.mean(full)),
+                "most_full_passes": max(full),
+                "part_passes": float(np.mean([len(found.tries) for found, _ in results]) - np.mean(full)),
+                "converged": float(np.mean([found.converged for found, _ in results])),
+                "noise_found": float(np.median(noises)) if curve.noise else None,
+            }
+        )
+    return rows
+
+
+def simulate(curve: Simulated, seed: int, *, n_windows: int = 18) -> tuple[SearchResult, float]:
+    """The search on a simulated curve, and the logarithm of the true strength."""
+    rng = np.random.default_rng(seed)
+    target, labels = math.log(curve.ppl_ratio), np.full(n_windows, 1024.0)
+    factor = np.exp(curve.spread * rng.standard_normal(n_windows))
+    slope = curve.power + 0.15 * rng.standard_normal(n_windows)
+    part = np.array([0, n_windows - 1])
+
+    def rise(strength: float) -> NDArray[np.float64]:
+        x = math.log(strength / START)
+        return target * factor * np.exp(slope * x + curve.bend * x * x)
+
+    def run(level: float, on_all: bool) -> Observation:
+        rounding = np.random.default_rng([seed, round(level * 1e9)])  # the same level repeats its rounding
+        noise = curve.noise * math.sqrt(n_windows) * rounding.standard_normal(n_windows)
+        windows = np.arange(n_windows) if on_all else part
+        total = (rise(level) + noise) * labels
+        return Observation(strength=level, rise=total[windows], labels=labels[windows], on_all=on_all)
+
+    found = search(CETT, run, ppl_ratio=curve.ppl_ratio, reach=REACH, part=part, noisy=curve.noise > 0)
+    low, high = 1e-3, 0.5
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if rise(middle).mean() < target else (low, middle)
+    return found, math.log(low)
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    def text(value: object) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    cells = [list(rows[0]), *([text(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    print()
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+if __name__ == "__main__":
+    started = time.perf_counter()
+    main()
+    print(f"{time.perf_counter() - started:.0f} s")

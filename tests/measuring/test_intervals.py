@@ -11,6 +11,7 @@ from sparsing.measuring.intervals import (
     ratio_interval,
     relative_sampling_sd,
     resampled,
+    student_factor,
 )
 
 
@@ -92,3 +93,9 @@ def test_the_sampling_error_is_that_of_the_mean():
     values = np.random.default_rng(7).normal(5.0, 2.0, 2000)
     assert relative_sampling_sd(values, np.ones(2000)) == pytest.approx(2 / np.sqrt(2000) / 5, rel=0.15)
     assert relative_sampling_sd(np.ones(1), np.ones(1)) == 0.0
+
+
+def test_the_factor_of_student_falls_to_one():
+    assert student_factor(2) == pytest.approx(12.706 / 1.960, rel=1e-3)
+    assert student_factor(8) == pytest.approx(2.365 / 1.960, rel=1e-3)
+    assert student_factor(10_000) == pytest.approx(1, abs=1e-3)

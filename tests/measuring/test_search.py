@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparsing.errors import InputError, TargetError
 from sparsing.measuring.observation import Observation
+from sparsing.measuring.rise_curve import SamplingAgainst, fit_rise
 from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
 from sparsing.rules import Reach, make_rule
 
@@ -245,3 +247,19 @@ def test_the_stated_error_of_the_level_holds_at_any_noise(noise):
         estimates = [found.ppl_ratio_noise for found, _ in results if found.ppl_ratio_noise is not None]
         assert len(estimates) >= 30
         assert noise / 2 <= np.median(estimates) <= 2 * noise
+
+
+def test_the_slope_contains_the_sampling_error_of_its_passes():
+    """Windows whose rises grow unevenly between levels: the slope is as uncertain as their scatter says."""
+    rng = np.random.default_rng(4)
+    labels = np.full(32, 100.0)
+    near = Observation(
+        strength=0.1, rise=labels * 0.01 * (1 + 0.5 * rng.standard_normal(32)), labels=labels, on_all=True
+    )
+    above = dataclasses.replace(near, strength=0.107, rise=near.rise + 0.3 * rng.standard_normal(32))
+    of_this_text = fit_rise([near, above], math.log(1.01), 0.0)
+    against = SamplingAgainst(reference=near, windows=None)
+    of_such_texts = fit_rise([near, above], math.log(1.01), 0.0, sampling_sd=against)
+    assert against(near) == pytest.approx(0, abs=1e-12)
+    assert of_this_text.slope_sd < 0.1 < 0.4 < of_such_texts.slope_sd < 1.2
+    assert against(dataclasses.replace(near, rise=near.rise[:1], labels=labels[:1])) == math.inf

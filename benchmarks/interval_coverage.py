@@ -11,7 +11,8 @@ random windows drawn with repetition, and contiguous chunks.
 
 `search` runs the real search on simulated curves with a known level: power laws and bent curves, with arithmetic noise
 up to that of bfloat16. The result is the error of the level, the number of passes, and how often the true level lies
-within two standard errors that the search states. Run with OMP_NUM_THREADS=1.
+within two standard errors that the search states. Each run keeps the other part in the JSON file of the same day. Run
+with OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -252,7 +253,7 @@ def run_search(runs: int) -> list[dict[str, Any]]:
         reported = np.array([math.log(found.level) - true for found, true in results])
         doubts = np.array([found.level_sd for found, _ in results])
         full = [sum(one.on_all for one in found.tries) for found, _ in results]
-        noises = [math.nan if f.ppl_ratio_noise is None else f.ppl_ratio_noise for f, _ in results]
+        noises = [f.ppl_ratio_noise for f, _ in results if f.ppl_ratio_noise is not None]
         rows.append(
             dataclasses.asdict(curve)
             | {
@@ -264,7 +265,8 @@ def run_search(runs: int) -> list[dict[str, Any]]:
                 "most_full_passes": max(full),
                 "part_passes": float(np.mean([len(found.tries) for found, _ in results]) - np.mean(full)),
                 "converged": float(np.mean([found.converged for found, _ in results])),
-                "noise_found": float(np.median(noises)) if curve.noise else None,
+                "noise_found": float(np.median(noises)) if noises else None,
+                "noise_found_share": len(noises) / runs if curve.noise else None,
             }
         )
     return rows

@@ -49,6 +49,7 @@ def test_a_table_of_tasks_and_levels(command, tmp_path, capsys):
     assert "| COPA | cett 0.3 |" in text
 
 
+@pytest.mark.filterwarnings("ignore:.*too few to distinguish levels:UserWarning")
 def test_levels_by_perplexity_are_measured_once(stories_folder, bench, shared, tmp_path, capsys, monkeypatch):
     text = str(shared / "text" / "tinystories_maxme1.txt")
     args = ["evaluate", str(stories_folder), "--ppl", "5", "10", "--text", text, "--max-tokens", "3000"]

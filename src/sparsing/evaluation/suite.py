@@ -198,7 +198,7 @@ class Suite:
         import transformers
 
         thresholds = level.thresholds
-        cut = thresholds.identity if thresholds is not None else None
+        cut = (thresholds.on, thresholds.select, thresholds.numbers) if thresholds is not None else None
         loaded = self.lm.loaded
         settings = (self.limit, self.batch_size, self.lm.max_length, loaded.dtype, loaded.device)
         versions = (harness_version(), torch.__version__, transformers.__version__)

@@ -76,7 +76,7 @@ def test_json_is_the_track(run, book, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["target_ppl_ratio"] == 1.05
     assert document["joint"] == ["tokens-10.2M"]
-    assert document["points"][-1]["ppl_ratio"] == pytest.approx(1.05, abs=2e-3)
+    assert document["points"][-1]["ppl_ratio"] == pytest.approx(1.05, abs=5e-3)
     assert not (out / "along-training.png").exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from tests.measuring import text_corpus
+from tests.helpers.measuring import text_corpus
 from tests.training.trainers import losses, tiny_trainer
 
 from sparsing.training.l1 import L1Penalty, L1Schedule

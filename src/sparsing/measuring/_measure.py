@@ -20,7 +20,7 @@ import numpy as np
 from sparsing.errors import InputError
 from sparsing.measuring.cost import Lap
 from sparsing.measuring.intervals import ratio_interval
-from sparsing.measuring.measurement import DEAD_BELOW, Measurement
+from sparsing.measuring.measurement import DEAD_BELOW, NOISY_SHARE, TOO_WIDE, Measurement
 from sparsing.measuring.observers import SparseTotals
 from sparsing.measuring.search import TOLERANCE, SearchResult
 from sparsing.measuring.subject import Outcome, Subject, perplexity, window_counts
@@ -29,11 +29,6 @@ from sparsing.measuring.weight_bytes import weight_bytes
 from sparsing.rules import RULES, Rule, make_rule
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.token_text import token_texts
-
-TOO_WIDE = 1.0
-"""An interval of the perplexity ratio wider than this share of the target rise gives a warning."""
-NOISY_SHARE = 0.05
-"""Arithmetic noise above this share of the target rise gives a warning."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

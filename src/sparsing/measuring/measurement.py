@@ -22,6 +22,10 @@ Interval = tuple[float, float]
 """Lower and upper end of a 95% confidence interval."""
 DEAD_BELOW = 1e-3
 """A neuron that is active on less than this share of tokens is dead (Sparsing Law, section 5)."""
+TOO_WIDE = 1.0
+"""An interval of the perplexity ratio wider than this share of the target rise gives a warning."""
+NOISY_SHARE = 0.05
+"""Arithmetic noise of the perplexity ratio above this share of the target rise gives a warning."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sparsing.measuring.measurement import NOISY_SHARE, TOO_WIDE
 from sparsing.report.chart import is_interval
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ WIDE = 0.1
 OFF_TARGET = 2.0
 """The rise of held-out perplexity gives a warning above this multiple of the requested rise."""
 
-NOISY = 0.05
-"""Arithmetic noise of the perplexity ratio above this share of the wanted rise gives a warning."""
 FEW_ITEMS = 100
 """Scores over fewer items than this give a warning."""
 NEAR_CHANCE = 2.0
@@ -65,16 +64,16 @@ def _search(result: Measurement) -> list[str]:
     if not result.monotone:
         notes.append("A sparser level had the lower perplexity; other levels may meet the target too.")
     target, interval = result.target_ppl_ratio, result.ppl_ratio_interval
-    if target is not None and interval is not None and interval[1] - interval[0] > target - 1:
+    if target is not None and interval is not None and interval[1] - interval[0] > TOO_WIDE * (target - 1):
         notes.append(
-            f"The text is too short to tell levels apart: the perplexity ratio lies in"
+            f"The text is too short to distinguish levels: the 95% interval of the perplexity ratio is"
             f" [{interval[0]:.4f}, {interval[1]:.4f}]."
         )
     noise = result.ppl_ratio_noise
-    if target is not None and noise is not None and noise > NOISY * (target - 1):
+    if target is not None and noise is not None and noise > NOISY_SHARE * (target - 1):
         notes.append(
             f"Rounding in {result.provenance.dtype} moves the perplexity ratio by {noise:.4f} (one standard"
-            " deviation); the interval contains this doubt, and --dtype float32 removes it."
+            " deviation); the interval of the activation ratio includes this error, and --dtype float32 removes it."
         )
     dense = [str(layer) for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1]
     if dense:

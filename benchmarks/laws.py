@@ -279,7 +279,7 @@ def run_coverage(series: Mapping[str, Points], args: argparse.Namespace) -> dict
 
 
 def run_intervals(series: Mapping[str, Points], args: argparse.Namespace) -> dict[str, object]:
-    """Coverage of the intervals alone for every form, and how often a limit is claimed where there is none."""
+    """Coverage of the intervals for every form, and how often a limit is claimed for series without a limit."""
     without_limit = {form: _claimed_limits(series, form, args) for form in ("log_line", "power")}
     return {
         "level": LEVEL,

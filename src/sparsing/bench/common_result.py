@@ -22,7 +22,7 @@ class EngineTiming(Result):
     name: str
     """Name of the engine, e.g. `own dense`, `llama.cpp F32`, `sparse, exact`, `4-bit predictor`."""
     ratio: float | None
-    """Requested activation ratio; None for a dense engine and for a checkpoint, which has a ratio of its own."""
+    """Requested activation ratio; None if no ratio was requested: for dense engines and for checkpoints."""
     ms: float
     """Median milliseconds per block or per token of a model."""
     ms_low: float

@@ -49,7 +49,7 @@ def _change(level: str, group: str, tasks: list[np.ndarray]) -> ScoreChange:
     num_scores = sum(items.shape[1] for items in tasks)
     interval = None
     if min(map(len, tasks)) > 1:
-        # A seed of its own for each task makes the resamples of tasks independent.
+        # Different seeds make the resamples of the tasks independent.
         sums = sum(resampled(m, seed=seed).sum(1) / len(m) for seed, m in enumerate(tasks))
         interval = percentiles(np.asarray(sums) / num_scores)
     return ScoreChange(

@@ -26,7 +26,7 @@ def part_outcome(name: str, results: dict[str, Any]) -> PartOutcome:
 
 
 def first_metric(part: PartOutcome) -> str:
-    """The `metric,filter` by which a task is judged that has no column of its own.
+    """The first reported `metric,filter` of a part, for tasks without columns in the paper's tables.
 
     Raises:
         InputError: if the task reports no number.

@@ -112,8 +112,8 @@ def log_likelihood(residual: np.ndarray, num_dropped: int = 0, correlated: bool 
 
     Args:
         residual: Shape `(num_points,)`.
-        num_dropped: Points that are left out of the fit. Each one has a coefficient of its own and therefore a
-            residual of 0, so it adds to the number of points only.
+        num_dropped: Points that are left out of the fit. A dropped point counts as fitted exactly: its residual
+            is 0, so it adds to the number of points only.
         correlated: False fixes `rho` at 0.
     """
     n = len(residual) + num_dropped

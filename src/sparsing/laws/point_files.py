@@ -25,7 +25,7 @@ def read_points(paths: Sequence[str | Path], *, tokens_per_step: float | None = 
     Args:
         paths: CSV files; JSON files with the lists `token_passed` and `activation_ratio`; and measurements, each a JSON
             file or a folder that holds `measurement.json`. All measurements together form one series, ordered by their
-            tokens. Every other file holds at least one series of its own. A CSV has the column `activation_ratio`, and
+            tokens. Every other file holds one or more series. A CSV has the column `activation_ratio`, and
             one of `tokens`, `tokens_billion`, `width_depth` or the pair `d_model`, `n_layers`; the optional column
             `series` names the series of each row.
         tokens_per_step: Training tokens per step, for measurements that record their step and not their tokens.

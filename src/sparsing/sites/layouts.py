@@ -26,7 +26,7 @@ FAMILIES: Registry[FindSites] = Registry("model type")
 
 
 def register_family(*model_types: str) -> Callable[[FindSites], FindSites]:
-    """Decorator that registers a function as the one that finds the sites of these model types, in layer order.
+    """Registers the decorated function for these model types; it returns a model's sites in layer order.
 
     Args:
         model_types: Values of `config.model_type`.

@@ -33,10 +33,6 @@ class Rows:
     leading: tuple[int, ...]
     """Shape of the block's own input without its last axis: `(windows, tokens)` or `(windows * tokens,)`."""
 
-    def take(self, per_token: torch.Tensor) -> torch.Tensor:
-        """Values per token, shape `(windows, tokens)`, as values per row, shape `(rows,)`."""
-        return per_token.flatten()
-
 
 def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None) -> list[Any]:
     """Calls `see(index, rows)` in each forward of each site; a returned tensor replaces `h`.

@@ -59,7 +59,7 @@ def advise(
     """Measure every rule at every perplexity target, with exact kernels and with a predictor.
 
     Args:
-        subject: Model and corpus; its device is the one that is timed.
+        subject: Model and corpus. Decoding is timed on the model's device.
         rules: Names of rules.
         ppl_ratios: Perplexity targets, each above 1.
         bits: Width of the predictor's copy of the weights, 4 or 8; None times no predictor.

@@ -155,6 +155,17 @@ def test_intervals_hold_the_figures():
     )
 
 
+def test_a_shift_beyond_every_level_ends_at_the_sparsest():
+    """Resamples whose perplexity does not rise ask for such a shift; the interval must not stop short of it."""
+    subject, rule = whole(), make_rule("cett")
+    sparsest = rule.expected_ratio(rule.reach(subject.curves).most, subject.curves)
+    for level in (0.01, 0.2):
+        here = rule.expected_ratio(level, subject.curves)
+        far, none = subject.ratio_factor(rule, level, np.array([50.0, 0.0]))
+        assert far * here == pytest.approx(sparsest)
+        assert none == pytest.approx(1.0)
+
+
 def test_a_single_window_has_no_interval():
     found = measure(Subject(tiny_loaded(), text_corpus(30)), "cett", level=0.2)
     assert found.activation_ratio_interval is None

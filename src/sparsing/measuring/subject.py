@@ -165,13 +165,14 @@ class Subject:
             result.totals.tokens.numpy(),
             observed,
             found,
-            lambda shift: self._ratio_factor(rule, found.level, shift),
+            lambda shift: self.ratio_factor(rule, found.level, shift),
         )
 
-    def _ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
+    def ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
         """The factor by which the activation ratio changes if log(strength) changes by `shift`, from the curves."""
         strength, most = rule.strength(level), rule.reach(self.curves).most
-        grid = np.linspace(-2, 2, 81)
+        # up to the sparsest level, which stands for resamples whose perplexity does not rise
+        grid = np.append(np.linspace(-2, 2, 81), max(2.1, math.log(most / strength)) if strength > 0 else 2.1)
         ratios = [
             rule.expected_ratio(rule.level(min(strength * math.exp(step), most)), self.curves)
             for step in grid
@@ -187,6 +188,9 @@ class Subject:
 
     def find_dense_errors(self, several: Sequence[Thresholds]) -> None:
         """Run one dense pass that computes `dense_error` for all of these thresholds."""
+        several = [one for one in several if one.identity not in self._dense_errors]
+        if not several:
+            return
         observer = DenseErrorObserver(self.loaded.sites, several)
         key = "error " + " and ".join(thresholds.identity for thresholds in several)
         result = self._run(self.corpus, observer, None, key, "realised CETT (dense)", head=False)

@@ -26,10 +26,9 @@ def target_interval(
 ) -> tuple[float, float] | None:
     """95% interval of the activation ratio at the target perplexity.
 
-    It contains three doubts. *Sampling*: on other text the target would be met at another level, so each
-    resample of the windows moves the level to where its own perplexity ratio meets the target. *The level*: the
-    curve of the search is known up to the standard error of its height and of its slope. *Arithmetic noise*: it
-    is part of that standard error.
+    It includes three errors. *Sampling*: other text meets the target at another level, so each resample of the
+    windows moves the level to where its own perplexity ratio equals the target. *The level*: the height and the
+    slope of the curve of the search have standard errors. *Arithmetic noise*: it is part of these errors.
 
     Args:
         active: Sum over the tokens of a window of the activation ratio (mean over sites), shape `(n_windows,)`.
@@ -48,17 +47,17 @@ def target_interval(
     rng = np.random.default_rng(1)
     # the slope is fitted as a logarithm, and its draws must stay above 0
     slope = found.slope * np.exp(found.slope_sd / found.slope * rng.standard_normal(len(rise)))
-    doubt = found.level_sd * rng.standard_normal(len(rise))
+    level_error = found.level_sd * rng.standard_normal(len(rise))
     # how far the rise of each resample is from that of the whole text, relative to the curve of the search
     curve = math.log(found.fitted_ppl_ratio or found.ppl_ratio)
     relative = 1 + (rise / labels - observed.mean_rise) / curve
-    # a resample whose perplexity does not rise meets the target nowhere below the sparsest level
-    shift = -np.log(np.maximum(relative, 1e-9)) / slope + doubt + _log_distance(observed, found)
+    # no level meets the target if the perplexity of a resample does not rise: it counts with the sparsest level
+    shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + _log_distance(observed, found)
     return percentiles(active / tokens * ratio_factor(shift), effective_units(n_windows))
 
 
 def _log_distance(observed: Observation, found: SearchResult) -> float:
-    """From the reported level to where the curve of the search meets the target, in log(strength)."""
+    """Distance in log(strength) from the reported level to the level at which the curve meets the target."""
     if found.fitted_strength is None or observed.strength <= 0:
         return 0.0
     return math.log(found.fitted_strength / observed.strength)

@@ -105,13 +105,13 @@ def _reference(loaded: LoadedModel, corpus: Corpus, steps: int) -> float:
 def _reference_step(loaded: LoadedModel, batch: Batch, cett: float) -> float:
     """Perplexity ratio at one CETT, by a dense pass, a threshold for each layer, and a sparse pass."""
     kept: list[torch.Tensor] = []
-    with tapped(loaded.sites, lambda layer, gate, h: kept.append(h), gate=False):
+    with tapped(loaded.sites, lambda index, rows: kept.append(rows.h), gate=False):
         dense = _loss(loaded, batch)
     cuts = [
-        _reference_threshold(h.flatten(0, 1), site.weight, cett) / site.column_norms()
+        _reference_threshold(h, site.weight, cett) / site.column_norms()
         for h, site in zip(kept, loaded.sites, strict=True)
     ]
-    with tapped(loaded.sites, lambda layer, gate, h: h * (h.abs() >= cuts[layer]), gate=False):
+    with tapped(loaded.sites, lambda index, rows: rows.h * (rows.h.abs() >= cuts[index]), gate=False):
         return math.exp(_loss(loaded, batch) - dense)
 
 

@@ -11,6 +11,9 @@ import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sparsing.errors import UnsupportedModelError
+from sparsing.sites.compiled import CompiledGraphs, refuse_scripted, uncompiled
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,17 +40,29 @@ class Rows:
 def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None) -> list[Any]:
     """Calls `see(index, rows)` in each forward of each site; a returned tensor replaces `h`.
 
+    Compiled graphs are discarded, now and when the hooks are removed, since they would not call the hooks.
+
     Args:
         see: Receives the index of the site and its rows. It returns the new `h`, shape `(rows, d_ff)`, or None to
             leave `h` as it is.
         gate: False sets no hook on the activation, and `rows.gate` is then `h`.
         see_output: Receives the index of the site and the output of `down_proj`, shape `(rows, d_model)`.
 
-    Returns: The hook handles; `handle.remove()` removes a hook.
+    Returns: Handles; `handle.remove()` removes a hook.
+
+    Raises:
+        UnsupportedModelError: If a site is a TorchScript module.
     """
+    return [*_set_hooks(sites, see, gate=gate, see_output=see_output), CompiledGraphs()]
+
+
+def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None) -> list[Any]:
     # a gate waits here from the activation until `down_proj` of the same block runs
     held: dict[int, torch.Tensor] = {}
     handles: list[Any] = []
+
+    def gated(site: Site) -> bool:
+        return gate and site.gate_act is not None
 
     def keep(index: int) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
@@ -60,7 +75,13 @@ def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput
             h = inputs[0]
             width = h.shape[-1]
             # `pop`, so that the gate is freed as soon as the block is done
-            rows = Rows(held.pop(index, h).reshape(-1, width), h.reshape(-1, width), tuple(h.shape[:-1]))
+            value = held.pop(index, None) if gated(sites[index]) else h
+            if value is None:
+                raise UnsupportedModelError(
+                    f"{sites[index].block}: down_proj ran, but the activation module did not, so `gate` is not known;"
+                    " load the model without fused kernels (such as Liger)"
+                )
+            rows = Rows(value.reshape(-1, width), h.reshape(-1, width), tuple(h.shape[:-1]))
             changed = see(index, rows)
             return None if changed is None else (changed.view(h.shape), *inputs[1:])
 
@@ -72,8 +93,11 @@ def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput
 
         return hook
 
+    for site in sites:
+        refuse_scripted(site.name, site.down_proj)
     for index, site in enumerate(sites):
-        if gate and site.gate_act is not None:
+        if gated(site):
+            assert site.gate_act is not None
             handles.append(site.gate_act.register_forward_hook(keep(index)))
         handles.append(site.down_proj.register_forward_pre_hook(replace(index)))
         if see_output is not None:
@@ -87,11 +111,12 @@ def tapped(
 ) -> Generator[None]:
     """`attach` for a `with` block; the hooks are removed at its end, also after an exception.
 
-    `see=None` sets no hook.
+    `see=None` sets no hook. Compiled models run by their Python code, so they keep their graphs.
     """
-    handles = [] if see is None else attach(sites, see, gate=gate, see_output=see_output)
+    handles = [] if see is None else _set_hooks(sites, see, gate=gate, see_output=see_output)
     try:
-        yield
+        with uncompiled():
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-import sparsing.measuring.passes
+import sparsing.measuring.window_loss
 from sparsing.cli import main
 from sparsing.measuring.measurement import Measurement
 from sparsing.rules.thresholds import Thresholds
@@ -111,7 +111,7 @@ def test_cut_off_in_the_search_it_resumes_to_the_same_result(checkpoint, text, t
     assert main([*command, "-o", str(whole)]) == 0
     monkeypatch.setattr("sparsing.measuring.journal.SAVE_EVERY_SEC", 0.0)
     calls = {"left": 60}
-    window_nll = sparsing.measuring.passes.window_nll
+    window_nll = sparsing.measuring.window_loss.window_nll
 
     def stops(logits, batch):
         calls["left"] -= 1
@@ -119,7 +119,7 @@ def test_cut_off_in_the_search_it_resumes_to_the_same_result(checkpoint, text, t
             raise KeyboardInterrupt
         return window_nll(logits, batch)
 
-    monkeypatch.setattr(sparsing.measuring.passes, "window_nll", stops)
+    monkeypatch.setattr(sparsing.measuring.window_loss, "window_nll", stops)
     assert main([*command, "-o", str(cut)]) == 130
     assert list((cut / ".journal").glob("*.safetensors")), "nothing was kept"
     used = calls["left"]

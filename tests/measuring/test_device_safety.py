@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import sparsing.neurons.contexts
 from sparsing.evaluation.model.counting import CountingMask
 from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.observers import DenseErrorObserver, SparseObserver
@@ -26,6 +27,7 @@ from ..helpers.measuring import text_corpus, tiny_loaded
 from ..helpers.tiny import tiny_input
 
 HOST_MOVES = ("cpu", "item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__")
+HOST_MOVES += ("nonzero", "masked_select", "unique")  # the host must know how many elements they return
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,17 @@ def no_host_moves_in_hooks(monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, method)
 
+    def guard_index(name):
+        original = getattr(torch.Tensor, name)
+
+        def method(self, index, *value):
+            parts = index if isinstance(index, tuple) else (index,)
+            if depth and any(isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in parts):
+                raise AssertionError(f"a hook calls Tensor.{name}")
+            return original(self, index, *value)
+
+        monkeypatch.setattr(torch.Tensor, name, method)
+
     def guard_registration(name):
         original = getattr(nn.Module, name)
 
@@ -68,6 +81,8 @@ def no_host_moves_in_hooks(monkeypatch):
 
     for name in (*HOST_MOVES, "to"):
         guard_method(name)
+    for name in ("__getitem__", "__setitem__"):
+        guard_index(name)
     for name in ("register_forward_hook", "register_forward_pre_hook"):
         guard_registration(name)
 
@@ -106,7 +121,11 @@ def test_the_error_on_dense_inputs(model_type):
 
 
 @MODELS
-def test_a_study_of_neurons(model_type):
+def test_a_study_of_neurons(model_type, monkeypatch):
+    # as on an accelerator: all neurons are sorted
+    monkeypatch.setattr(
+        sparsing.neurons.contexts, "_columns_to_sort", lambda most, worst: torch.arange(len(most))
+    )
     loaded = tiny_loaded(model_type)
     observer = NeuronObserver(loaded, corpus(), cuts(), sample=64, contexts=4)
     assert run_pass(loaded, corpus(), observer, key="k", head=False).totals.seen == 130
@@ -133,6 +152,8 @@ def test_counting_in_an_evaluation(model_type):
         (lambda tensor: 1 if tensor.any() else 0, "__bool__"),
         (lambda tensor: int(tensor.sum()), "__int__"),
         (lambda tensor: float(tensor.sum()), "__float__"),
+        (lambda tensor: tensor.nonzero(), "nonzero"),
+        (lambda tensor: tensor[tensor], "__getitem__"),
     ],
 )
 def test_an_observer_that_moves_a_tensor_is_caught(move, method):

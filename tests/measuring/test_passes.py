@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,9 +17,11 @@ import torch
 import sparsing.measuring.journal
 import sparsing.sites.families  # fills FAMILIES
 from sparsing.base.progress import Progress
+from sparsing.errors import InputError
+from sparsing.measuring.batch_size import BatchLimit
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.observers import SparseObserver
-from sparsing.measuring.passes import LossOnly, PassSettings, Totals, default_batch_size, run_pass, window_nll
+from sparsing.measuring.passes import LossOnly, PassSettings, Totals, run_pass
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.layouts import FAMILIES
@@ -68,14 +70,6 @@ def test_the_loss_is_that_of_the_labelled_tokens(bos, stride):
         nll = -sum(logs[i - 1, ids[i]].item() for i in range(first, len(ids)))
         assert totals.nll[window] == pytest.approx(nll, rel=1e-6)
         assert totals.labels[window] == len(ids) - first
-
-
-def test_the_loss_of_known_logits():
-    corpus = load_corpus(["abcd"], tiny_tokenizer(), window=4)
-    batch = next(corpus.batches(1))
-    nll, labels = window_nll(torch.zeros(1, 4, 128), batch)
-    assert nll.item() == pytest.approx(3 * math.log(128))
-    assert labels.tolist() == [3]
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
@@ -172,9 +166,42 @@ def test_progress_is_told_of_every_token():
     assert progress.told == progress.total == 100
 
 
-def test_the_default_batch_is_about_two_thousand_tokens_and_at_least_one_window():
-    assert default_batch_size(tiny_loaded(), text_corpus(600, window=32)) == 64
-    assert default_batch_size(tiny_loaded(), text_corpus(6000, window=3000)) == 1
+class OutOfMemory(SparseObserver):
+    """Has room for batches of two windows; larger ones end halfway, as on an accelerator."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def begin(self, batch):
+        super().begin(batch)
+        self.sizes.append(len(batch.windows))
+
+    def see(self, index, rows, change):
+        super().see(index, rows, change)
+        if index == 1 and rows.leading[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_a_batch_without_room_in_memory_is_halved_until_it_has_room():
+    loaded, corpus, limit = tiny_loaded(), text_corpus(400), BatchLimit()
+    whole = sparse(loaded, corpus, batch_size=2)
+    OutOfMemory.sizes = []
+    with pytest.warns(UserWarning, match=r"windows .* do not fit .* goes on with \d windows") as warned:
+        halved = sparse(loaded, corpus, observer=OutOfMemory, batch_size=8, limit=limit)
+    assert [str(warning.message).split()[0] for warning in warned] == ["8", "4"]
+    assert OutOfMemory.sizes[:3] == [8, 4, 2]
+    assert limit.windows == 2, "the next pass begins with the batch that fits"
+    assert bit_equal(halved, whole)
+
+
+def test_a_window_without_room_in_memory_says_what_to_do():
+    class NoRoom(SparseObserver):
+        def see(self, index, rows, change):
+            raise RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+            )
+
+    with pytest.raises(InputError, match=r"one window of 32 tokens .* --window"):
+        sparse(tiny_loaded(), text_corpus(100, window=32), observer=NoRoom, batch_size=1)
 
 
 @dataclasses.dataclass(eq=False)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import sparsing.neurons.contexts
 from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.models.loading import LoadedModel
 from sparsing.neurons.contexts import STRETCH, TopContexts, merge_contexts
@@ -53,7 +54,12 @@ def brute_force(model: LoadedModel, corpus: Corpus, layer: int, neuron: int) -> 
 
 
 @pytest.mark.parametrize("model_type", ["llama", "opt", "gpt2"])
-def test_contexts_of_single_neurons_by_brute_force(model_type):
+@pytest.mark.parametrize("sorts_all", [False, True])
+def test_contexts_of_single_neurons_by_brute_force(model_type, sorts_all, monkeypatch):
+    if sorts_all:  # as on an accelerator
+        monkeypatch.setattr(
+            sparsing.neurons.contexts, "_columns_to_sort", lambda most, worst: torch.arange(len(most))
+        )
     model, corpus = tiny_loaded(model_type), text_corpus(400, window=50, stride=45, bos="always")
     totals = watch(model, corpus, batch_size=3)
     for layer, neuron in ((0, 0), (0, 17), (1, 5), (1, 31)):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
+from sparsing.measuring.batch_size import default_batch_size, input_device
 from sparsing.measuring.measurement import Cost
-from sparsing.measuring.passes import default_batch_size, window_nll
+from sparsing.measuring.window_loss import WindowLoss
 from sparsing.text.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -75,14 +76,13 @@ class Meter:
 
 def _dense_sec(loaded: LoadedModel, corpus: Corpus) -> float:
     """Seconds of a dense pass with its loss over the corpus, from the faster of two batches after a warm-up."""
-    device = cast("torch.Tensor", loaded.model.get_input_embeddings().weight).device
-    batch = next(corpus.batches(default_batch_size(loaded, corpus), device=device))
+    batch = next(corpus.batches(default_batch_size(loaded, corpus), device=input_device(loaded)))
+    loss = WindowLoss(loaded.model, tokens=batch.ids.numel())
     times: list[float] = []
     with torch.inference_mode():
         for _ in range(3):
             began = time.monotonic()
-            output = loaded.model(input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False)
-            window_nll(output.logits, batch)[0].sum().item()  # waits until an accelerator is done
+            loss(batch).sum().item()  # waits until an accelerator is done
             times.append(time.monotonic() - began)
     # the first batch pays for allocations and kernel selection; a floor avoids a division by zero
     return max(min(times[1:]), 1e-9) * corpus.num_tokens / max(int(batch.counted.sum()), 1)

@@ -11,27 +11,25 @@ Totals stay on the device of their site until the pass ends. An observer must no
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sparsing.base.progress import Progress
+from sparsing.errors import InputError
+from sparsing.measuring.batch_size import BatchLimit, default_batch_size, input_device, is_out_of_memory
 from sparsing.measuring.journal import Arrays, Journal
+from sparsing.measuring.window_loss import WindowLoss
 from sparsing.sites.tap import Rows, tapped
 from sparsing.text.corpus import Batch, Corpus
 
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
     from sparsing.rules.mask import Change
-
-_LOGITS_BYTES = 2**28
-"""Most bytes of the float32 logits of a batch."""
-_BATCH_TOKENS = 2048
-"""Most tokens of a batch, unless a single window is longer."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -155,6 +153,8 @@ class PassSettings:
     """Saves the totals of each pass, and returns those of a pass that is complete."""
     batch_size: int | None = None
     """Windows per batch; None lets `default_batch_size` choose."""
+    limit: BatchLimit = dataclasses.field(default_factory=BatchLimit)
+    """Lowered when memory runs out; the passes that share it then begin with smaller batches."""
     progress: Progress | None = None
     """Draws a bar; None draws nothing."""
 
@@ -196,21 +196,28 @@ def run_pass(
         head: False skips the language-model head and therefore the loss; `nll` and `labels` are then 0.
     """
     settings = settings or PassSettings()
-    batch_size = settings.batch_size or default_batch_size(loaded, corpus)
-    run = _Pass.of(observer.totals, corpus.n_windows, _device(loaded))
+    device = input_device(loaded)
+    run = _Pass.of(observer.totals, corpus.n_windows, device)
     run.restore(settings.journal.get(key))
-    begin = int(run.next_window)
-    if begin < corpus.n_windows:
+    saved = run.arrays()
+    while (begin := int(run.next_window)) < corpus.n_windows:
+        batch_size = settings.limit.apply(settings.batch_size or default_batch_size(loaded, corpus))
         done, total = int(corpus.lengths[:begin].sum()), int(corpus.lengths.sum())
         bar = (settings.progress or Progress(False)).bar(label or key, total, done)
-        batches = corpus.batches(batch_size, begin=begin, device=_device(loaded))
-        hooks = _hooks(loaded, observer, intervention)
-        with bar as advance, torch.inference_mode(), hooks:
-            for batch in batches:
-                _run_batch(loaded, batch, observer, intervention, run, head)
-                if int(run.next_window) == corpus.n_windows or settings.journal.due():
-                    settings.journal.put(key, run.arrays())
-                advance(int(corpus.lengths[batch.windows].sum()))
+        try:
+            loss = WindowLoss(loaded.model, tokens=batch_size * corpus.width) if head else None
+            with bar as advance, torch.inference_mode(), _hooks(loaded, observer, intervention):
+                for batch in corpus.batches(batch_size, begin=begin, device=device):
+                    _run_batch(loaded, batch, observer, intervention, run, loss)
+                    if batch.span.stop == corpus.n_windows or settings.journal.due():
+                        settings.journal.put(key, run.arrays())
+                    advance(int(corpus.lengths[batch.windows].sum()))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            settings.limit.windows = _smaller(batch_size, corpus, device)
+            # some totals contain a part of the batch that stopped, so the pass returns to the totals that were saved
+            run.restore(settings.journal.get(key) or saved)
     arrays = run.arrays()
     observer.totals.move_to_cpu()
     return PassResult(arrays["nll"], arrays["labels"], observer.totals)
@@ -222,18 +229,37 @@ def _run_batch(
     observer: Observer[Any],
     intervention: Intervention | None,
     run: _Pass,
-    head: bool,
+    loss: WindowLoss | None,
 ) -> None:
     observer.begin(batch)
     if intervention is not None:
         intervention.real = batch.real
-    body: Any = loaded.model if head else loaded.model.base_model
-    output = body(input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False)
-    if head:
-        nll, labels = window_nll(output.logits, batch)
-        run.nll[batch.span] = nll.to(run.nll.device)
-        run.labels[batch.span] = labels
+    if loss is None:
+        body: Any = loaded.model.base_model
+        body(input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False)
+    else:
+        run.nll[batch.span] = loss(batch).to(run.nll.device)
+        run.labels[batch.span] = torch.tensor(batch.label_counts, dtype=torch.float64)
     run.next_window.fill_(batch.span.stop)
+
+
+def _smaller(batch_size: int, corpus: Corpus, device: torch.device) -> int:
+    """Half the batch, with a warning.
+
+    Raises:
+        InputError: If the batch has one window only.
+    """
+    if batch_size == 1:
+        raise InputError(
+            f"one window of {corpus.width} tokens does not fit into the memory of {device}: use a smaller --window, a"
+            " smaller dtype (--dtype bfloat16) or more devices (--device auto)"
+        )
+    warnings.warn(
+        f"{batch_size} windows of {corpus.width} tokens do not fit into the memory of {device}: the pass goes on with"
+        f" {batch_size // 2} windows per batch (--batch-size {batch_size // 2} begins with it)",
+        stacklevel=2,
+    )
+    return batch_size // 2
 
 
 def _hooks(loaded: LoadedModel, observer: Observer[Any], intervention: Intervention | None) -> Any:
@@ -259,15 +285,17 @@ class _Pass:
     observed: Totals
     nll: torch.Tensor
     labels: torch.Tensor
-    """Predicted tokens, shape `(n_windows,)`, float64, as is `nll`."""
+    """Predicted tokens, shape `(n_windows,)`, float64, as is `nll`; on the CPU."""
     next_window: torch.Tensor
     """Index of the first window that has not run, shape `(1,)`, int64, on the CPU."""
 
     @classmethod
     def of(cls, observed: Totals, n_windows: int, device: torch.device) -> _Pass:
         """The sums of a pass that has not run."""
-        nll, labels = (torch.zeros(n_windows, dtype=torch.float64, device=device) for _ in range(2))
-        return cls(observed, nll, labels, torch.zeros(1, dtype=torch.int64))
+        nll = torch.zeros(n_windows, dtype=torch.float64, device=device)
+        return cls(
+            observed, nll, torch.zeros(n_windows, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+        )
 
     def _named(self) -> dict[str, torch.Tensor]:
         own = {"nll": self.nll, "labels": self.labels, "next_window": self.next_window}
@@ -284,34 +312,3 @@ class _Pass:
         """Copies of all sums as arrays, for the journal."""
         # `copy`, since the pass goes on adding to the tensors
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._named().items()}
-
-
-def window_nll(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of each window of a batch.
-
-    Args:
-        logits: Shape `(windows, tokens, vocabulary)`.
-
-    Returns: Negative log-likelihood summed over the labelled tokens, and the number of labelled tokens. Both have shape
-        `(windows,)`, float64.
-    """
-    # window by window, so that only one window has its logits in float32
-    nll: list[torch.Tensor] = []
-    for scores, ids, labelled in zip(logits, batch.ids, batch.labelled, strict=True):
-        targets = ids[1:].to(scores.device)[labelled[1:].to(scores.device)]
-        kept = scores[:-1][labelled[1:].to(scores.device)]
-        nll.append(F.cross_entropy(kept.float(), targets, reduction="none").double().sum())
-    return torch.stack(nll), batch.labelled[:, 1:].sum(-1, dtype=torch.float64)
-
-
-def default_batch_size(loaded: LoadedModel, corpus: Corpus) -> int:
-    """Windows per batch: about two thousand tokens, and at most a quarter of a gigabyte of logits."""
-    config = cast("Any", loaded.model.config)  # Transformers does not annotate `get_text_config` fully
-    vocab: int = config.get_text_config().vocab_size
-    tokens = min(_BATCH_TOKENS, _LOGITS_BYTES // (4 * vocab))
-    return max(1, tokens // corpus.width)
-
-
-def _device(loaded: LoadedModel) -> torch.device:
-    """The device of the input embedding, to which token ids are moved."""
-    return cast("torch.Tensor", loaded.model.get_input_embeddings().weight).device

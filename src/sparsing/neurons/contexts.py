@@ -63,27 +63,35 @@ class TopContexts(Totals):
         cut = size.view(size.shape[0], -1, STRETCH, size.shape[2])  # (windows, stretches, STRETCH, d_ff)
         best = cut.amax(2).flatten(0, 1)  # (windows * stretches, d_ff)
         most = best.amax(0)
-        # Only neurons that exceed their worst kept context are sorted again, and soon these are few. `nonzero` waits
-        # for the device, since the shape of its result depends on the data, but it moves a single number to the host
-        # and saves sorting all neurons.
-        better = (most > self.value[-1].abs()).nonzero()[:, 0]
-        if len(better) == 0:
+        columns = _columns_to_sort(most, self.value[-1].abs())
+        if len(columns) == 0:
             return most
         # The kept contexts come first, so that on equal sizes the earlier token stays.
-        ranked = torch.cat([self.value[:, better].abs(), best[:, better]]).topk(k, dim=0)
+        ranked = torch.cat([self.value[:, columns].abs(), best[:, columns]]).topk(k, dim=0)
         old = ranked.indices.clamp(max=k - 1)
-        value, place = self.value[:, better].gather(0, old), self.place[:, better].gather(0, old)
-        rank, column = ((ranked.indices >= k) & (ranked.values > 0)).nonzero(as_tuple=True)
-        stretch = ranked.indices[rank, column] - k
+        stretch = (ranked.indices - k).clamp(min=0)
         window, part = stretch // cut.shape[1], stretch % cut.shape[1]
-        neuron = better[column]
-        position = part * STRETCH + cut[window, part, :, neuron].argmax(-1)
-        value[rank, column] = h[window, position, neuron].float()
-        place[rank, column] = first_place[window] + position
-        empty = ranked.values == 0
-        self.value[:, better] = value.masked_fill(empty, 0)
-        self.place[:, better] = place.masked_fill(empty, -1)
+        neuron = columns.expand_as(window)
+        position = part * STRETCH + cut[window, part, :, neuron].argmax(-1)  # (k, len(columns))
+        is_new, is_empty = ranked.indices >= k, ranked.values == 0
+        # a position in the padding of the last stretch has size 0, so it is never new
+        new_value = h[window, position.clamp(max=h.shape[1] - 1), neuron].float()
+        value = torch.where(is_new, new_value, self.value[:, columns].gather(0, old))
+        place = torch.where(is_new, first_place[window] + position, self.place[:, columns].gather(0, old))
+        self.value[:, columns] = value.masked_fill(is_empty, 0)
+        self.place[:, columns] = place.masked_fill(is_empty, -1)
         return most
+
+
+def _columns_to_sort(most: torch.Tensor, worst: torch.Tensor) -> torch.Tensor:
+    """Indices of the neurons whose contexts may change, given their largest size and their worst kept context.
+
+    On a CPU these are the neurons that exceed their worst context, soon few of them. On an accelerator all neurons are
+    sorted, because to select some the host would have to wait until the device knows how many they are.
+    """
+    if most.device.type == "cpu":
+        return (most > worst).nonzero()[:, 0]
+    return torch.arange(len(most), device=most.device)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

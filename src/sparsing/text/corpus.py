@@ -111,13 +111,30 @@ class Corpus:
             counted[row, :lead] = self._bos_counts
         # the index in the whole corpus identifies a token independently of batch size and order of batches
         place = self.starts[windows][:, None] + np.arange(width)[None, :] - lead
-        tensors = (torch.from_numpy(array).to(device) for array in (ids, real, counted, labelled, place))
-        return Batch(windows, *tensors)
+        label_counts = tuple(int(count) for count in labelled.sum(-1))
+
+        def on_device(array: np.ndarray) -> torch.Tensor:
+            tensor = torch.from_numpy(array)
+            if torch.device(device).type == "cuda":
+                # a copy from pinned memory does not make the host wait for the accelerator
+                return tensor.pin_memory().to(device, non_blocking=True)
+            return tensor.to(device)
+
+        return Batch(
+            windows=windows,
+            ids=on_device(ids),
+            real=on_device(real),
+            counted=on_device(counted),
+            labelled=on_device(labelled),
+            place=on_device(place),
+            label_index=on_device(np.flatnonzero(labelled)),
+            label_counts=label_counts,
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """Some windows, padded to the same width. Every tensor has shape `(windows, width)`."""
+    """Some windows, padded to the same width. Tensors have shape `(windows, width)` unless said otherwise."""
 
     windows: np.ndarray
     """Indices of the windows in the corpus, shape `(windows,)`."""
@@ -131,6 +148,10 @@ class Batch:
     """Tokens whose prediction counts, bool. The first token of a window is never one of them."""
     place: torch.Tensor
     """Index of each token in `Corpus.ids`, int64. BOS and padding have an index that belongs to another token."""
+    label_index: torch.Tensor
+    """Index of the labelled tokens in the flattened batch, int64, shape `(labelled tokens,)`."""
+    label_counts: tuple[int, ...]
+    """Labelled tokens of each window. They are numbers of the host, so that using them waits for no accelerator."""
 
     @property
     def span(self) -> slice:

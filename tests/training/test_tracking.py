@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import sparsing.measuring.window_loss
+import sparsing.measuring.passes
 from sparsing.errors import InputError, TargetError
 from sparsing.laws import read_points
 from sparsing.measuring._measure import measure
@@ -116,7 +116,7 @@ def test_everything_is_saved_and_loads_again(tracked):
 
 def test_a_run_that_was_cut_off_resumes(run, tracked, tmp_path, monkeypatch):
     """A run killed during the second checkpoint ends with the same figures, and no finished pass runs again."""
-    plain, calls = sparsing.measuring.window_loss.window_nll, [0]
+    plain, calls = sparsing.measuring.passes._run_batch, [0]
 
     def count_and_stop(*args):
         calls[0] += 1
@@ -127,7 +127,7 @@ def test_a_run_that_was_cut_off_resumes(run, tracked, tmp_path, monkeypatch):
     def go(folder: Path) -> Track:
         return track(find_checkpoints(run), read, folder, last=2, ppl_ratio=1.05)
 
-    monkeypatch.setattr(sparsing.measuring.window_loss, "window_nll", count_and_stop)
+    monkeypatch.setattr(sparsing.measuring.passes, "_run_batch", count_and_stop)
     limit = -1
     go(tmp_path / "whole")
     whole, calls[0] = calls[0], 0

@@ -15,6 +15,7 @@ from sparsing.measuring._measure import measure
 from sparsing.measuring.joint_search import search_jointly
 from sparsing.measuring.measurement import Measurement
 from sparsing.measuring.subject import Subject
+from sparsing.measuring.window_loss import WindowLoss
 from sparsing.models.loading import load_model
 from sparsing.rules import make_rule
 from sparsing.rules.thresholds import read_thresholds
@@ -116,18 +117,19 @@ def test_everything_is_saved_and_loads_again(tracked):
 
 def test_a_run_that_was_cut_off_resumes(run, tracked, tmp_path, monkeypatch):
     """A run killed during the second checkpoint ends with the same figures, and no finished pass runs again."""
-    plain, calls = sparsing.measuring.passes._run_batch, [0]
+    calls = [0]
 
-    def count_and_stop(*args):
-        calls[0] += 1
-        if calls[0] == limit:
-            raise KeyboardInterrupt
-        return plain(*args)
+    class CountAndStop(WindowLoss):
+        def __call__(self, batch):
+            calls[0] += 1
+            if calls[0] == limit:
+                raise KeyboardInterrupt
+            return super().__call__(batch)
 
     def go(folder: Path) -> Track:
         return track(find_checkpoints(run), read, folder, last=2, ppl_ratio=1.05)
 
-    monkeypatch.setattr(sparsing.measuring.passes, "_run_batch", count_and_stop)
+    monkeypatch.setattr(sparsing.measuring.passes, "WindowLoss", CountAndStop)
     limit = -1
     go(tmp_path / "whole")
     whole, calls[0] = calls[0], 0

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 import sparsing.text.reading
 from sparsing.errors import InputError
-from sparsing.text.reading import read_pieces
+from sparsing.text.reading import check_options, read_pieces
 
-DOCUMENTS = ["first line\nsecond line\n", "another\n\n\n  document", "\u00fcber \u6c34 \U0001f600"]
-
-
-def documents(source, **options) -> list[str]:
-    """The documents put together from their pieces."""
-    found, held = [], ""
-    for text, ends in read_pieces(source, **options):
-        held += text
-        if ends:
-            found.append(held)
-            held = ""
-    assert held == "", "the last piece must end its document"
-    return found
+from ..helpers.texts import DOCUMENTS, documents, write_jsonl, write_parquet
 
 
 @pytest.fixture
 def short_pieces(monkeypatch) -> int:
     monkeypatch.setattr(sparsing.text.reading, "PIECE", 7)
     return 7
-
-
-def write_jsonl(path: Path, rows: list) -> Path:
-    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
-    return path
-
-
-def write_parquet(path: Path, column: list, name: str = "text") -> Path:
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.table({name: column, "id": list(range(len(column)))}), path)
-    return path
 
 
 @pytest.mark.parametrize("text", [*DOCUMENTS, "x" * 50, "\n" * 30, "a\n" * 20, "no newline " * 9 + "\n"])
@@ -64,67 +36,6 @@ def test_jsonl_parquet_and_a_list_give_the_same_documents(tmp_path, short_pieces
     assert documents(jsonl) == documents(parquet) == documents(DOCUMENTS) == DOCUMENTS
 
 
-def test_another_column(tmp_path):
-    jsonl = write_jsonl(tmp_path / "a.jsonl", [{"body": "x"}, {"body": "y"}])
-    parquet = write_parquet(tmp_path / "a.parquet", ["x", "y"], name="body")
-    assert documents(jsonl, column="body") == documents(parquet, column="body") == ["x", "y"]
-
-
-def test_a_folder_gives_its_files_in_order_of_name_one_document_each(tmp_path):
-    (tmp_path / "b.txt").write_text("second")
-    (tmp_path / "a.md").write_text("first")
-    (tmp_path / "empty.txt").touch()
-    (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff")
-    (tmp_path / "c").mkdir()
-    write_jsonl(tmp_path / "c" / "d.jsonl", [{"text": "third"}, {"text": ""}, {"text": "fourth"}])
-    assert documents(tmp_path) == ["first", "second", "third", "fourth"]
-
-
-def test_an_empty_file_and_a_folder_without_text(tmp_path):
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(InputError, match=r"a\.txt' is empty; give a file with text"):
-        documents(tmp_path / "a.txt")
-    (tmp_path / "sub").mkdir()
-    with pytest.raises(InputError, match="has no text file"):
-        documents(tmp_path / "sub")
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
-def test_a_file_that_is_not_utf8(name, tmp_path):
-    (tmp_path / name).write_bytes(b'{"text": "caf\xe9"}\n')
-    with pytest.raises(InputError, match=r"is not UTF-8 text .*; convert it"):
-        documents(tmp_path / name)
-
-
-def test_a_missing_column_names_those_that_are_there(tmp_path):
-    jsonl = write_jsonl(tmp_path / "a.jsonl", [{"body": "x", "id": 1}])
-    with pytest.raises(
-        InputError, match=r"no text in column 'text', it has \['body', 'id'\]; name the column with --column"
-    ):
-        documents(jsonl)
-    parquet = write_parquet(tmp_path / "a.parquet", ["x"], name="body")
-    with pytest.raises(InputError, match=r"no column 'text'; give one of \['body', 'id'\] with --column"):
-        documents(parquet)
-    with pytest.raises(InputError, match="no text in column 'id'"):
-        documents(parquet, column="id")
-
-
-def test_lines_that_are_not_json_or_not_objects(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "x"}\nplain\n')
-    with pytest.raises(InputError, match="line 2 is not JSON"):
-        documents(path)
-    path.write_text('"only a string"\n')
-    with pytest.raises(InputError, match="it has str"):
-        documents(path)
-
-
-def test_a_parquet_file_that_is_none(tmp_path):
-    (tmp_path / "a.parquet").write_text("not parquet")
-    with pytest.raises(InputError, match=r"a\.parquet' is not a parquet file"):
-        documents(tmp_path / "a.parquet")
-
-
 def test_a_name_that_is_no_file_and_no_dataset(tmp_path):
     with pytest.raises(InputError, match=r"is no file or folder here.*; check the path"):
         documents(str(tmp_path / "missing.txt"))
@@ -133,3 +44,52 @@ def test_a_name_that_is_no_file_and_no_dataset(tmp_path):
 def test_the_text_itself_in_place_of_a_file_name():
     with pytest.raises(InputError, match="is no file or folder here"):
         documents("Once upon a time, " * 500)
+
+
+def test_options_without_an_effect_on_the_source_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("prose")
+    rows = write_jsonl(tmp_path / "a.jsonl", [{"body": "x"}])
+    check_options(tmp_path / "a.txt")
+    check_options(rows, column="body")
+    for path, options, message in (
+        (tmp_path / "a.txt", {"column": "body"}, "is plain text; leave out --column"),
+        (tmp_path / "a.txt", {"split": "test"}, "is a single file; leave out --split"),
+        (rows, {"split": "test"}, "is a single file; leave out --split"),
+        (tmp_path, {"split": "test"}, "holds a single part; leave out --split"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_options(path, **options)
+
+
+def test_joined_documents_keep_the_empty_ones(tmp_path, short_pieces):
+    rows = ["", " = Title = \n", "", "A long sentence of prose.\n", ""]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": row} for row in rows])
+    assert documents(path, join="\n\n") == documents(rows, join="\n\n") == ["\n\n".join(rows)]
+    assert documents(path) == [row for row in rows if row]
+    assert documents(rows) == rows
+    (tmp_path / "b.txt").write_text("last")
+    assert documents(tmp_path, join="") == ["".join(rows) + "last"]
+
+
+def test_lone_surrogates_are_replaced_and_counted(tmp_path, caplog):
+    """Scraped JSON has halves of surrogate pairs, at which a tokenizer raises a TypeError."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good \\ud83d\\ude00"}\n{"text": "cut \\ud83d"}\n{"text": "\\ude00"}\n')
+    assert documents(path) == ["good \U0001f600", "cut \ufffd", "\ufffd"]
+    assert "2 documents have lone surrogates; each becomes U+FFFD, the first is in document 2" in caplog.text
+    assert documents(["in memory \udcff"]) == ["in memory \ufffd"]
+
+
+def test_texts_in_memory_that_are_not_strings():
+    with pytest.raises(InputError, match="document 2 of the texts in memory is a dict; give strings"):
+        documents(["x", {"text": "y"}])
+    with pytest.raises(InputError, match="document 1 of the texts in memory is a bytes; give strings"):
+        documents([b"x"])
+
+
+def test_nul_characters_in_the_middle_of_a_text(tmp_path):
+    """A file system that was full leaves such holes."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"prose\n" * 30_000 + b"\0" * 512 + b"prose\n")
+    with pytest.raises(InputError, match=r"a\.txt' has 512 NUL characters in the middle"):
+        documents(path)

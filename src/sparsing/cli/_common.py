@@ -55,10 +55,9 @@ def add_corpus_arguments(
         "--text",
         required=required,
         metavar="SOURCE",
-        help="text file, folder of text, .jsonl, .parquet, or a dataset on the hub (name or name:config)",
+        help="text file, folder, .jsonl, .csv, .parquet, or a dataset on the hub (name or name:config); docs/inputs.md",
     )
-    group.add_argument("--split", default="train", help="split of a dataset (default: train)")
-    group.add_argument("--column", default="text", help="column of jsonl, parquet, datasets (default: text)")
+    add_source_arguments(group)
     group.add_argument(
         "--max-tokens",
         type=int,
@@ -92,6 +91,23 @@ def add_corpus_arguments(
         metavar="SHARE",
         help="share of the text, at its end, that only checks the thresholds, in [0, 0.9] (default: 0.1)",
     )
+
+
+def add_source_arguments(group: argparse._ArgumentGroup) -> None:
+    """Adds the options that say how rows of files and datasets become texts."""
+    group.add_argument("--split", help="split of a dataset (default: train)")
+    group.add_argument("--column", help="column of rows that holds the text (default: text)")
+    group.add_argument(
+        "--join",
+        type=_unescaped,
+        metavar="TEXT",
+        help=r"text between documents, e.g. '\n\n' as is usual for WikiText (default: the end-of-text token)",
+    )
+
+
+def _unescaped(text: str) -> str:
+    r"""The text with `\n` and `\t` as line break and tab, which a shell cannot write easily."""
+    return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +189,7 @@ def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Co
         count_bos=args.count_bos,
         split=args.split,
         column=args.column,
+        join=args.join,
     )
     return split_holdout(corpus, args.holdout)
 

@@ -43,10 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         nargs="+",
         required=True,
         metavar="[NAME=]SOURCE",
-        help="texts to compare: files, folders, .jsonl, .parquet, or datasets on the hub",
+        help="texts to compare: files, folders, .jsonl, .csv, .parquet, or datasets on the hub; docs/inputs.md",
     )
-    group.add_argument("--split", default="train", help="split of a dataset (default: train)")
-    group.add_argument("--column", default="text", help="column of jsonl, parquet, datasets (default: text)")
+    common.add_source_arguments(group)
     group.add_argument(
         "--max-tokens", type=int, metavar="N", help="tokens read from each text (default: all)"
     )
@@ -121,6 +120,7 @@ def _corpus(args: argparse.Namespace, loaded: LoadedModel, source: str) -> Corpu
         max_tokens=args.max_tokens,
         split=args.split,
         column=args.column,
+        join=args.join,
     )
 
 

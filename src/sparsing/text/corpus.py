@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.text.reading import Piece, read_pieces
+from sparsing.text.reading import Piece, check_options, read_pieces
 
 if TYPE_CHECKING:
     import torch
@@ -169,15 +169,16 @@ def load_corpus(
     max_tokens: int | None = None,
     bos: Bos = "auto",
     count_bos: bool = False,
-    split: str = "train",
-    column: str = "text",
+    split: str | None = None,
+    column: str | None = None,
+    join: str | None = None,
     name: str | None = None,
 ) -> Corpus:
     """Reads a text, tokenises it and divides it into windows.
 
     Args:
-        source: A text file, a folder of text, a .jsonl or .parquet file, the name of a dataset on the hub (`name`
-            or `name:config`), or an iterable of documents.
+        source: A file of text or of rows, a folder of them, the name of a dataset on the hub (`name` or
+            `name:config`), or an iterable of documents; docs/inputs.md lists all kinds.
         window: Tokens per window, BOS included.
         stride: Tokens between the starts of windows. With a stride shorter than the window, windows overlap and
             every token counts in the first window that contains it. Default: no overlap.
@@ -185,14 +186,22 @@ def load_corpus(
         max_tokens: Most tokens to read.
         bos: Whether BOS is put before each window.
         count_bos: True counts BOS as a token.
-        split: Split of a dataset.
-        column: Column of jsonl, parquet and datasets that holds the text.
+        split: Split of a dataset. None reads `train`.
+        column: Column of rows that holds the text. None reads `text`.
+        join: Text between documents, e.g. two newlines, in place of the end-of-text token. All documents become one,
+            and empty rows are kept, as published perplexities of WikiText are computed.
         name: Name of the corpus in results when `source` is an iterable.
 
     Raises:
         InputError: If the source does not exist or cannot be read, if it gives fewer than two tokens, or if
-            `window`, `stride` or `max_tokens` is out of range.
+            `window`, `stride` or `max_tokens` is out of range, or if an option has no effect on this source or
+            together with the others.
     """
+    if documents and (stride is not None or join is not None):
+        option = "--join" if stride is None else "--stride"
+        raise InputError(
+            f"{option} has no effect with --documents, which gives each document its own windows; leave one of them out"
+        )
     lead = bos_id(tokenizer, bos)
     capacity = window - (lead is not None)  # ids per window beside BOS
     stride = capacity if stride is None else stride
@@ -204,7 +213,9 @@ def load_corpus(
     if max_tokens is not None and max_tokens < 2:
         raise InputError(f"--max-tokens must be at least 2, got {max_tokens}")
     label = str(source) if isinstance(source, (str, Path)) else (name or "texts in memory")
-    texts = read_pieces(source, split=split, column=column)
+    if isinstance(source, (str, Path)):
+        check_options(source, split=split, column=column)
+    texts = read_pieces(source, split=split, column=column, join=join)
     tokenised = list(_tokenise(texts, tokenizer, max_tokens, joined=not documents))
     ids = np.concatenate([piece.ids for piece in tokenised]) if tokenised else np.zeros(0, np.int32)
     if len(ids) < 2:

@@ -1,22 +1,32 @@
-"""Reads text files, folders, jsonl, parquet and datasets of the hub as a stream of pieces of documents.
+"""Reads files, folders, datasets and texts in memory as a stream of pieces of documents.
 
 A piece has at most about 64 thousand characters, so the memory in use does not depend on the length of a document.
-Where possible a piece ends at a line break. `corpus.py` and the training data turn the pieces into tokens.
+Where possible a piece ends at a line break. `corpus.py` and the training data turn the pieces into tokens. `files.py`
+knows compression and encoding, `rows.py` structured files, `folders.py` folders, `dataset_sources.py` datasets.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparsing.errors import InputError
+from sparsing.text.dataset_sources import has_splits, hub_dataset_rows, is_saved_dataset, saved_dataset_rows
+from sparsing.text.files import Kind, kind_of, open_text
+from sparsing.text.folders import splits_of, text_files
+from sparsing.text.rows import read_rows, texts_of
+
+logger = logging.getLogger(__name__)
 
 PIECE = 65_536
 """Characters per piece; the end of the last line may be added."""
-_TEXT_SUFFIXES = {".txt", ".md", ".rst", ".text", ".py", ".tex", ".html", ".c", ".json", ".log", ""}
+DEFAULT_COLUMN = "text"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, as in the JSON string `"\\ud83d"`. No encoding can write it."""
 
 
 class Piece(NamedTuple):
@@ -28,71 +38,142 @@ class Piece(NamedTuple):
 
 
 def read_pieces(
-    source: str | Path | Iterable[str], *, split: str = "train", column: str = "text"
+    source: str | Path | Iterable[str],
+    *,
+    split: str | None = None,
+    column: str | None = None,
+    join: str | None = None,
 ) -> Iterator[Piece]:
-    """The pieces of every document, in order.
+    """The pieces of every document, in order. docs/inputs.md lists what is read.
 
     Args:
-        source: A text file, a folder of text, a .jsonl or .parquet file, the name of a dataset on the hub (`name`
-            or `name:config`), or an iterable of documents.
-        split: Split of a dataset.
-        column: Column of jsonl, parquet and datasets that holds the text.
+        source: A file of text or of rows, a folder of them, a folder that `save_to_disk` wrote, the name of a dataset
+            on the hub (`name` or `name:config`), or an iterable of documents.
+        split: Split of a dataset, or of a folder whose files name splits. None reads `train`. A source with a single
+            part is read whole; `check_options` refuses a split for it.
+        column: Column that holds the text of each row. None reads `text`.
+        join: Text between documents, which makes one document of all; empty rows are then kept. None leaves documents
+            apart and leaves out the empty rows.
 
     Raises:
-        InputError: If there is no such file or dataset, a file is empty or is not UTF-8, a row has no such column.
+        InputError: If there is no such file or dataset, a file is empty, broken, binary or of another format, or a row
+            has no text in the column.
     """
-    if not isinstance(source, (str, Path)):
-        for document in source:
-            yield from _cut(document)
-        return
+    pieces = _pieces(source, split, column or DEFAULT_COLUMN, keep_empty=join is not None)
+    return pieces if join is None else _joined(pieces, join)
+
+
+def check_options(source: str | Path, *, split: str | None = None, column: str | None = None) -> None:
+    """Checks that `split` and `column`, where they are given, have an effect on the source.
+
+    Raises:
+        InputError: If an option would be ignored, or the source is a file that cannot be read.
+    """
     path = Path(source).expanduser()
-    # os.path returns False for a name that is too long for a path, where Path.is_dir raises OSError
-    if os.path.isdir(path):  # noqa: PTH112
-        yield from _read_folder(path, column)
-    elif os.path.isfile(path):  # noqa: PTH113
-        yield from _read_file(path, column)
-    else:
-        yield from _read_dataset(str(source), split, column)
+    if _is_file(path):
+        kind = kind_of(path)
+        if split is not None:
+            raise InputError(
+                f"--split chooses a part of a dataset, but {str(path)!r} is a single file; leave out --split"
+            )
+        if column is not None and kind == "text":
+            raise InputError(
+                f"--column chooses a column of rows, but {str(path)!r} is plain text; leave out --column"
+            )
+    elif _is_folder(path) and split is not None:
+        names_splits = has_splits(path) if is_saved_dataset(path) else bool(splits_of(path))
+        if not names_splits:
+            raise InputError(
+                f"--split chooses a part of a dataset, but {str(path)!r} holds a single part; leave out --split"
+            )
 
 
-def _read_folder(path: Path, column: str) -> Iterator[Piece]:
-    """The files of a folder and its subfolders in alphabetical order; empty files are skipped."""
-    suffixes = _TEXT_SUFFIXES | {".jsonl", ".parquet"}
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in suffixes)
-    if not files:
-        raise InputError(
-            f"folder {str(path)!r} has no text file; .txt, .md, .jsonl, .parquet and some more endings are read"
-        )
-    for file in files:
-        if file.stat().st_size:
-            yield from _read_file(file, column)
+def _pieces(
+    source: str | Path | Iterable[str], split: str | None, column: str, *, keep_empty: bool
+) -> Iterator[Piece]:
+    if not isinstance(source, (str, Path)):
+        return _cut_all(_checked(source), "texts in memory", keep_empty=True)
+    path = Path(source).expanduser()
+    if _is_folder(path):
+        if is_saved_dataset(path):
+            rows = saved_dataset_rows(path, split=split, column=column)
+            return _cut_rows(rows, column, str(path), keep_empty)
+        return _read_folder(path, split, column, keep_empty)
+    if _is_file(path):
+        return _read_file(path, kind_of(path), column, keep_empty)
+    return _cut_rows(hub_dataset_rows(str(source), split=split), column, str(source), keep_empty)
 
 
-def _read_file(path: Path, column: str) -> Iterator[Piece]:
-    if path.stat().st_size == 0:
-        raise InputError(f"file {str(path)!r} is empty; give a file with text")
-    try:
-        if path.suffix == ".jsonl":
-            yield from _cut_rows(_read_jsonl(path), column, str(path))
-        elif path.suffix == ".parquet":
-            yield from _cut_rows(_read_parquet(path, column), column, str(path))
-        else:
-            yield from _read_plain(path)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"file {str(path)!r} is not UTF-8 text ({error}); convert it, e.g. with iconv"
-        ) from None
+# os.path returns False for a name that is too long for a path, where Path.is_dir raises OSError
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _read_folder(path: Path, split: str | None, column: str, keep_empty: bool) -> Iterator[Piece]:
+    for file in text_files(path, split=split, column=column):
+        yield from _read_file(file.path, file.kind, column, keep_empty)
+
+
+def _read_file(path: Path, kind: Kind, column: str, keep_empty: bool) -> Iterator[Piece]:
+    if kind == "text":
+        return _read_plain(path)
+    return _cut_rows(read_rows(path, kind, column), column, str(path), keep_empty)
 
 
 def _read_plain(path: Path) -> Iterator[Piece]:
     """The file as one document."""
-    with path.open(encoding="utf-8") as handle:
+    with open_text(path) as handle:
         # one piece is held back, since only the end of the file shows which piece is the last one
         text = handle.read(PIECE) + handle.readline(PIECE)
         while block := handle.read(PIECE):
-            yield Piece(text, False)
+            yield Piece(_without_nul(text, path), False)
             text = block + handle.readline(PIECE)
-    yield Piece(text, True)
+    yield Piece(_without_nul(text, path), True)
+
+
+def _without_nul(text: str, path: Path) -> str:
+    if "\0" in text:
+        raise InputError(
+            f"{str(path)!r} has {text.count(chr(0))} NUL characters in the middle, so a part of it is missing or"
+            " binary; write the file again"
+        )
+    return text
+
+
+def _checked(documents: Iterable[str]) -> Iterator[str]:
+    for number, document in enumerate(documents, 1):
+        if not isinstance(document, str):
+            raise InputError(
+                f"document {number} of the texts in memory is a {type(document).__name__}; give strings"
+            )
+        yield document
+
+
+def _cut_rows(rows: Iterable[Any], column: str, source: str, keep_empty: bool) -> Iterator[Piece]:
+    """One document per row."""
+    return _cut_all(texts_of(rows, column, source), source, keep_empty)
+
+
+def _cut_all(documents: Iterable[str], source: str, keep_empty: bool) -> Iterator[Piece]:
+    """The pieces of the documents; lone surrogates become U+FFFD, and a warning counts their documents."""
+    replaced: list[int] = []
+    try:
+        for number, document in enumerate(documents, 1):
+            if _SURROGATE.search(document):
+                replaced.append(number)
+                document = _SURROGATE.sub("\ufffd", document)
+            if document or keep_empty:
+                yield from _cut(document)
+    finally:
+        if replaced:
+            message = (
+                "%s: %d documents have lone surrogates; each becomes U+FFFD, the first is in document %d"
+            )
+            logger.warning(message, source, len(replaced), replaced[0])
 
 
 def _cut(document: str) -> Iterator[Piece]:
@@ -105,57 +186,15 @@ def _cut(document: str) -> Iterator[Piece]:
     yield Piece(document[begin:], True)
 
 
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"{str(path)!r} line {number} is not JSON: {error}; correct the line"
-                ) from None
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{str(path)!r} is not a parquet file: {error}; give a complete file") from None
-    names = file.schema_arrow.names
-    if column not in names:
-        raise InputError(f"{str(path)!r} has no column {column!r}; give one of {names} with --column")
-    for batch in file.iter_batches(batch_size=256, columns=[column]):
-        yield from batch.to_pylist()
-
-
-def _cut_rows(rows: Iterable[Any], column: str, source: str) -> Iterator[Piece]:
-    """One document per row; rows with an empty text are skipped."""
-    for row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get(column), str):
-            content = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise InputError(
-                f"{source!r}: a row has no text in column {column!r}, it has {content}; name the column with --column"
-            )
-        if row[column]:
-            yield from _cut(row[column])
-
-
-def _read_dataset(name: str, split: str, column: str) -> Iterator[Piece]:
-    """A dataset of the hub, streamed; the name is `name` or `name:config`."""
-    import datasets
-
-    repo, _, config = name.partition(":")
-    try:
-        rows = datasets.load_dataset(repo, config or None, split=split, streaming=True)
-    except Exception as error:  # datasets raises errors of many libraries: network, parsing, missing files
-        raise InputError(
-            # the name may be a whole text that was given by mistake, so the message shows only its beginning
-            f"{name[:200]!r} is no file or folder here, and no dataset that can be opened"
-            f" ({type(error).__name__}: {str(error)[:200]}); check the path, or give name:config and --split"
-        ) from error
-    yield from _cut_rows(rows, column, name)
+def _joined(pieces: Iterable[Piece], separator: str) -> Iterator[Piece]:
+    """One document of all, with the separator between the documents, in pieces of the usual length."""
+    parts: list[str] = []
+    length, between = 0, ""
+    for text, ends in pieces:
+        parts += [between, text]
+        length += len(between) + len(text)
+        between = separator if ends else ""
+        if length >= PIECE:
+            yield Piece("".join(parts), False)
+            parts, length = [], 0
+    yield Piece("".join(parts), True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
+import torch
 
 from sparsing.bench.block_result import BlockBenchmark
 from sparsing.bench.model_result import ModelBenchmark
 from sparsing.cli import main
 from sparsing.rules.thresholds import Thresholds
+
+from ..helpers.measuring import trained
+from ..helpers.tiny import save_checkpoint
 
 pytest.importorskip("numba", reason="the CPU kernels need numba")
 SHAPE = "nano-0.3M"
@@ -54,7 +59,10 @@ def test_a_whole_model_as_json(tmp_path, capsys):
     assert ModelBenchmark.load(tmp_path / "whole.json").new_tokens == 3
 
 
-def test_a_checkpoint_with_its_thresholds(checkpoint, text, tmp_path, capsys):
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_checkpoint_with_its_thresholds(dtype, text, tmp_path, capsys):
+    """Kernels take no float16, so a checkpoint in float16 is timed in bfloat16."""
+    checkpoint = save_checkpoint(tmp_path / dtype, copy.deepcopy(trained().model).to(getattr(torch, dtype)))
     thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.01, 0.01))
     path = thresholds.save(tmp_path / "thresholds.json")
     command = ["bench", "--model", str(checkpoint), "--thresholds", str(path), "--text", str(text)]
@@ -66,6 +74,7 @@ def test_a_checkpoint_with_its_thresholds(checkpoint, text, tmp_path, capsys):
     assert exact.ratio is None
     assert 0 < exact.active_ratio < 1
     assert bench.provenance.model == str(checkpoint)
+    assert bench.provenance.dtype == {"float16": "bfloat16"}.get(dtype, dtype)
 
 
 @pytest.mark.parametrize(

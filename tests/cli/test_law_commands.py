@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sparsing.cli import main
+from sparsing.cli.fit import FORM_NAMES
 from sparsing.laws import FORMS, simulate
 
 X = np.linspace(6.0, 270.0, 24)
@@ -40,6 +41,24 @@ def test_fit_then_forecast(csv, tmp_path, capsys):
     assert answer["low"] < 0.072 < answer["high"]
     assert main(["forecast", str(out / "small.json"), "--ratio", "0.08"]) == 0
     assert "tokens" in capsys.readouterr().out
+    assert main(["forecast", str(out), "--ratio", "0.08"]) == 2
+    assert f"{out / 'large.json'} {out / 'small.json'}" in capsys.readouterr().err
+
+
+def test_what_fit_writes_is_named_and_forecast_reads_it(csv, tmp_path, capsys):
+    """A series is named by the file's column, so the name of the fit is not that of the file."""
+    lines = csv.read_text().splitlines()
+    (tmp_path / "points.csv").write_text("\n".join(line for line in lines if not line.startswith("large")))
+    out = tmp_path / "law"
+    assert main(["fit", str(tmp_path / "points.csv"), "--resamples", "0", "--drop", "0", "-o", str(out)]) == 0
+    shown = capsys.readouterr().out
+    (command,) = [line for line in shown.splitlines() if line.startswith("forecast with: sparsing ")]
+    assert main(command.removeprefix("forecast with: sparsing ").split()) == 0
+    assert main(["forecast", str(out), "--tokens", "1e12"]) == 0  # the only fit of the folder
+
+
+def test_every_form_is_listed_in_the_help():
+    assert set(FORM_NAMES.replace("; over width and depth: ", ", ").split(", ")) == set(FORMS)
 
 
 def test_auto_prints_the_ranking_and_the_verdict(csv, capsys):

@@ -38,21 +38,27 @@ def same(a: Measurement, b: Measurement) -> bool:
     return a_dict == b_dict
 
 
-def test_default_run_measures_every_metric(checkpoint, text, tmp_path, capsys):
+def test_default_run_measures_ppl_1_and_nothing_else(checkpoint, text, tmp_path, capsys):
     out = tmp_path / "run"
     assert (
         main(["measure", str(checkpoint), "--text", str(text), "-o", str(out), "--no-figures", *COMMON]) == 0
     )
-    table = capsys.readouterr().out
-    for name in ("PPL-1%", "fat PPL-1%", "top_k PPL-1%", "fat 0", "cett 0.2"):
-        assert name in table
+    assert "PPL-1%" in capsys.readouterr().out
+    assert [path.parent.name for path in out.rglob("measurement.json")] == ["cett-ppl-1"]
     result = measured(out)
     assert 0 < result.activation_ratio < 1
     assert result.ppl_ratio == pytest.approx(1.01, abs=1e-3)
     assert result.provenance.num_tokens == result.num_tokens
     assert result.provenance.command.startswith("pytest") or result.provenance.command
-    assert measured(out, "cett-0.2").cett_dense_inputs == pytest.approx([0.2, 0.2], rel=0.02)
     assert not (out / ".journal").exists(), "a finished run leaves no journal"
+
+
+def test_levels_of_several_rules(checkpoint, text, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = ["measure", str(checkpoint), "--text", str(text), "-o", str(out), "--no-figures", *COMMON]
+    assert main([*command, "--rule", "cett", "fat", "--level", "0.2"]) == 0
+    assert "fat 0.2" in capsys.readouterr().out
+    assert measured(out, "cett-0.2").cett_dense_inputs == pytest.approx([0.2, 0.2], rel=0.02)
 
 
 def test_json_is_one_document_with_the_fields_of_the_result(checkpoint, text, tmp_path, capsys):

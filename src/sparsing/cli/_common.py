@@ -165,7 +165,7 @@ def load_to_measure(args: argparse.Namespace, name: str) -> LoadedModel:
 def load_to_decode(args: argparse.Namespace, name: str) -> LoadedModel:
     """As `load_checkpoint`, but a float16 checkpoint on a CPU becomes bfloat16 unless `--dtype` is given.
 
-    The CPU kernels support no float16.
+    The CPU kernels support no float16. `args` needs the options of `add_model_arguments`.
     """
     loaded = load_checkpoint(args, name)
     if args.dtype is None and loaded.device == "cpu" and loaded.dtype == "float16":

@@ -118,7 +118,6 @@ def _bench_planted_models(args: argparse.Namespace) -> ModelBenchmark:
 def _bench_checkpoint(args: argparse.Namespace) -> ModelBenchmark:
     from sparsing.bench.model_bench import bench_loaded_model
     from sparsing.errors import InputError
-    from sparsing.models.loading import load_model
     from sparsing.rules.thresholds import read_thresholds
     from sparsing.text.corpus import load_corpus
 
@@ -127,7 +126,10 @@ def _bench_checkpoint(args: argparse.Namespace) -> ModelBenchmark:
     if args.dtype and len(args.dtype) > 1:
         raise InputError(f"a model is loaded in one dtype, got {' '.join(args.dtype)}; run once for each")
     thresholds, plan = read_thresholds(args.thresholds), _model_plan(args)
-    loaded = load_model(args.model, dtype=args.dtype[0] if args.dtype else None, device="cpu")
+    # the kernels of the benchmark run on the CPU only
+    options = {"dtype": args.dtype[0] if args.dtype else None, "device": "cpu"}
+    options |= {"revision": None, "trust_remote_code": False}
+    loaded = common.load_to_decode(argparse.Namespace(**options), args.model)
     text = None
     if args.text:
         count = 2 * plan.text_tokens  # twice what is needed, since end-of-text tokens are left out later

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from sparsing.laws.lawfit import LawFit
     from sparsing.laws.points import Points
 
+FORM_NAMES = "relu, silu, decay, sigmoid, log_line, power, logarithm; over width and depth: bottleneck"
+"""The names of all laws. Written out, because importing the laws would slow down `sparsing --help`."""
+
 EPILOG = """examples:
   sparsing fit points.csv --form auto -o law
   sparsing fit run/step-*/measurement.json --form relu --drop 2 -o law
@@ -41,8 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--form",
         default="auto",
-        help="name of a law that is assumed to be right, or auto for the law with the lowest AICc; under auto the"
-        " verdict and the forecasts cover every law that the points do not refute (default: auto)",
+        metavar="NAME",
+        help=f"the law that is assumed to be right ({FORM_NAMES}), or auto for the law with the lowest AICc; under auto"
+        " the verdict and the forecasts cover every law that the points do not refute (default: auto)",
     )
     parser.add_argument(
         "--drop", type=int, metavar="N", help="leave out the first N points (default: chosen by BIC)"
@@ -65,7 +69,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="test whether all series share these coefficients, comma separated, e.g. A0; needs --form NAME",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, help="folder for <series>.json and the figures (PNG, SVG)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the figures (PNG, SVG) and <series>.json; a series is named by its column or its file",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser
@@ -102,6 +110,10 @@ def run(args: argparse.Namespace) -> int:
         _print(fit, comparison)
     if joint:
         print(f"joint fit: {joint.verdict}")
+    if args.output:
+        written = [str(args.output / f"{fit.name}.json") for fit in fits]
+        print(f"written, with figures: {' '.join(written)}")
+        print(f"forecast with: sparsing forecast {written[0]} --tokens 1e12")
     return 0
 
 
@@ -139,7 +151,7 @@ def _save(
 def _print(fit: LawFit, comparison: FormComparison | None) -> None:
     from sparsing.laws import law_tables as tables
 
-    print(f"\n{fit.name}: {fit.law.title}, {fit.equation}")
+    print(f"\n{fit.name}: {fit.law.label}, {fit.equation}")
     if comparison:
         common.print_table("forms on the same points", tables.RANK_COLUMNS, tables.rank_rows(comparison))
     given = " if this form is right" if comparison else ""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
 
+if TYPE_CHECKING:
+    from sparsing.laws import LawFit
+
 EPILOG = """examples:
   sparsing forecast law/points.json --tokens 1e12
-  sparsing forecast law/points.json --ratio 0.08 --json
+  sparsing forecast law --ratio 0.08 --json    (the only fit in the folder)
 """
 
 
@@ -21,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("fit", type=Path, help="JSON file written by `sparsing fit -o`")
+    parser.add_argument("fit", type=Path, help="file of a fit that `sparsing fit -o` wrote, or its folder")
     question = parser.add_mutually_exclusive_group(required=True)
     question.add_argument("--tokens", type=float, help="training tokens (a count), e.g. 1e12")
     question.add_argument("--ratio", type=float, help="activation ratio in [0, 1], e.g. 0.08")
@@ -31,17 +35,36 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.laws import LawFit, forecast
+    from sparsing.laws import FORMS, forecast
     from sparsing.laws import law_tables as tables
 
-    answer = forecast(LawFit.load(args.fit), tokens=args.tokens, ratio=args.ratio)
+    answer = forecast(_read_fit(args.fit), tokens=args.tokens, ratio=args.ratio)
     if args.output:
         answer.save(args.output)
     if args.json:
         common.print_json(answer)
         return 0
-    title = f"{answer.name}, {answer.form}"
+    title = f"{answer.name}, {FORMS[answer.form].label}"
     common.print_table(title, tables.SUMMARY_COLUMNS, tables.forecast_rows(answer), prose=True)
     if answer.warning:
         print(f"note: {answer.warning}")
     return 0
+
+
+def _read_fit(path: Path) -> LawFit:
+    """The fit in this file, or the only fit in this folder.
+
+    Raises:
+        InputError: If there is no such file and no single fit in the folder.
+    """
+    from sparsing.errors import InputError
+    from sparsing.laws import LawFit
+    from sparsing.report.saved_results import read_runs
+
+    if not path.is_dir():
+        return LawFit.load(path)
+    fits = read_runs([path]).laws
+    if len(fits) == 1:
+        return fits[0]
+    names = " ".join(str(path / f"{fit.name}.json") for fit in fits)
+    raise InputError(f"{str(path)!r} holds {len(fits)} fits; name one of them: {names or 'none'}")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test
-  sparsing measure ./my-checkpoint --text book.txt --rule cett --ppl 1 5 10 -o results/
+  sparsing measure ./my-checkpoint --text book.txt --ppl 1 5 10 -o results/
+  sparsing measure ./my-checkpoint --text book.txt --rule cett fat top_k
 """
 
 
@@ -33,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--rule",
         nargs="+",
         metavar="RULE",
-        help="rules (default: cett fat top_k; cett with --ppl is PPL-p%%)",
+        help="rules: cett, fat, top_k (default: cett; with --ppl this is PPL-p%%)",
     )
     group.add_argument(
         "--ppl", nargs="+", type=float, metavar="P", help="rise of perplexity, in percent (default: 1)"
@@ -106,7 +107,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
         raise InputError(f"--tolerance is a distance of perplexity ratios in (0, 1), got {args.tolerance}")
     if args.thresholds:
         return [(None, {"thresholds": read_thresholds(args.thresholds)})]
-    names = args.rule or (["cett"] if args.cett_from else ["cett", "fat", "top_k"])
+    names = args.rule or ["cett"]
     rules = [make_rule(name, **({"scope": args.scope} if name == "top_k" else {})) for name in names]
     if args.level is not None:
         for rule in rules:
@@ -120,14 +121,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
         )
     if args.cett_from and len(asked) > 1:
         raise InputError(f"--cett-from finds one level, got --ppl {asked}; give one percentage")
-    jobs: list[tuple[Rule | None, dict]] = [
-        (rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked
-    ]
-    if not (
-        args.rule or args.cett_from
-    ):  # without options, also measure exact zeros (fat 0) and the usual fixed CETT
-        jobs += [(make_rule("fat"), {"level": 0.0}), (make_rule("cett"), {"level": 0.2})]
-    return jobs
+    return [(rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked]
 
 
 def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:

@@ -68,6 +68,11 @@ class Form:
     order: ClassVar[tuple[str, ...]] = ()
     """Names of the coefficients in the paper's order."""
 
+    @property
+    def label(self) -> str:
+        """The name, by which commands and functions take the law, and the title."""
+        return f"{self.name} ({self.title})"
+
     def grid(self, x: np.ndarray) -> np.ndarray:
         """Nonlinear parameters to try first, shape `(num_nodes, num_nonlinear)`."""
         return np.zeros((1, 0))

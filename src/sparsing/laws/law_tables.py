@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from sparsing.laws.forecasting import Forecast
+from sparsing.laws.form import FORMS
 from sparsing.laws.form_comparison import FormComparison
 from sparsing.laws.lawfit import Estimate, LawFit
 
@@ -71,7 +72,7 @@ def rank_rows(comparison: FormComparison) -> list[tuple[str, ...]]:
             limit = f"{100 * fit.key.value:.2f} ({interval_text(fit.key, 100, '.2f')})"
         gap = fit.aicc - comparison.best.aicc
         rows.append(
-            (fit.law.title, f"{100 * fit.rmse:.4f}", f"{gap:.1f}", f"{fit.bic:.1f}", f"{weight:.2f}", limit)
+            (fit.law.label, f"{100 * fit.rmse:.4f}", f"{gap:.1f}", f"{fit.bic:.1f}", f"{weight:.2f}", limit)
         )
     return rows
 
@@ -100,7 +101,7 @@ def forecast_rows(answer: Forecast) -> list[tuple[str, ...]]:
     text = _percent if answer.asked == "tokens" else _tokens
     # Up to 2 in AICc a rival fits as well; an interval over several forms covers all rivals that are not refuted.
     why = "which is not refuted" if len(answer.forms) > 1 else "which fits as well"
-    rivals = [(f"by {name}, {why}", text(value)) for name, value in answer.rivals.items()]
+    rivals = [(f"by {FORMS[name].label}, {why}", text(value)) for name, value in answer.rivals.items()]
     return [*rows, ("beyond the data", beyond), *rivals]
 
 

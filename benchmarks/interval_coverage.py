@@ -2,8 +2,9 @@
 
     python benchmarks/interval_coverage.py              both parts, a few minutes
     python benchmarks/interval_coverage.py search       one part
+    python benchmarks/interval_coverage.py intervals --model PATH --text FILE       another model than the demo's
 
-`intervals` runs both demo models on a long text: the dense pass, and real sparse passes at levels around PPL-1%. It
+`intervals` runs both demo models, or another model, on a long text: the dense pass, and real sparse passes at levels around PPL-1%. It
 then draws sub-texts from the windows, and each sub-text gets the real search and the real interval. Their passes are
 interpolated between the tabulated levels, so no sub-text runs the model. The result is the share of the 95% intervals
 that contain the activation ratio of the whole text at its own PPL-1%. Sub-texts are random subsets of the windows,
@@ -24,6 +25,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,8 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", help="intervals, search (default: both)")
     parser.add_argument("--tokens", type=int, default=60_000, help="length of the long text (default: 60000)")
+    parser.add_argument("--model", help="folder of a model (default: both demo models)")
+    parser.add_argument("--text", help="text file for --model")
     parser.add_argument("--runs", type=int, default=60, help="runs per simulated curve (default: 60)")
     args = parser.parse_args()
     parts = args.parts or PARTS
@@ -68,12 +72,22 @@ def main() -> None:
     if "search" in parts:
         result["search"] = run_search(args.runs)
     if "intervals" in parts:
-        result["intervals"] = [row for name in DEMO_ACTIVATIONS for row in run_intervals(name, args.tokens)]
+        sources: dict[str, tuple[Path, Any]] = {
+            name: (checkpoints(name)[-1], [heldout_text()]) for name in DEMO_ACTIVATIONS
+        }
+        if args.model:
+            sources = {Path(args.model).name: (Path(args.model), args.text)}
+        result["intervals"] = [
+            row for name, source in sources.items() for row in run_intervals(name, *source, args.tokens)
+        ]
     for rows in result.values():
         _print_table(rows)
-    # the other part may have run on the same day
+    # the other part or another model may have run on the same day
     path = ROOT / "results" / f"interval_coverage-{datetime.date.today().isoformat()}.json"
     earlier = json.loads(path.read_text()) if path.exists() else {}
+    if "intervals" in result:
+        names = {row["model"] for row in result["intervals"]}
+        result["intervals"] += [row for row in earlier.get("intervals", []) if row["model"] not in names]
     save("interval_coverage", {part: earlier[part] for part in PARTS if part in earlier} | result)
 
 
@@ -133,9 +147,9 @@ class PassTable:
         return rows[left] * (1 - share) + rows[right] * share
 
 
-def run_intervals(activation: str, tokens: int) -> list[dict[str, Any]]:
-    """One row per way to draw sub-texts, for the demo model with this activation function."""
-    table = run_passes(activation, tokens)
+def run_intervals(name: str, folder: Path, source: Any, tokens: int) -> list[dict[str, Any]]:
+    """One row per way to draw sub-texts."""
+    table = run_passes(folder, source, tokens)
     level = table.target_level()
     truth = table.ratio(level)
     last = table.n_windows - 1  # the last window may be short
@@ -146,14 +160,14 @@ def run_intervals(activation: str, tokens: int) -> list[dict[str, Any]]:
         "contiguous chunks": [np.arange(k, k + CHUNK) for k in range(0, last - CHUNK + 1, STEP)],
     }
     rows: list[dict[str, Any]] = []
-    for name, windows in texts.items():
+    for way, windows in texts.items():
         results = [find_interval(table, chosen) for chosen in windows]
         low, high = np.array([interval for _, interval in results]).T
         slopes = [found.slope for found, _ in results]
         rows.append(
             {
-                "model": activation,
-                "texts": name,
+                "model": name,
+                "texts": way,
                 "n_texts": len(windows),
                 "coverage": float(((low <= truth) & (truth <= high)).mean()),
                 "interval_below_truth": int((high < truth).sum()),
@@ -169,10 +183,10 @@ def run_intervals(activation: str, tokens: int) -> list[dict[str, Any]]:
     return rows
 
 
-def run_passes(activation: str, tokens: int) -> PassTable:
-    """Real passes of a demo model over the held-out text."""
-    loaded = load_model(checkpoints(activation)[-1], dtype="float32", device="cpu")
-    corpus = load_corpus([heldout_text()], loaded.tokenizer, window=WINDOW, max_tokens=tokens)
+def run_passes(folder: Path, source: Any, tokens: int) -> PassTable:
+    """Real passes of a model over a text."""
+    loaded = load_model(folder, dtype="float32", device="cpu")
+    corpus = load_corpus(source, loaded.tokenizer, window=WINDOW, max_tokens=tokens)
     subject = Subject(loaded, corpus, scores=["neuron_norm"])
     levels = [subject.search(CETT, PPL_RATIO).level * factor for factor in LEVEL_FACTORS]
     passes = [subject.sparse_pass(subject.thresholds(CETT, level)) for level in levels]

@@ -1,85 +1,131 @@
-"""Measures the cost of finding PPL-1%, in dense forward passes, against the reference's algorithm.
+"""Measures the cost of finding PPL-1%, and PPL-1/5/10% together, in dense forward passes over the same corpus.
 
-    python benchmarks/search_cost.py
+    python benchmarks/search_cost.py                                 the demo models and a model of 10.6M parameters
+    python benchmarks/search_cost.py --model PATH --text FILE --dtype bfloat16 --tokens 20480 --window 1024
 
-Our time is that of the whole `measure(..., ppl_ratio=1.01)`: calibration, search, verification on dense and on sparse
-inputs, and the held-out check. The algorithm of the reference (METRICS in the paper's code) is reimplemented below. It
-takes 20 bisection steps on CETT. Each step runs a dense pass that keeps all activations, a bisection of 16 steps over a
-grid of 65,536 thresholds per layer (one `down_proj` each), and a sparse pass. Since its steps cost the same, the
-reference is timed on some of the steps and on a part of the tokens, and its time is scaled. The result states the
-factor.
+The time is that of the whole `measure_all(...)`: calibration, search, verification on dense and on sparse inputs, and
+the held-out check. One dense equivalent is the mean of a dense pass before and one after. Each row is saved when it is
+complete, and rows of the same day stay, so an interrupted run continues with `--skip-finished`.
+
+For the model of 10.6M parameters the cost is compared with the algorithm of the reference (METRICS in the paper's
+code), which is reimplemented below. It takes 20 bisection steps on CETT. Each step runs a dense pass that keeps all
+activations, a bisection of 16 steps over a grid of 65,536 thresholds per layer (one `down_proj` each), and a sparse
+pass. Since its steps cost the same, the reference is timed on some of the steps and on a part of the tokens, and its
+time is scaled. The row states the factor.
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import json
 import math
-import statistics
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from _common import save, text_file, trained_model
+from _common import ROOT, save, text_file, trained_model
 
-from sparsing.measuring._measure import measure
-from sparsing.measuring.calibration import calibrate
+from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
+from sparsing.measuring._measure import Request, measure_all
 from sparsing.measuring.passes import LossOnly, run_pass
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import Batch, Corpus, load_corpus, split_holdout
 
-TOKENS = 112_000
+TARGETS = ((1,), (1, 5, 10))
+"""Targets in percent of perplexity that are searched together."""
+TRAINED = "10.6M"
 REFERENCE_STEPS = 2
 REFERENCE_WINDOWS = 8
 
 
 def main() -> None:
-    loaded = load_model(trained_model(), dtype="float32", device="cpu")
-    corpus = load_corpus(str(text_file(500_000)), loaded.tokenizer, window=512, max_tokens=TOKENS)
-    corpus, heldout = split_holdout(corpus, 0.1)
-    pairs = [_pair(loaded, corpus) for _ in range(2)]
-    around = [_dense(loaded, corpus)]
-    began = time.perf_counter()
-    result = measure(Subject(loaded, corpus, scores=["neuron_norm"], heldout=heldout), "cett", ppl_ratio=1.01)
-    ours_sec = time.perf_counter() - began
-    around.append(_dense(loaded, corpus))
-    dense_sec = statistics.mean(around)
-    part = corpus.part(np.arange(REFERENCE_WINDOWS))
-    reference_part_sec = _reference(loaded, part, REFERENCE_STEPS)
-    scale = corpus.num_tokens / part.num_tokens * 20 / REFERENCE_STEPS
-    save(
-        "search_cost",
-        {
-            "parameters": loaded.num_parameters,
-            "dtype": loaded.dtype,
-            "num_tokens": corpus.num_tokens,
-            "heldout_tokens": heldout.num_tokens if heldout else 0,
-            "dense_pass_sec": dense_sec,
-            "dense_tok_per_sec": corpus.num_tokens / dense_sec,
-            "calibration_dense_equivalents": statistics.median(c / d for d, c in pairs),
-            "ours_sec": ours_sec,
-            "ours_dense_equivalents": ours_sec / dense_sec,
-            "forward_passes": result.cost.forward_passes,
-            "tries": [try_.to_dict() for try_ in result.tries],
-            "ppl_ratio": result.ppl_ratio,
-            "heldout_ppl_ratio": result.heldout.ppl_ratio if result.heldout else None,
-            "activation_ratio": result.activation_ratio,
-            "activation_ratio_interval": result.activation_ratio_interval,
-            "reference_timed_sec": reference_part_sec,
-            "reference_timed_on": f"{part.num_tokens} tokens, {REFERENCE_STEPS} of 20 steps; scaled by {scale:.1f}",
-            "reference_sec": reference_part_sec * scale,
-            "reference_dense_equivalents": reference_part_sec * scale / dense_sec,
-            "times_faster_than_reference": reference_part_sec * scale / ours_sec,
-        },
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", help="folder of a model (default: the demo models and a trained model)")
+    parser.add_argument("--text", help="text file (default: text of the standard library)")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tokens", type=int, default=112_000, help="before the held-out tenth is split off")
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--skip-finished", action="store_true", help="keep the rows of today's file")
+    args = parser.parse_args()
+    path = ROOT / "results" / f"search_cost-{datetime.date.today().isoformat()}.json"
+    rows: dict[str, Any] = json.loads(path.read_text()).get("rows", {}) if path.exists() else {}
+    for name in [args.model] if args.model else [*DEMO_ACTIVATIONS, TRAINED]:
+        for targets in TARGETS:
+            key = f"{Path(name).name} {args.dtype} PPL-{'/'.join(map(str, targets))}%"
+            if args.skip_finished and key in rows:
+                continue
+            loaded = load_model(_folder(name), dtype=args.dtype, device="cpu")
+            source = args.text or ([heldout_text()] if name in DEMO_ACTIVATIONS else str(text_file(500_000)))
+            corpus = load_corpus(source, loaded.tokenizer, window=args.window, max_tokens=args.tokens)
+            row = _row(loaded, corpus, targets)
+            if name == TRAINED and targets == (1,):
+                row |= _against_reference(loaded, split_holdout(corpus, 0.1)[0], row)
+            rows[key] = row
+            save("search_cost", {"rows": rows})
 
 
-def _pair(loaded: LoadedModel, corpus: Corpus) -> tuple[float, float]:
-    """Seconds of a dense pass and of a calibration right after it, so that both meet the same machine speed."""
-    dense = _dense(loaded, corpus)
+def _folder(name: str) -> str | Path:
+    if name == TRAINED:
+        return trained_model()
+    return checkpoints(name)[-1] if name in DEMO_ACTIVATIONS else name
+
+
+def _row(loaded: LoadedModel, corpus: Corpus, targets: tuple[int, ...]) -> dict[str, Any]:
+    corpus, heldout = split_holdout(corpus, 0.1)
+    _dense(loaded, corpus.part(np.arange(1)))  # the first pass pays for allocations
+    before = _dense(loaded, corpus)
     began = time.perf_counter()
-    calibrate(loaded, corpus)
-    return dense, time.perf_counter() - began
+    subject = Subject(loaded, corpus, scores=["neuron_norm"], heldout=heldout)
+    results = measure_all(subject, [Request(rule="cett", ppl_ratio=1 + p / 100) for p in targets])
+    ours_sec = time.perf_counter() - began
+    after = _dense(loaded, corpus)
+    dense_sec = (before + after) / 2
+    tries = [one for result in results for one in result.tries]
+    return {
+        "parameters": loaded.num_parameters,
+        "dtype": loaded.dtype,
+        "num_tokens": corpus.num_tokens,
+        "heldout_tokens": heldout.num_tokens if heldout else 0,
+        "dense_pass_sec": [before, after],
+        "dense_tok_per_sec": corpus.num_tokens / dense_sec,
+        "ours_sec": ours_sec,
+        "dense_equivalents": ours_sec / dense_sec,
+        "full_passes": sum(one.on_all for one in tries),
+        "part_passes": sum(not one.on_all for one in tries),
+        "levels": [
+            {
+                "ppl_percent": target,
+                "cett": result.level,
+                "ppl_ratio": result.ppl_ratio,
+                "ppl_ratio_noise": result.ppl_ratio_noise,
+                "activation_ratio": result.activation_ratio,
+                "activation_ratio_interval": result.activation_ratio_interval,
+                "heldout_ppl_ratio": result.heldout.ppl_ratio if result.heldout else None,
+                "tries": [one.to_dict() for one in result.tries],
+            }
+            for target, result in zip(targets, results, strict=True)
+        ],
+    }
+
+
+def _against_reference(loaded: LoadedModel, corpus: Corpus, row: dict[str, Any]) -> dict[str, Any]:
+    part = corpus.part(np.arange(REFERENCE_WINDOWS))
+    part_sec = _reference(loaded, part, REFERENCE_STEPS)
+    scale = corpus.num_tokens / part.num_tokens * 20 / REFERENCE_STEPS
+    dense_sec = sum(row["dense_pass_sec"]) / 2
+    return {
+        "reference_timed_sec": part_sec,
+        "reference_timed_on": f"{part.num_tokens} tokens, {REFERENCE_STEPS} of 20 steps; scaled by {scale:.1f}",
+        "reference_dense_equivalents": part_sec * scale / dense_sec,
+        "times_faster_than_reference": part_sec * scale / row["ours_sec"],
+    }
 
 
 def _dense(loaded: LoadedModel, corpus: Corpus) -> float:

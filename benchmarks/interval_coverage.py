@@ -4,11 +4,11 @@
     python benchmarks/interval_coverage.py search       one part
     python benchmarks/interval_coverage.py intervals --model PATH --text FILE       another model than the demo's
 
-`intervals` runs both demo models, or another model, on a long text: the dense pass, and real sparse passes at levels around PPL-1%. It
-then draws sub-texts from the windows, and each sub-text gets the real search and the real interval. Their passes are
-interpolated between the tabulated levels, so no sub-text runs the model. The result is the share of the 95% intervals
-that contain the activation ratio of the whole text at its own PPL-1%. Sub-texts are random subsets of the windows,
-random windows drawn with repetition, and contiguous chunks.
+`intervals` runs both demo models, or another model, on a long text: the dense pass, and real sparse passes at levels
+around PPL-1%. It then draws sub-texts from the windows, and each sub-text gets the real search and the real interval.
+Their passes are interpolated between the tabulated levels, so no sub-text runs the model. The result is the share of
+the 95% intervals that contain the activation ratio of the whole text at its own PPL-1%. Sub-texts are random subsets
+of the windows, random windows drawn with repetition, and contiguous chunks.
 
 `search` runs the real search on simulated curves with a known level: power laws and bent curves, with arithmetic noise
 up to that of bfloat16. The result is the error of the level, the number of passes, and how often the true level lies

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import load_corpus, split_holdout
 
-from ..helpers.measuring import random_text, source_text, text_corpus, tiny_loaded, trained
+from ..helpers.measuring import loaded, random_text, source_text, text_corpus, tiny_loaded, trained
 from ..helpers.tiny import tiny_tokenizer
 
 ROUGH = pytest.mark.filterwarnings(  # on so few tokens one neuron of one token moves the ratio by 1e-4
@@ -227,6 +229,21 @@ def test_what_is_warned_of():
         dense = measure(short, "cett", level=0.0)
     assert dense.ppl_ratio == 1.0
     assert dense.cett_dense_inputs == (0.0, 0.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*too few to distinguish levels:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*rounding in bfloat16 changes ppl_ratio by 0:UserWarning")
+@pytest.mark.parametrize("known", [True, False])
+def test_half_precision_without_an_estimate_of_its_noise_is_warned_of(known, monkeypatch):
+    if not known:
+        monkeypatch.setattr("sparsing.measuring.search.arithmetic_noise", lambda *_: None)
+    model = loaded(copy.deepcopy(trained().model).to(torch.bfloat16))
+    subject = Subject(model, load_corpus([source_text()[:2000]], tiny_tokenizer(), window=32))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = measure(subject, "cett", ppl_ratio=1.05)
+    unknown = [one for one in caught if "changes ppl_ratio by an unknown amount" in str(one.message)]
+    assert (found.ppl_ratio_noise is None) == (not known) == bool(unknown)
 
 
 def test_a_long_corpus_is_bracketed_on_a_part():

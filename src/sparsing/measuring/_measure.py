@@ -23,7 +23,7 @@ from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.measurement import DEAD_BELOW, NOISY_SHARE, TOO_WIDE, Measurement
 from sparsing.measuring.observers import SparseTotals
 from sparsing.measuring.search import TOLERANCE, SearchResult
-from sparsing.measuring.subject import Outcome, Subject, perplexity, window_counts
+from sparsing.measuring.subject import Subject, perplexity, window_counts
 from sparsing.measuring.token_record import TokenRecord
 from sparsing.measuring.weight_bytes import weight_bytes
 from sparsing.rules import RULES, Rule, make_rule
@@ -90,7 +90,7 @@ def measure_all(
     shared = subject.meter.lap().part(len(found))
     results = [_verified(subject, one, [one.lap, shared]) for one in found]
     for result in results:
-        _warn(result)
+        _warn(result, subject.is_half_precision)
     return results
 
 
@@ -140,7 +140,7 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
         layer_activation_ratio_interval=tuple(i for i in intervals if i is not None) or None,
         ppl_dense=perplexity(subject.curves.window_nll, labels),
         ppl_sparse=perplexity(sparse.nll, labels),
-        **_outcome(subject, found),
+        **subject.outcome(thresholds, found.rule, search),
         cett_dense_inputs=tuple(subject.dense_error(thresholds).tolist()),
         cett_sparse_inputs=tuple((totals.stacked_cett.numpy() / tokens.sum()).tolist()),
         dead_neuron_ratio=tuple(dead.tolist()),
@@ -160,15 +160,6 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
         cost=subject.meter.cost(laps),
         provenance=subject.provenance,
     )
-
-
-def _outcome(subject: Subject, found: _Found) -> Outcome:
-    """Both ratios and their intervals. After a search, the interval of activation is at the target perplexity."""
-    outcome = subject.outcome(found.thresholds)
-    if found.search is not None and found.rule is not None:
-        interval = subject.ratio_interval(found.rule, found.search, found.thresholds)
-        outcome["activation_ratio_interval"] = interval
-    return outcome
 
 
 def _frequency(totals: SparseTotals) -> np.ndarray:
@@ -217,7 +208,7 @@ def _first_tokens(subject: Subject, record: TokenRecord) -> _FirstTokens:
     }
 
 
-def _warn(result: Measurement) -> None:
+def _warn(result: Measurement, is_half_precision: bool) -> None:
     if not result.converged:
         assert result.target_ppl_ratio is not None
         warnings.warn(
@@ -248,6 +239,13 @@ def _warn(result: Measurement) -> None:
                 " The interval includes this error; --dtype float32 removes it",
                 stacklevel=3,
             )
+    if is_half_precision and result.ppl_ratio_noise is None and result.target_ppl_ratio is not None:
+        warnings.warn(
+            f"{result.name}: rounding in {result.provenance.dtype} changes ppl_ratio by an unknown amount, because too"
+            " few passes came near the target to show it. The interval does not include this error; give more text,"
+            " or use --dtype float32, which has none",
+            stacklevel=3,
+        )
     dense = [layer for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1.0]
     if dense:
         warnings.warn(

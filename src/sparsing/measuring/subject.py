@@ -136,14 +136,24 @@ class Subject:
             known=tuple(known),
         )
 
-    def outcome(self, thresholds: Thresholds) -> Outcome:
-        """Activation and perplexity ratio with their intervals."""
+    def outcome(
+        self, thresholds: Thresholds, rule: Rule | None = None, found: SearchResult | None = None
+    ) -> Outcome:
+        """Activation and perplexity ratio with their intervals.
+
+        If a search of `rule` has `found` the level, the interval of the activation ratio is the one at the target
+        perplexity; otherwise it is the one at the level.
+        """
         result = self.sparse_pass(thresholds)
         totals, labels, dense = result.totals, result.labels, self.curves.window_nll
-        per_window = (window_counts(totals) / self.widths).mean(1)
+        if rule is not None and found is not None:
+            interval = self.ratio_interval(rule, found, thresholds)
+        else:
+            per_window = (window_counts(totals) / self.widths).mean(1)
+            interval = ratio_interval(per_window, totals.tokens.numpy())
         return {
             "activation_ratio": float(self.ratios(totals).mean()),
-            "activation_ratio_interval": ratio_interval(per_window, totals.tokens.numpy()),
+            "activation_ratio_interval": interval,
             "ppl_ratio": ppl_ratio(result.nll, dense, labels),
             "ppl_ratio_interval": ppl_ratio_interval(result.nll - dense, labels),
         }

@@ -27,7 +27,7 @@ demo: $(VENV)/.runtime ## measure the built-in models and write a report
 	$(BIN)/sparsing demo -o $(DEMO)
 
 test: $(VENV)/.dev ## the default test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu and not network'

@@ -14,6 +14,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+THREADS_HELP = "CPU threads (default: OMP_NUM_THREADS, else the cores that this process may use)"
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line, with all subcommands of this folder."""
@@ -28,13 +30,17 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
         command = importlib.import_module(f"{__name__}.{module}")
-        command.add_parser(subparsers).set_defaults(run=command.run)
+        subparser = command.add_parser(subparsers)
+        if subparser.prefix_chars == "-":  # lm-eval reads its own options
+            subparser.add_argument("--threads", type=int, metavar="N", help=THREADS_HELP)
+        subparser.set_defaults(run=command.run)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 for success, 2 for invalid input, 130 after Ctrl-C."""
     from sparsing.errors import SparsityError
+    from sparsing.hardware.threads import set_threads
 
     args = build_parser().parse_args(argv)
     logging.basicConfig(
@@ -45,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # users need the text of a warning in one line, not the line of code that issued it
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("sparsing").warning("%s", message)
     try:
+        # in a process that has computed already, only an explicit number changes the setting
+        if "torch" not in sys.modules or getattr(args, "threads", None):
+            set_threads(getattr(args, "threads", None))
         return args.run(args)
     except SparsityError as error:
         print(f"error: {error}", file=sys.stderr)

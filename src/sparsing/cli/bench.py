@@ -60,8 +60,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     recall = "recall that predictors are calibrated for, in (0, 1] (default: 0.995)"
     group.add_argument("--recall", type=float, default=0.995, help=recall)
     group.add_argument("--rounds", type=int, metavar="N", help="timed rounds (default: 15; whole models: 3)")
-    threads = "CPU threads (default: as many as torch uses)"
-    group.add_argument("--threads", type=int, default=0, metavar="N", help=threads)
     prompt = "tokens of the prompt of a whole model (default: 64)"
     group.add_argument("--prompt-tokens", type=int, default=64, metavar="N", help=prompt)
     new = "tokens that a whole model decodes per round (default: 24)"
@@ -160,7 +158,7 @@ def _common_options(args: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {name: tuple(values) for name, values in lists.items() if values is not None}
     if args.rounds is not None:
         options["rounds"] = args.rounds
-    return {**options, "recall": args.recall, "threads": args.threads}
+    return {**options, "recall": args.recall, "threads": args.threads or 0}
 
 
 def _draw(bench: BlockBenchmark, folder: Path) -> None:

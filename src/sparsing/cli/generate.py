@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         mode="dense" if args.dense else "sparse",
         dtype=args.weights,
         measure=not args.no_measure,
+        threads=args.threads,
     )
     with fast:
         fast.reset_stats()
@@ -119,11 +120,11 @@ def run(args: argparse.Namespace) -> int:
         stats = fast.stats()
     text = str(loaded.tokenizer.decode(written.ids[0], skip_special_tokens=True))
     if args.json:
-        common.print_json(_document(text, written, stats, predictor))
+        common.print_json(_document(text, written, stats, predictor) | {"threads": fast.threads})
         return 0
     print(text)
     if args.stats:
-        _print_stats(written, stats, predictor)
+        _print_stats(written, stats, predictor, fast.threads)
     return 0
 
 
@@ -176,8 +177,9 @@ def _document(
     }
 
 
-def _print_stats(written: TimedTokens, stats: DecodeStats, predictor: Predictor | None) -> None:
+def _print_stats(written: TimedTokens, stats: DecodeStats, predictor: Predictor | None, threads: int) -> None:
     rows = [
+        ["threads", str(threads)],
         ["new tokens", str(written.num_new_tokens)],
         ["first token, s", f"{written.ttft_sec:.3f}"],
         ["tokens/s after it", f"{written.tok_per_sec:.2f}"],

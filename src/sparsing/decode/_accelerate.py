@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -20,9 +21,9 @@ import torch
 from sparsing.decode.accelerated_block import AcceleratedBlock
 from sparsing.decode.accelerated_linear import AcceleratedLinear, other_linears
 from sparsing.decode.autotune.choose import choose_block_ways, choose_linear_ways
+from sparsing.decode.autotune.threads import fastest_threads
 from sparsing.decode.checks import DecodeMode, check_arguments, check_equivalence, check_mode
 from sparsing.decode.kernels.cuts import layer_cuts, no_cuts
-from sparsing.decode.kernels.dispatch import set_cpu_threads
 from sparsing.decode.kernels.interface import MAX_TOKENS
 from sparsing.decode.kernels.packing import PackedFFN, convert_weights, pack
 from sparsing.decode.kernels.pages import copy_to_huge_pages, move_to_huge_pages
@@ -31,6 +32,7 @@ from sparsing.decode.predict.predictor import Predictor, layer_predictors
 from sparsing.decode.stats import DecodeStats, decode_stats
 from sparsing.decode.swap import Swap, share_weights
 from sparsing.errors import UnsupportedModelError
+from sparsing.hardware.threads import use_threads
 from sparsing.measuring.weight_bytes import model_weight_bytes
 from sparsing.rules.mask import Mask
 from sparsing.sites.discovery import find_sites
@@ -56,6 +58,7 @@ def accelerate(
     measure: bool = True,
     sample: torch.Tensor | None = None,
     check_recall: bool = False,
+    threads: int | None = None,
 ) -> Accelerated:
     """Let the model decode by kernels that skip inactive neurons, until `undo()` or the end of a `with` block.
 
@@ -72,6 +75,8 @@ def accelerate(
             in the user's cache folder. False always takes the kernels.
         sample: Token ids, shape `(1, tokens)`, whose inputs are timed on; None takes random ids.
         check_recall: Compute all neurons beside the predicted neurons to measure the recall. This is slow.
+        threads: CPU threads of torch and of the kernels until `undo()`. None takes `torch.get_num_threads()`, or fewer
+            if `measure` finds that fewer are faster, as on a machine whose cores have other work.
 
     Raises:
         InputError: if there are no kernels for the device, the thresholds are not of a threshold rule or are for
@@ -84,9 +89,10 @@ def accelerate(
     if thresholds is not None:
         thresholds.for_sites(sites)
     predictors = layer_predictors(predictor, thresholds, len(sites), next(model.parameters()).device)
-    inputs = sample_inputs(model, sites, thresholds, sample) if measure and thresholds else {}
     fast = Accelerated(model, sites, thresholds, prefill=prefill, mode=mode)
     try:
+        fast.set_threads(threads or (fastest_threads(model) if measure else torch.get_num_threads()))
+        inputs = sample_inputs(model, sites, thresholds, sample) if measure and thresholds else {}
         fast.install(predictors, dtype=dtype, linears=linears, check_recall=check_recall)
         if inputs:
             choose_block_ways(fast.blocks, {sites[layer].block: x for layer, x in inputs.items()})
@@ -119,6 +125,8 @@ class Accelerated:
         self._mode: DecodeMode = mode
         self._swap = Swap()
         self._other_bytes = 0
+        self.threads = torch.get_num_threads()
+        """CPU threads of torch and of the kernels."""
         self._mask = None if thresholds is None else Mask(sites, thresholds)
 
     @property
@@ -132,6 +140,14 @@ class Accelerated:
         self._mode = mode
         for part in (*self.blocks.values(), *self.linears.values()):
             part.mode = mode
+
+    def set_threads(self, threads: int) -> None:
+        """Set the number of CPU threads until `undo`; `accelerate` calls this once, before the kernels are made."""
+        self.threads = threads
+        if self.model.device.type == "cpu":
+            setting = ExitStack()
+            setting.enter_context(use_threads(threads))
+            self._swap.on_undo(setting.close)
 
     def stats(self) -> DecodeStats:
         """Statistics of the forwards of up to 8 rows since `reset_stats`."""
@@ -165,9 +181,6 @@ class Accelerated:
             UnsupportedModelError: if no block of the model has a kernel.
         """
         on_cpu = next(self.model.parameters()).device.type == "cpu"
-        if on_cpu:
-            threads = set_cpu_threads(torch.get_num_threads())
-            self._swap.on_undo(lambda: set_cpu_threads(threads))
         self._replace_blocks(predictors, dtype, check_recall)
         if linears and on_cpu:
             self._replace_linears(dtype)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from sparsing.hardware.threads import use_threads
+
 
 def processor_name(*fields: str) -> str:
     """Describe the first processor of this machine.
@@ -35,15 +37,5 @@ def inference_threads(threads: int) -> Iterator[None]:
 
     The previous thread counts are restored at the end, also after an exception.
     """
-    import numba
-
-    # both libraries have a pool of their own; unequal pools would make the engines incomparable
-    before = torch.get_num_threads(), numba.get_num_threads()
-    torch.set_num_threads(threads)
-    numba.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        numba.set_num_threads(before[1])
+    with use_threads(threads), torch.inference_mode():
+        yield

@@ -66,16 +66,3 @@ def _kernel_class(device: str) -> Any:
             f"the decoding kernels for {device} need {backend.package}: pip install 'sparsing[{backend.extra}]'"
         )
     return getattr(importlib.import_module(backend.module), backend.class_name)
-
-
-def set_cpu_threads(threads: int) -> int:
-    """Set the number of threads of the CPU kernels, and return the number before.
-
-    Numba cannot use more threads than it started with (`NUMBA_NUM_THREADS`), so larger numbers are lowered to that.
-    """
-    import numba
-
-    before = numba.get_num_threads()
-    most: int = getattr(numba.config, "NUMBA_NUM_THREADS")  # noqa: B009  (set at import, unknown to type checkers)
-    numba.set_num_threads(max(1, min(threads, most)))
-    return before

@@ -10,6 +10,7 @@ Both wall time and processor time are measured; other work on the machine distur
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import statistics
 import sys
@@ -48,6 +49,9 @@ class Seconds(NamedTuple):
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     set_progress_bars(wanted=False)
     torch.set_num_threads(1)
     demo = load_model(checkpoints("relu")[-1], dtype="float32", device="cpu")

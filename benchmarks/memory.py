@@ -7,6 +7,7 @@ Each run is a separate process, whose peak resident set size (RSS) is read from 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -22,6 +23,9 @@ TOKENS = (10_000, 1_000_000)
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     text = text_file(6_000_000)
     model = checkpoints("relu")[-1]
     rows = [_run(str(model), str(text), tokens) for tokens in TOKENS]

@@ -9,6 +9,7 @@ takes a few minutes on a free core.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import shutil
@@ -194,6 +195,9 @@ def growth(sizes: dict[int, list[dict[str, float]]]) -> dict[str, float]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     losses: dict[str, dict[int, list[float]]] = {kind: {} for kind in KINDS}
     for kind, width in itertools.product(KINDS, WIDTHS):

@@ -44,8 +44,6 @@ from sparsing.text.corpus import load_corpus
 PARTS = ("intervals", "search")
 PPL_RATIO = 1.01
 WINDOW = 256
-CHUNK = 31
-"""Windows of a sub-text: 8,000 tokens."""
 STEP = 5
 """Windows between the starts of contiguous chunks."""
 SUBSETS = 200
@@ -63,6 +61,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=60_000, help="length of the long text (default: 60000)")
     parser.add_argument("--model", help="folder of a model (default: both demo models)")
     parser.add_argument("--text", help="text file for --model")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--chunk", type=int, default=31, help="windows of a sub-text (default: 31)")
     parser.add_argument("--runs", type=int, default=60, help="runs per simulated curve (default: 60)")
     args = parser.parse_args()
     parts = args.parts or PARTS
@@ -78,7 +78,7 @@ def main() -> None:
         if args.model:
             sources = {Path(args.model).name: (Path(args.model), args.text)}
         result["intervals"] = [
-            row for name, source in sources.items() for row in run_intervals(name, *source, args.tokens)
+            row for name, source in sources.items() for row in run_intervals(name, *source, args)
         ]
     for rows in result.values():
         _print_table(rows)
@@ -147,17 +147,17 @@ class PassTable:
         return rows[left] * (1 - share) + rows[right] * share
 
 
-def run_intervals(name: str, folder: Path, source: Any, tokens: int) -> list[dict[str, Any]]:
+def run_intervals(name: str, folder: Path, source: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row per way to draw sub-texts."""
-    table = run_passes(folder, source, tokens)
+    table, chunk = run_passes(folder, source, args.tokens, args.dtype), args.chunk
     level = table.target_level()
     truth = table.ratio(level)
     last = table.n_windows - 1  # the last window may be short
     rng = np.random.default_rng(0)
     texts = {
-        "random subsets": [np.sort(rng.choice(last, CHUNK, replace=False)) for _ in range(SUBSETS)],
-        "random, with repetition": [rng.choice(last, CHUNK) for _ in range(SUBSETS)],
-        "contiguous chunks": [np.arange(k, k + CHUNK) for k in range(0, last - CHUNK + 1, STEP)],
+        "random subsets": [np.sort(rng.choice(last, chunk, replace=False)) for _ in range(SUBSETS)],
+        "random, with repetition": [rng.choice(last, chunk) for _ in range(SUBSETS)],
+        "contiguous chunks": [np.arange(k, k + chunk) for k in range(0, last - chunk + 1, STEP)],
     }
     rows: list[dict[str, Any]] = []
     for way, windows in texts.items():
@@ -168,7 +168,9 @@ def run_intervals(name: str, folder: Path, source: Any, tokens: int) -> list[dic
             {
                 "model": name,
                 "texts": way,
+                "dtype": args.dtype,
                 "n_texts": len(windows),
+                "windows_of_sub_text": chunk,
                 "coverage": float(((low <= truth) & (truth <= high)).mean()),
                 "interval_below_truth": int((high < truth).sum()),
                 "interval_above_truth": int((low > truth).sum()),
@@ -183,9 +185,9 @@ def run_intervals(name: str, folder: Path, source: Any, tokens: int) -> list[dic
     return rows
 
 
-def run_passes(folder: Path, source: Any, tokens: int) -> PassTable:
+def run_passes(folder: Path, source: Any, tokens: int, dtype: str) -> PassTable:
     """Real passes of a model over a text."""
-    loaded = load_model(folder, dtype="float32", device="cpu")
+    loaded = load_model(folder, dtype=dtype, device="cpu")
     corpus = load_corpus(source, loaded.tokenizer, window=WINDOW, max_tokens=tokens)
     subject = Subject(loaded, corpus, scores=["neuron_norm"])
     levels = [subject.search(CETT, PPL_RATIO).level * factor for factor in LEVEL_FACTORS]

@@ -49,6 +49,14 @@ NOISE_GUESS = 0.2
 """Assumed arithmetic noise in half precision, as a share of the target rise, until the passes show the noise."""
 PART_TRIES_WITH_NOISE = 4
 """Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
+NEAR_ENOUGH = 3.0
+"""Distance in `log(log(ppl_ratio))` at which known passes replace the bracketing on the part."""
+MOST_DOWN, MOST_UP = 0.1, 3.0
+"""Most change of the strength between two passes, as a factor: beyond it the curve is extrapolated too far."""
+_BISECTION_FLOOR = 1e-3
+"""Lower end of a bisection as a share of its upper end, where no strength below the target is known or it is 0."""
+_SAME_STRENGTH = 1e-3
+"""Strengths whose logarithms differ by less than this count as the same: a repeated pass repeats its rounding."""
 _MAX_TRIES = 40
 _RIPPLE = 3.0
 """A fall of perplexity counts if it exceeds this many standard deviations of the arithmetic noise."""
@@ -252,15 +260,15 @@ class _Search:
             settled = self._is_settled(fit) or len(self._all) >= MOST_WITH_NOISE
             proposal = fit.strength if settled else self._most_informative(fit)
             tried = [one.strength for one in self._all]
-            return min(max(proposal, min(tried) / 3), max(tried) * 3, self._reach.most)
+            return min(max(proposal, min(tried) / MOST_UP), max(tried) * MOST_UP, self._reach.most)
         if fit is None:
             return min(latest.strength * 2, self._reach.most)
-        proposal = min(max(fit.strength, latest.strength * 0.1), latest.strength * 3.0)
+        proposal = min(max(fit.strength, latest.strength * MOST_DOWN), latest.strength * MOST_UP)
         if below is None or above is None:
             return min(proposal, self._reach.most)
         # bisect if the curve leads out of the bracket, and every fourth time, since the rise may follow no power law
         if not below < proposal < above or ran % 4 == 0:
-            return math.sqrt(max(below, above * 1e-3) * above)
+            return math.sqrt(max(below, above * _BISECTION_FLOOR) * above)
         return proposal
 
     def _most_informative(self, fit: RiseFit) -> float:
@@ -281,11 +289,12 @@ class _Search:
             refit = fit_rise([*known, imagined], self._target, noise)
             return refit.rise_sd if refit else math.inf
 
+        # distances above the target in `log(log(ppl_ratio))`; the far ones pay only if there is noise to exceed
         distances = (0.0, 0.06, 0.25, 0.5, 0.8) if noise else (0.0, 0.06, 0.25)
         candidates = [fit.strength * math.exp(distance / fit.slope) for distance in distances]
         tried = [one.strength for one in self._all]
-        fresh = [s for s in candidates if min(abs(math.log(s / t)) for t in tried) > 1e-3]
-        return min(fresh or [fit.strength * 1.003], key=error_after)
+        fresh = [s for s in candidates if min(abs(math.log(s / t)) for t in tried) > _SAME_STRENGTH]
+        return min(fresh or [fit.strength * math.exp(3 * _SAME_STRENGTH)], key=error_after)
 
     def _observe(self, strength: float, *, on_all: bool) -> Observation:
         one = self._run(self._rule.level(strength), on_all)
@@ -329,7 +338,7 @@ class _Search:
     def _is_near(self, observations: Sequence[Observation]) -> bool:
         """Whether known passes make the bracketing on the part unnecessary."""
         rises = [one.mean_rise / self._target for one in observations]
-        return any(rise > 0 and abs(math.log(rise)) <= 3 for rise in rises) and len(rises) > 1
+        return any(rise > 0 and abs(math.log(rise)) <= NEAR_ENOUGH for rise in rises) and len(rises) > 1
 
     def _bracket(self) -> tuple[float | None, float | None]:
         """The strengths next below and next above the target, among the passes over the whole corpus."""
@@ -401,11 +410,11 @@ def _secant(
     ends = [point for point in points if point[0] in (below, above)]
     nearest, value = min(ends, key=lambda point: abs(point[1] - target))
     factor = (target / value) ** (1 / slope) if value > 0 else 2.0
-    step = nearest * min(max(factor, 0.1), 3.0)
+    step = nearest * min(max(factor, MOST_DOWN), MOST_UP)
     if below is None or above is None:
         return min(most, step)
     if not below < step < above or len(points) % 4 == 0:
-        return math.sqrt(max(below, above * 1e-3) * above)
+        return math.sqrt(max(below, above * _BISECTION_FLOOR) * above)
     return step
 
 

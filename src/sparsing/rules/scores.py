@@ -28,7 +28,7 @@ class Score:
     """The activation from which the score is computed."""
     weighted: bool
     """True if the score is multiplied by `||W[:, i]||_2`."""
-    kinds: tuple[SiteKind, ...] = ("ffn",)
+    kinds: tuple[SiteKind, ...] = ("ffn", "expert")
     """Kinds of site on which the score is defined."""
 
     @property
@@ -41,7 +41,7 @@ class Score:
         return gate if self.needs_gate else h
 
     def scale(self, site: Site) -> torch.Tensor | None:
-        """Factor per neuron, shape `(d_ff,)`, float32; None stands for 1."""
+        """Factor per neuron, shape `(d_ff,)` or `(n_experts, d_ff)`, float32; None stands for 1."""
         return site.column_norms() if self.weighted else None
 
 

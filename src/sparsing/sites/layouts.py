@@ -82,7 +82,7 @@ def sites_at(model: nn.Module, layout: Layout) -> list[Site]:
             model, f"{type(model).__name__} is not as its family expects ({error})"
         ) from error
     for site in sites:
-        if site.weight.ndim != 2 or not _is_plain(site.weight):
+        if site.weight.ndim != 2 or not is_plain(site.weight):
             raise UnsupportedModelError(
                 f"{site.block}: down_proj.weight is {site.weight.dtype} {tuple(site.weight.shape)}, but it"
                 " must be a matrix of float32, float64, bfloat16 or float16; load a checkpoint that is not quantized"
@@ -110,7 +110,8 @@ def _site(model: nn.Module, layer: str, layout: Layout) -> Site:
     )
 
 
-def _is_plain(weight: torch.Tensor) -> bool:
+def is_plain(weight: torch.Tensor) -> bool:
+    """Whether a weight holds its own values, in at least 16 bits."""
     # a float8 weight counts as quantized: it is multiplied by scales that are kept elsewhere
     return weight.is_floating_point() and weight.dtype.itemsize >= 2
 
@@ -126,10 +127,10 @@ def unsupported_model(model: nn.Module, what: str) -> UnsupportedModelError:
 
 def _module_tree(model: nn.Module, limit: int = 40) -> Iterator[str]:
     """Lines `path: Class (weight shape)` of the first layer, or of the whole model if it has no list of layers."""
-    lists = (name for name, module in _named_modules(model) if type(module).__name__ == "ModuleList")
+    lists = (name for name, module in named_modules(model) if type(module).__name__ == "ModuleList")
     layer = next((f"{name}.0" for name in lists if list(model.get_submodule(name).children())), None)
     root, prefix = (model.get_submodule(layer), layer) if layer else (model, type(model).__name__)
-    for count, (path, module) in enumerate(_named_modules(root)):
+    for count, (path, module) in enumerate(named_modules(root)):
         if count == limit:
             yield "  ..."
             return
@@ -137,6 +138,6 @@ def _module_tree(model: nn.Module, limit: int = 40) -> Iterator[str]:
         yield f"  {prefix}{'.' if path else ''}{path}: {type(module).__name__} {', '.join(shapes)}".rstrip()
 
 
-def _named_modules(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+def named_modules(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     """`model.named_modules()`, which PyTorch annotates incompletely."""
     return cast("Iterable[tuple[str, nn.Module]]", model.named_modules())

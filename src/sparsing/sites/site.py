@@ -1,7 +1,7 @@
 """`Site`: one place in a model where a vector of neurons meets a matrix that could be read in part.
 
-If a neuron is zero, its column of the matrix need not be read. At present every site is a feed-forward block: its
-neurons are the entries of `h`, the input of `down_proj`. `discovery.py` finds the sites of a model, and `tap.py` reads
+If a neuron is zero, its column of the matrix need not be read. A site is a feed-forward block, whose neurons are the
+entries of `h`, the input of `down_proj`, or all routed experts of one layer, each with `d_ff` neurons. `discovery.py` finds the sites of a model, and `tap.py` reads
 and changes them while the model runs.
 """
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from sparsing.sites.routed import RunExperts
 
 SiteKind = Literal["ffn", "expert", "linear_input"]
 """What the neurons of a site are: those of a feed-forward block, of a routed expert, or the inputs of a linear."""
@@ -31,7 +33,9 @@ class Site:
     kind: SiteKind = "ffn"
     """What the neurons of the site are. A score declares the kinds of site on which it is defined."""
     down_proj: nn.Module
-    """The projection whose input is `h`: an `nn.Linear` or a `Conv1D`. It runs once per forward of the block."""
+    """The projection whose input is `h`: an `nn.Linear` or a `Conv1D`. It runs once per forward of the block.
+
+    If the kind is `expert`, the module whose parameter `down_proj` holds the matrices of all experts of the layer."""
     gate_act: nn.Module | None = None
     """The activation module whose output is `gate`, used by this block alone; None if `gate` is `h`."""
     transposed: bool = False
@@ -40,27 +44,49 @@ class Site:
     """The `nn.Linear`s whose stacked weights are the rows of `gate_proj` and then of `up_proj`.
 
     There are two of them, or one if the family fuses both. The tuple is empty if the block has no gate."""
+    n_experts: int = 1
+    """Routed experts of the layer; 1 if the kind is not `expert`."""
+    top_k: int = 1
+    """Experts that each token is routed to; 1 if the kind is not `expert`."""
+    run_experts: RunExperts | None = None
+    """Computes the experts and taps their rows; None if the kind is not `expert`."""
 
     @property
     def weight(self) -> torch.Tensor:
-        """`W` of `y = h @ W.T`, shape `(d_model, d_ff)`, a view of the module's own parameter."""
-        weight = cast("torch.Tensor", self.down_proj.weight)
-        return weight.T if self.transposed else weight
+        """`W` of `y = h @ W.T`, shape `(d_model, d_ff)`, a view of the module's own parameter.
+
+        If the kind is `expert`, one `W` per expert, shape `(n_experts, d_model, d_ff)`."""
+        owner, name = self.down_proj, "down_proj" if self.kind == "expert" else "weight"
+        weight = cast("torch.Tensor", getattr(owner, name))
+        return weight.mT if self.transposed else weight
 
     @property
     def bias(self) -> torch.Tensor | None:
-        """Bias of `down_proj`, shape `(d_model,)`. It belongs to no neuron, so no metric counts it."""
-        return cast("torch.Tensor | None", self.down_proj.bias)
+        """Bias of `down_proj`, shape `(d_model,)`, or `(n_experts, d_model)` if the kind is `expert`.
+
+        It belongs to no neuron, so no metric counts it."""
+        name = "down_proj_bias" if self.kind == "expert" else "bias"
+        return cast("torch.Tensor | None", getattr(self.down_proj, name, None))
 
     @property
     def d_model(self) -> int:
-        """Width of the residual stream."""
-        return self.weight.shape[0]
+        """Width of the output."""
+        return self.weight.shape[-2]
 
     @property
     def d_ff(self) -> int:
-        """Number of neurons."""
-        return self.weight.shape[1]
+        """Number of neurons of the block, or of each expert."""
+        return self.weight.shape[-1]
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons of the site. Neuron `i` of expert `e` has the number `e * d_ff + i`."""
+        return self.n_experts * self.d_ff
+
+    @property
+    def width(self) -> int:
+        """Number of neurons that each token passes: `d_ff`, or `top_k * d_ff` of `n_experts * d_ff` neurons."""
+        return self.top_k * self.d_ff
 
     @property
     def device(self) -> torch.device:
@@ -68,8 +94,8 @@ class Site:
         return self.weight.device
 
     def column_norms(self) -> torch.Tensor:
-        """`||W[:, i]||_2` per neuron, shape `(d_ff,)`, float32."""
+        """`||W[:, i]||_2` per neuron, shape `(d_ff,)` or `(n_experts, d_ff)`, float32."""
         weight = cast(
             "Any", self.weight.detach().float()
         )  # PyTorch does not annotate the parameters of `norm`
-        return weight.norm(dim=0)
+        return weight.norm(dim=-2)

@@ -1,7 +1,8 @@
 """Reads and changes a running model, by hooks on the activation and on `down_proj` of each site.
 
-This is the only module that sets hooks on sites. A hook gives its caller `Rows`, one row per token, whatever shape the
-block itself works on. So no caller has to know whether a block flattens windows and tokens.
+This is the only module that taps sites. A tap gives its caller `Rows`, one row per token, whatever shape the block
+itself works on. So no caller has to know whether a block flattens windows and tokens. Routed experts have one row per
+token and expert, and `routed.py` taps them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import UnsupportedModelError
 from sparsing.sites.compiled import CompiledGraphs, refuse_scripted, uncompiled
+from sparsing.sites.routed import ExpertTap, tap_experts
+from sparsing.sites.routing import Routing
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Rows:
-    """The activations of one site in one forward pass. Row `i` belongs to token `i` of the flattened batch."""
+    """The activations of one site in one forward pass. Row `i` belongs to token `i` unless there is a `routing`."""
 
     gate: torch.Tensor
     """Output of the activation, shape `(rows, d_ff)`. It is `h` if the site has no gate or the tap skips the gate."""
@@ -35,6 +38,25 @@ class Rows:
     """Input of `down_proj`, shape `(rows, d_ff)`."""
     leading: tuple[int, ...]
     """Shape of the block's own input without its last axis: `(windows, tokens)` or `(windows * tokens,)`."""
+    routing: Routing | None = None
+    """Token, expert and weight of each row of routed experts; None if row `i` is token `i` of the flattened batch."""
+
+    def of_tokens(self, chosen: torch.Tensor, *, gate: bool = True) -> Rows:
+        """The rows of some tokens.
+
+        Args:
+            chosen: Indices of tokens in the flattened batch, shape `(chosen,)`, int64.
+            gate: False copies no gate, and `gate` is then `h`.
+        """
+        routing, rows = None, chosen
+        if self.routing is not None:
+            rows, routing = self.routing.of_tokens(chosen)
+        h = self.h[rows]
+        return Rows(self.gate[rows] if gate else h, h, (len(chosen),), routing)
+
+    def per_token(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of each token, over all of its experts. Shape `(rows, n)` becomes `(tokens, top_k * n)`."""
+        return values if self.routing is None else self.routing.per_token(values).flatten(1)
 
 
 def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None) -> list[Any]:
@@ -46,7 +68,8 @@ def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput
         see: Receives the index of the site and its rows. It returns the new `h`, shape `(rows, d_ff)`, or None to
             leave `h` as it is.
         gate: False sets no hook on the activation, and `rows.gate` is then `h`.
-        see_output: Receives the index of the site and the output of `down_proj`, shape `(rows, d_model)`.
+        see_output: Receives the index of the site and the output of `down_proj`, shape `(tokens, d_model)`; of routed
+            experts, the weighted sum of the outputs of each token's experts.
 
     Returns: Handles; `handle.remove()` removes a hook.
 
@@ -93,9 +116,22 @@ def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOu
 
         return hook
 
+    def tap(index: int) -> ExpertTap:
+        def on_rows(gate: torch.Tensor, h: torch.Tensor, routing: Routing) -> torch.Tensor | None:
+            return see(index, Rows(gate, h, (routing.n_tokens,), routing))
+
+        def on_output(output: torch.Tensor) -> None:
+            if see_output is not None:
+                see_output(index, output)
+
+        return ExpertTap(on_rows, on_output, gate)
+
     for site in sites:
         refuse_scripted(site.name, site.down_proj)
     for index, site in enumerate(sites):
+        if site.run_experts is not None:
+            handles.append(tap_experts(site.down_proj, site.run_experts, tap(index)))
+            continue
         if gated(site):
             assert site.gate_act is not None
             handles.append(site.gate_act.register_forward_hook(keep(index)))

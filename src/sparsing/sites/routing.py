@@ -1,0 +1,110 @@
+"""`Routing`: to which token and expert each row of a routed site belongs, and sums of rows by token and by expert.
+
+A token is routed to `top_k` experts of its layer and has one row for each of them. The output of the routed experts for
+a token is the sum over its rows of `weight * (h @ W_e.T)`, where `e` is the expert of the row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Routing:
+    """Token, expert and routing weight of each row. The rows are in any order; every token has `top_k` rows."""
+
+    token: torch.Tensor
+    """Index of the token of each row in the flattened batch, shape `(rows,)`, int64."""
+    expert: torch.Tensor
+    """Index of the expert of each row, shape `(rows,)`, int64."""
+    weight: torch.Tensor
+    """Factor by which the output of each row is multiplied, shape `(rows,)`; 1 if the model scales inputs instead."""
+    n_tokens: int
+    """Tokens of the flattened batch."""
+    n_experts: int
+    """Experts of the layer."""
+
+    @property
+    def top_k(self) -> int:
+        """Rows per token."""
+        return len(self.token) // self.n_tokens
+
+    @functools.cached_property
+    def sizes(self) -> list[int]:
+        """Rows of each expert. The first use waits for the device, as the model's own loop over experts does."""
+        counts = self.expert.bincount(minlength=self.n_experts)
+        return cast("Any", counts).tolist()  # PyTorch annotates a bare list
+
+    @functools.cached_property
+    def _by_expert(self) -> torch.Tensor:
+        """Indices of the rows, those of expert 0 first; within an expert the order stays."""
+        return self.expert.argsort(stable=True)
+
+    @functools.cached_property
+    def _by_token(self) -> torch.Tensor:
+        """Indices of the rows, those of token 0 first, shape `(n_tokens, top_k)`."""
+        return self.token.argsort(stable=True).view(self.n_tokens, -1)
+
+    def per_token(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of the rows of each token. `values`: `(rows, ...)`. Shape `(n_tokens, top_k, ...)`."""
+        return values[self._by_token]
+
+    def per_row(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `per_token`. `values`: `(n_tokens, top_k, ...)`. Shape `(rows, ...)`."""
+        rows = values.new_empty(len(self.token), *values.shape[2:])
+        rows[self._by_token] = values
+        return rows
+
+    def of_tokens(self, chosen: torch.Tensor) -> tuple[torch.Tensor, Routing]:
+        """The rows of some tokens.
+
+        Args:
+            chosen: Indices of tokens, shape `(chosen,)`, int64.
+
+        Returns: Indices of the rows, shape `(chosen * top_k,)`, and their routing, in which token `chosen[i]` is `i`.
+        """
+        rows = self._by_token[chosen].flatten()
+        token = chosen.new_tensor(range(len(chosen))).repeat_interleave(self.top_k)
+        return rows, Routing(
+            token=token,
+            expert=self.expert[rows],
+            weight=self.weight[rows],
+            n_tokens=len(chosen),
+            n_experts=self.n_experts,
+        )
+
+    def scaled(self, per_neuron: torch.Tensor) -> torch.Tensor:
+        """A factor per neuron of each expert, times the routing weight.
+
+        Args:
+            per_neuron: Shape `(n_experts, d_ff)`.
+
+        Returns: Shape `(rows, d_ff)`, float32.
+        """
+        return per_neuron[self.expert] * self.weight.detach().float().abs()[:, None]
+
+    def outputs(self, h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Output of each row before the routing weight is applied.
+
+        Args:
+            h: Shape `(rows, d_ff)`.
+            weight: Shape `(n_experts, d_model, d_ff)`.
+
+        Returns: Shape `(rows, d_model)`.
+        """
+        pieces = h[self._by_expert].split(self.sizes)
+        result = h.new_empty(len(h), weight.shape[1])
+        at = self._by_expert.split(self.sizes)
+        for expert, piece in enumerate(pieces):
+            if len(piece):
+                result[at[expert]] = piece @ weight[expert].T
+        return result
+
+    def weighted_sums(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Sum over the rows of each token of `weight * output`. `outputs`: `(rows, d_model)`. `(n_tokens, d_model)`."""
+        return self.per_token(outputs * self.weight[:, None]).sum(1)

@@ -28,6 +28,7 @@ from sparsing.measuring.token_record import TokenRecord
 from sparsing.measuring.weight_bytes import weight_bytes
 from sparsing.rules import RULES, Rule, make_rule
 from sparsing.rules.thresholds import Thresholds
+from sparsing.sites.site import Site
 from sparsing.text.token_text import token_texts
 
 
@@ -126,9 +127,10 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
     totals, labels = sparse.totals, sparse.labels
     tokens, widths = totals.tokens.numpy(), subject.widths
     per_layer = window_counts(totals) / widths  # (n_windows, n_sites), activation ratio summed over tokens
-    frequency = _frequency(totals)
+    frequency = _frequency(totals, subject.loaded.sites)
     with np.errstate(invalid="ignore"):
-        dead = (frequency < DEAD_BELOW).sum(1) / widths  # NaN < x is False
+        # NaN < x is False
+        dead = (frequency < DEAD_BELOW).sum(1) / [site.n_neurons for site in subject.loaded.sites]
     intervals = [ratio_interval(column, tokens) for column in per_layer.T]
     return Measurement(
         sites=subject.curves.sites,
@@ -162,12 +164,18 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
     )
 
 
-def _frequency(totals: SparseTotals) -> np.ndarray:
-    """Share of tokens on which each neuron is active, shape `(n_sites, widest d_ff)`, float32, NaN beyond a site."""
-    widest = max(len(counts) for counts in totals.neuron)
-    frequency = np.full((len(totals.neuron), widest), np.nan, dtype=np.float32)
-    for row, counts in zip(frequency, totals.neuron, strict=True):
-        row[: len(counts)] = counts.numpy() / totals.tokens.numpy().sum()
+def _frequency(totals: SparseTotals, sites: Sequence[Site]) -> np.ndarray:
+    """Share of tokens on which each neuron is active, shape `(n_sites, most neurons)`, float32, NaN beyond a site.
+
+    The neurons of a routed expert have the tokens of this expert; without a token their share is 0.
+    """
+    most = max(len(counts) for counts in totals.neuron)
+    frequency = np.full((len(totals.neuron), most), np.nan, dtype=np.float32)
+    for row, counts, site in zip(frequency, totals.neuron, sites, strict=True):
+        tokens: np.ndarray = totals.tokens.numpy().sum(keepdims=True)
+        if site.name in totals.load:
+            tokens = totals.load[site.name].numpy().clip(1).repeat(site.d_ff)
+        row[: len(counts)] = counts.numpy() / tokens
     return frequency
 
 

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsing.measuring.cett import cett, output_norm
+from sparsing.measuring.cett import norm, site_cett
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.rules.curves import Curves, ScoreCurve, inverse
 from sparsing.rules.mask import Change
-from sparsing.rules.scores import SCORES, is_above, sizes
+from sparsing.rules.scores import SCORES, is_above, row_scale, sizes
+from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
 
@@ -85,7 +86,7 @@ def calibrate(
     return Curves(
         sites=tuple(site.name for site in loaded.sites),
         scores=curves,
-        d_ff=max(site.d_ff for site in loaded.sites),
+        d_ff=max(site.width for site in loaded.sites),
         sampled_tokens=sampled,
         num_tokens=corpus.num_tokens,
         window_nll=result.nll,
@@ -94,7 +95,7 @@ def calibrate(
 
 
 class _Pilot(Observer[Totals]):
-    """Keeps `h` and `gate` of a few tokens and chooses the grid of thresholds from them."""
+    """Keeps the rows of a few tokens and chooses the grid of thresholds from them."""
 
     def __init__(
         self, sites: Sequence[Site], scores: Sequence[str], n_windows: int, targets: NDArray[np.float64]
@@ -104,18 +105,15 @@ class _Pilot(Observer[Totals]):
         self._sites, self._scores = sites, scores
         self._targets = targets
         self._per_window = -(-PILOT_TOKENS // n_windows)  # rounded up
-        self._gate: list[list[torch.Tensor]] = [[] for _ in sites]
-        self._h: list[list[torch.Tensor]] = [[] for _ in sites]
+        self._kept: list[list[Rows]] = [[] for _ in sites]
 
     def begin(self, batch: Batch) -> None:
         counted = batch.counted.flatten().nonzero()[:, 0]
         # evenly spaced tokens of the window
-        self._rows = counted[:: max(1, len(counted) // self._per_window)][: self._per_window]
+        self._tokens = counted[:: max(1, len(counted) // self._per_window)][: self._per_window]
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
-        chosen = self._rows.to(rows.h.device)
-        self._h[index].append(rows.h[chosen].clone())
-        self._gate[index].append(rows.gate[chosen].clone() if self.needs_gate else self._h[index][-1])
+        self._kept[index].append(rows.of_tokens(self._tokens.to(rows.h.device), gate=self.needs_gate))
 
     def grids(self) -> dict[str, list[torch.Tensor]]:
         """Score name to the grid of each site: rising thresholds, shape `(n_points,)`, float64, on the CPU."""
@@ -123,8 +121,8 @@ class _Pilot(Observer[Totals]):
 
     def _grid(self, index: int, name: str) -> torch.Tensor:
         site, score = self._sites[index], SCORES[name]
-        h = torch.cat(self._h[index])
-        size = sizes(score.value_of(torch.cat(self._gate[index]), h), score.scale(site))
+        rows = Rows.joined(self._kept[index])
+        size = sizes(score.value_of(rows.gate, rows.h), row_scale(score.scale(site), rows))
         positive = size[size > 0].double()
         if positive.numel() == 0:  # every neuron is zero on these tokens, so any grid is as good as another
             return torch.logspace(-6, 0, len(self._targets) + 1, dtype=torch.float64)
@@ -136,9 +134,8 @@ class _Pilot(Observer[Totals]):
         ladder = (
             torch.logspace(-decades, 0, round(10 * decades), dtype=torch.float64, device=top.device) * top
         )
-        weight = site.weight.detach()
-        full = output_norm(h, weight)
-        values = [cett(h, is_above(size, t), weight, full).mean().double() for t in _numbers(ladder)]
+        full = norm(neuron_output(site, rows.h, rows))
+        values = [site_cett(site, rows, is_above(size, t), full).mean().double() for t in _numbers(ladder)]
         points = inverse(ladder.cpu().numpy(), torch.stack(values).cpu().numpy(), self._targets)
         # interpolation over the logarithms needs distinct points, also where CETT jumps over several targets
         points = np.maximum.accumulate(points * (1 + 1e-9 * np.arange(len(points))))
@@ -192,24 +189,23 @@ class _CurveObserver(Observer[_CurveTotals]):
 
     def begin(self, batch: Batch) -> None:
         chosen = batch.counted & in_sample(batch.place, self._share)
-        self._rows = chosen.flatten().nonzero()[:, 0]
-        self.totals.sampled += len(self._rows)
+        self._tokens = chosen.flatten().nonzero()[:, 0]
+        self.totals.sampled += len(self._tokens)
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
-        chosen = self._rows.to(rows.h.device)
-        h = rows.h[chosen]
-        gate = rows.gate[chosen] if self.needs_gate else h
-        weight = self._sites[index].weight.detach()
-        full = output_norm(h, weight)
+        site = self._sites[index]
+        rows = rows.of_tokens(self._tokens.to(rows.h.device), gate=self.needs_gate)
+        full = norm(neuron_output(site, rows.h, rows))
         for score, sums in self.totals.scores.items():
             # summed in float64, so that the sums of millions of tokens keep all their digits
-            size = sizes(SCORES[score].value_of(gate, h), self._scales[score][index])
-            sums.nonzero[index] += is_above(size, 0.0).double().sum() / h.shape[-1]
+            scale = row_scale(self._scales[score][index], rows)
+            size = sizes(SCORES[score].value_of(rows.gate, rows.h), scale)
+            sums.nonzero[index] += is_above(size, 0.0).double().sum() / site.width
             for point, threshold in enumerate(self._points[score][index]):
                 active = is_above(size, threshold)
-                error = cett(h, active, weight, full)
+                error = site_cett(site, rows, active, full)
                 sums.cett[index][point] += error.double().sum()
-                sums.ratio[index][point] += active.double().sum() / h.shape[-1]
+                sums.ratio[index][point] += active.double().sum() / site.width
 
 
 def _numbers(tensor: torch.Tensor) -> list[float]:

@@ -11,6 +11,10 @@ from typing import Any, cast
 
 import torch
 
+from sparsing.sites.neuron_output import neuron_output
+from sparsing.sites.site import Site
+from sparsing.sites.tap import Rows
+
 
 def output_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`||h W^T||_2` per token. `h`: `(tokens, d_ff)`; `weight`: `(d_model, d_ff)`. Shape `(tokens,)`, float32."""
@@ -31,6 +35,18 @@ def relative_error(dropped: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
         full: Norm of the full output, same shape.
     """
     return torch.where(dropped > 0, dropped / full, 0.0)
+
+
+def site_cett(site: Site, rows: Rows, active: torch.Tensor, full_norm: torch.Tensor) -> torch.Tensor:
+    """CETT per token of one site for a given active set, shape `(tokens,)`, float32.
+
+    Of routed experts it is the error of the sum over the experts of the token, with their routing weights.
+
+    Args:
+        active: The neurons that stay, shape `(rows, d_ff)`, bool.
+        full_norm: Norm of the output of all neurons per token, shape `(tokens,)`.
+    """
+    return relative_error(norm(neuron_output(site, rows.h * ~active, rows)), full_norm)
 
 
 def cett(

@@ -17,6 +17,7 @@ from sparsing.measuring.cett import norm, relative_error
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.measuring.token_record import TokenRecord, TokenRecorder
 from sparsing.rules.mask import Change, Mask
+from sparsing.sites.neuron_output import bias_output, neuron_output
 from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
@@ -45,7 +46,10 @@ class SparseTotals(ErrorTotals):
     active: list[torch.Tensor]
     """Active neurons summed over the counted tokens of each window, shape `(n_windows,)`."""
     neuron: list[torch.Tensor]
-    """Counted tokens on which each neuron is active, shape `(d_ff,)`."""
+    """Counted tokens on which each neuron is active, shape `(n_neurons,)`."""
+    load: dict[str, torch.Tensor]
+    """Counted tokens that are routed to each expert, shape `(n_experts,)`, by the name of each site of routed experts.
+    """
     position: list[torch.Tensor]
     """Active neurons summed over windows, by position in the window, shape `(width,)`."""
     tokens: torch.Tensor
@@ -56,20 +60,18 @@ class SparseTotals(ErrorTotals):
     """Activations of the first tokens."""
 
 
-def _error(site: Site, dropped: torch.Tensor, output: torch.Tensor, *, sparse: bool) -> torch.Tensor:
-    """CETT per token, shape `(rows,)`.
+def _error(
+    dropped: torch.Tensor, output: torch.Tensor, bias: torch.Tensor | None, *, sparse: bool
+) -> torch.Tensor:
+    """CETT per token, shape `(tokens,)`.
 
     Args:
-        dropped: Output of the dropped neurons alone, shape `(rows, d_model)`.
+        dropped: Output of the dropped neurons alone, shape `(tokens, d_model)`.
         output: What `down_proj` gave; if it is `sparse`, the dropped part is not in it.
+        bias: The part of `output` that the bias gave.
     """
-    full = output if site.bias is None else output - site.bias  # the bias belongs to no neuron
+    full = output if bias is None else output - bias  # the bias belongs to no neuron
     return relative_error(norm(dropped), norm(full + dropped if sparse else full))
-
-
-def _through_down_proj(site: Site, h: torch.Tensor) -> torch.Tensor:
-    """Output of the neurons in `h`, without the bias, shape `(rows, d_model)`."""
-    return h @ site.weight.detach().T
 
 
 class DenseErrorObserver(Observer[ErrorTotals]):
@@ -92,12 +94,15 @@ class DenseErrorObserver(Observer[ErrorTotals]):
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
         site = self._sites[index]
-        self._dropped = [_through_down_proj(site, rows.h * ~mask.active(index, rows)) for mask in self._masks]
+        self._bias = bias_output(site, rows)
+        self._dropped = [
+            neuron_output(site, rows.h * ~mask.active(index, rows), rows) for mask in self._masks
+        ]
 
     def see_output(self, index: int, output: torch.Tensor) -> None:
         counted = self._counted.flatten().to(output.device)
         for place, dropped in enumerate(self._dropped):
-            error = _error(self._sites[index], dropped, output, sparse=False)
+            error = _error(dropped, output, self._bias, sparse=False)
             self.totals.cett[index][place] += (error * counted).sum(dtype=torch.float64)
         self._dropped = []
 
@@ -115,7 +120,8 @@ class SparseObserver(Observer[SparseTotals]):
         totals = SparseTotals(
             cett=[torch.zeros((), dtype=torch.float64, device=site.device) for site in sites],
             active=[zeros(corpus.n_windows, site) for site in sites],
-            neuron=[zeros(site.d_ff, site) for site in sites],
+            neuron=[zeros(site.n_neurons, site) for site in sites],
+            load={site.name: zeros(site.n_experts, site) for site in sites if site.kind == "expert"},
             position=[zeros(corpus.width, site) for site in sites],
             tokens=zeros(corpus.n_windows, sites[0]),
             position_tokens=zeros(corpus.width, sites[0]),
@@ -132,23 +138,32 @@ class SparseObserver(Observer[SparseTotals]):
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
         assert change is not None, "a sparse pass needs an intervention"
-        ratio = self._count(index, change.active)
-        self._recorder.add(index, self._span, ratio, rows.h)
-        self._dropped = _through_down_proj(self._sites[index], rows.h - change.h)
+        site = self._sites[index]
+        ratio = self._count(index, change.active, rows)
+        self._recorder.add(index, self._span, ratio, rows)
+        self._dropped, self._bias = neuron_output(site, rows.h - change.h, rows), bias_output(site, rows)
 
     def see_output(self, index: int, output: torch.Tensor) -> None:
-        error = _error(self._sites[index], self._dropped, output, sparse=True)
+        error = _error(self._dropped, output, self._bias, sparse=True)
         counted = self._counted.flatten().to(error.device)
         self.totals.cett[index] += (error * counted).sum(dtype=torch.float64)
 
-    def _count(self, index: int, active: torch.Tensor) -> torch.Tensor:
+    def _count(self, index: int, active: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Adds up the active set; returns the activation ratio per token, shape `(windows, tokens)`, float64."""
-        totals, d_ff = self.totals, active.shape[-1]
+        totals, routing = self.totals, rows.routing
         counted = self._counted.to(active.device)
-        active = active.view(*counted.shape, d_ff) & counted[..., None]
         # int32 suffices for one batch, whatever its size; the totals are int64
-        per_token = active.view(torch.uint8).sum(-1, dtype=torch.int32)  # (windows, tokens)
+        if routing is None:
+            active = active.view(*counted.shape, -1) & counted[..., None]
+            per_token = active.view(torch.uint8).sum(-1, dtype=torch.int32)  # (windows, tokens)
+            totals.neuron[index] += active.flatten(0, 1).sum(0, dtype=torch.int32)
+        else:
+            of_row = counted.flatten()[routing.token, None]
+            active = active & of_row
+            per_row = active.view(torch.uint8).sum(-1, dtype=torch.int32)
+            per_token = routing.per_token(per_row).sum(-1, dtype=torch.int32).view(counted.shape)
+            totals.neuron[index] += routing.counts_per_expert(active).flatten()
+            totals.load[self._sites[index].name] += routing.counts_per_expert(of_row)[:, 0]
         totals.active[index][self._span] = per_token.sum(-1)
-        totals.neuron[index] += active.flatten(0, 1).sum(0, dtype=torch.int32)
         totals.position[index][: per_token.shape[1]] += per_token.sum(0)
-        return per_token.double() / d_ff
+        return per_token.double() / self._sites[index].width

@@ -79,8 +79,8 @@ class Subject:
 
     @property
     def widths(self) -> np.ndarray:
-        """Neurons of each site, shape `(n_sites,)`."""
-        return np.array([site.d_ff for site in self.loaded.sites])
+        """Neurons that a token passes at each site, shape `(n_sites,)`."""
+        return np.array([site.width for site in self.loaded.sites])
 
     def thresholds(self, rule: Rule, level: float, target: float | None = None) -> Thresholds:
         """The thresholds of the rule at this level for this model."""

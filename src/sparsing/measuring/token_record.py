@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 
 from sparsing.measuring.passes import Totals
-from sparsing.rules.scores import sizes
+from sparsing.rules.scores import row_scale, sizes
 from sparsing.sites.site import Site
+from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Corpus
 
 SHOWN_TOKENS = 512
@@ -29,7 +30,9 @@ class TokenRecord(Totals):
     ratio: list[torch.Tensor]
     """Activation ratio, shape `(windows, width)`, float64."""
     neuron: list[torch.Tensor]
-    """The neurons with the largest `neuron_norm`, shape `(windows, width, top)`, int32."""
+    """The neurons with the largest `neuron_norm`, shape `(windows, width, top)`, int32.
+
+    Neuron `i` of routed expert `e` has the number `e * d_ff + i`."""
     norm: list[torch.Tensor]
     """The `neuron_norm` of these neurons, shape `(windows, width, top)`, float32."""
 
@@ -41,7 +44,7 @@ class TokenRecorder:
         self._windows = min(corpus.n_windows, -(-SHOWN_TOKENS // corpus.width))
         self._norms = [site.column_norms() for site in sites]
         shape = (self._windows, corpus.width)
-        top = min(TOP_NEURONS, *(site.d_ff for site in sites))
+        top = min(TOP_NEURONS, *(site.width for site in sites))
         devices = [site.device for site in sites]
         self.record = TokenRecord(
             ratio=[torch.zeros(shape, dtype=torch.float64, device=at) for at in devices],
@@ -49,14 +52,14 @@ class TokenRecorder:
             norm=[torch.zeros(*shape, top, dtype=torch.float32, device=at) for at in devices],
         )
 
-    def add(self, index: int, span: slice, ratio: torch.Tensor, h: torch.Tensor) -> None:
+    def add(self, index: int, span: slice, ratio: torch.Tensor, rows: Rows) -> None:
         """Records the tokens of a batch that belong to the first windows.
 
         Args:
             index: Index of the site.
             span: Windows of the corpus that the batch holds.
             ratio: Activation ratio per token, shape `(windows, tokens)`, float64.
-            h: Input of `down_proj` before neurons are dropped, shape `(windows * tokens, d_ff)`.
+            rows: The rows of the site before neurons are dropped.
         """
         count = min(span.stop, self._windows) - span.start
         if count <= 0:
@@ -64,7 +67,21 @@ class TokenRecorder:
         at, width = slice(span.start, span.start + count), ratio.shape[1]
         record = self.record
         record.ratio[index][at, :width] = ratio[:count]
-        size = sizes(h.view(*ratio.shape, -1)[:count], self._norms[index])
-        best = size.topk(record.norm[index].shape[-1])
-        record.neuron[index][at, :width] = best.indices.int()
-        record.norm[index][at, :width] = best.values
+        top = record.norm[index].shape[-1]
+        if rows.routing is None:
+            best = sizes(rows.h.view(*ratio.shape, -1)[:count], self._norms[index]).topk(top)
+            neuron, norm = best.indices, best.values
+        else:
+            some = rows.of_tokens(torch.arange(count * width, device=rows.h.device), gate=False)
+            neuron, norm = _largest(some, self._norms[index], top)
+        record.neuron[index][at, :width] = neuron.view(count, width, top).int()
+        record.norm[index][at, :width] = norm.view(count, width, top)
+
+
+def _largest(rows: Rows, norms: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest neurons of each token over all of its experts, and their `neuron_norm`, shape `(tokens, top)`."""
+    assert rows.routing is not None
+    d_ff = rows.h.shape[-1]
+    best = rows.per_token(sizes(rows.h, row_scale(norms, rows))).topk(top)
+    expert = rows.per_token(rows.routing.expert[:, None]).gather(1, best.indices // d_ff)
+    return expert * d_ff + best.indices % d_ff, best.values

@@ -28,8 +28,8 @@ class WeightBytes(Result):
     kind = "weight_bytes"
 
     total_bytes: int
-    """All parameters except embeddings, of which a token reads one row. A tied embedding counts, since the head reads
-    all of it."""
+    """All parameters except embeddings, of which a token reads one row, and experts that it is not routed to. A tied
+    embedding counts, since the head reads all of it."""
     ffn_bytes: int
     """The part of `total_bytes` that belongs to feed-forward neurons: rows of gate and up, columns of down."""
 
@@ -66,13 +66,19 @@ def model_weight_bytes(model: Any, sites: Sequence[Site]) -> WeightBytes:
         if isinstance(module, nn.Embedding) and (head is None or module.weight is not head.weight):
             read.pop(id(module.weight), None)
     ffn: dict[int, torch.Tensor] = {}
+    routed: dict[int, float] = {}  # a token reads the weights of its own experts only
     for site in sites:
         # Some blocks are the layer itself, which holds attention too. Only the weights of neurons have an axis of
         # length d_ff (2 * d_ff if gate and up are fused).
         widths = {site.d_ff, 2 * site.d_ff}
-        parameters = cast("Iterable[torch.Tensor]", model.get_submodule(site.block).parameters())
-        ffn |= {id(p): p for p in parameters if widths & set(p.shape)}
-    return WeightBytes(
-        total_bytes=sum(p.numel() * p.element_size() for p in read.values()),
-        ffn_bytes=sum(p.numel() * p.element_size() for p in ffn.values()),
-    )
+        owner = site.name if site.kind == "expert" else site.block
+        parameters = cast("Iterable[torch.Tensor]", model.get_submodule(owner).parameters())
+        own = {id(p): p for p in parameters if widths & set(p.shape)}
+        ffn |= own
+        if site.kind == "expert":
+            routed |= dict.fromkeys(own, site.top_k / site.n_experts)
+
+    def sum_bytes(parameters: dict[int, torch.Tensor]) -> int:
+        return round(sum(routed.get(i, 1) * p.numel() * p.element_size() for i, p in parameters.items()))
+
+    return WeightBytes(total_bytes=sum_bytes(read), ffn_bytes=sum_bytes(ffn))

@@ -38,6 +38,10 @@ class TopContexts(Totals):
             place=torch.full((k, d_ff), -1, dtype=torch.int64, device=device),
         )
 
+    def of_neurons(self, neurons: slice) -> TopContexts:
+        """The contexts of some neurons. They share their memory with these contexts."""
+        return TopContexts(self.value[:, neurons], self.place[:, neurons])
+
     def merge(self, other: Totals) -> None:
         """Keep the best contexts of both parts, which come from different windows."""
         assert isinstance(other, TopContexts)

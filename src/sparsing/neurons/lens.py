@@ -25,7 +25,7 @@ _LOGITS = 2**24
 def promoted_tokens(
     loaded: LoadedModel, site: Site, items: int = ITEMS
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Ids of the tokens that each neuron of the layer promotes and demotes most, each `(d_ff, items)`, int32.
+    """Ids of the tokens that each neuron of the layer promotes and demotes most, each `(n_neurons, items)`, int32.
 
     Returns None if the model's head is not a single matrix over the residual stream.
     """
@@ -34,11 +34,13 @@ def promoted_tokens(
     if weight is None or weight.shape[1] != site.d_model:
         return None
     columns = site.weight.detach()
+    if site.kind == "expert":
+        columns = columns.transpose(0, 1).flatten(1)  # (d_model, n_neurons)
     # Rows beyond the tokenizer's vocabulary pad the matrix to a round size and belong to no token.
     rows = weight.detach()[: len(loaded.tokenizer)].to(columns.device).float()
     step = max(1, _LOGITS // len(rows))
     up, down = [], []
-    for begin in range(0, site.d_ff, step):
+    for begin in range(0, site.n_neurons, step):
         logits = rows @ columns[:, begin : begin + step].float()  # (vocabulary, neurons)
         up.append(logits.topk(items, dim=0).indices.T)
         down.append(logits.topk(items, dim=0, largest=False).indices.T)

@@ -28,11 +28,11 @@ class SiteTotals(Totals):
     """Running sums of one site, on its device."""
 
     count: torch.Tensor
-    """Tokens on which each neuron is active, shape `(d_ff,)`, int64."""
+    """Tokens on which each neuron is active, shape `(n_neurons,)`, int64."""
     size: torch.Tensor
-    """Sum of `|h|` over tokens, shape `(d_ff,)`, float64."""
+    """Sum of `|h|` over tokens, shape `(n_neurons,)`, float64; of routed experts, of `|h|` times the routing weight."""
     bits: torch.Tensor
-    """Activity on the sampled tokens, shape `(sample, ceil(d_ff / 8))`, uint8."""
+    """Activity on the sampled tokens, shape `(sample, ceil(n_neurons / 8))`, uint8."""
     contexts: TopContexts
     """Tokens at which each neuron is largest."""
 
@@ -41,10 +41,10 @@ class SiteTotals(Totals):
         """Totals before the first batch, for `sample` sampled tokens and `k` contexts per neuron."""
         device = site.device
         return cls(
-            count=torch.zeros(site.d_ff, dtype=torch.int64, device=device),
-            size=torch.zeros(site.d_ff, dtype=torch.float64, device=device),
-            bits=torch.zeros(sample, -(-site.d_ff // 8), dtype=torch.uint8, device=device),
-            contexts=TopContexts.empty(site.d_ff, k, device),
+            count=torch.zeros(site.n_neurons, dtype=torch.int64, device=device),
+            size=torch.zeros(site.n_neurons, dtype=torch.float64, device=device),
+            bits=torch.zeros(sample, -(-site.n_neurons // 8), dtype=torch.uint8, device=device),
+            contexts=TopContexts.empty(site.n_neurons, k, device),
         )
 
 
@@ -86,6 +86,7 @@ class NeuronObserver(Observer[NeuronTotals]):
         )
         self._mask = Mask(loaded.sites, thresholds)
         self.needs_gate = self._mask.needs_gate
+        self._widths = [site.width for site in loaded.sites]
         self._num_tokens, self._sample, self._width = corpus.num_tokens, sample, corpus.width
 
     def begin(self, batch: Batch) -> None:
@@ -102,28 +103,54 @@ class NeuronObserver(Observer[NeuronTotals]):
         place = self.totals.vocabulary_ratio.device
         self._ratio = torch.zeros(batch.ids.shape, dtype=torch.float32, device=place)
         self._mask.real = batch.real
+        self._sites_to_come = len(self.totals.sites)
         self.totals.seen += count
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
-        totals, device = self.totals.sites[index], rows.h.device
-        shape = (*self._counted.shape, rows.h.shape[-1])  # (windows, tokens, d_ff)
-        active, h = self._mask.active(index, rows).view(shape), rows.h.detach().view(shape)
+        totals = self.totals.sites[index]
+        active, h = self._mask.active(index, rows), rows.h.detach()
+        sampled = self._sampled.to(h.device)
+        if rows.routing is None:
+            self._add(totals, slice(None), active, h)
+            bits = active[sampled]
+        else:
+            d_ff, of_expert = h.shape[-1], rows.routing.rows_per_expert
+            # each expert is a block of its own that only some tokens pass
+            for expert, some in enumerate(of_expert):
+                token = rows.routing.token[some]
+                everywhere = h.new_zeros(rows.routing.n_tokens, d_ff)
+                weighted = h[some] * rows.routing.weight[some, None].to(h.dtype)
+                self._add(
+                    totals,
+                    slice(expert * d_ff, (expert + 1) * d_ff),
+                    torch.zeros_like(everywhere, dtype=torch.bool).index_copy(0, token, active[some]),
+                    everywhere.index_copy(0, token, weighted),
+                )
+            chosen, routing = rows.routing.of_tokens(sampled)
+            bits = active.new_zeros(len(sampled), len(of_expert), d_ff)
+            bits[routing.token, routing.expert] = active[chosen]
+        totals.bits[self._slots.to(h.device)] = pack_bits(bits.flatten(1))
+        per_row = active.view(torch.uint8).sum(-1, dtype=torch.int32)
+        per_token = rows.per_token(per_row[:, None]).sum(-1, dtype=torch.int32)
+        self._ratio += (per_token / self._widths[index]).view(self._ratio.shape).to(self._ratio.device)
+        self._sites_to_come -= 1
+        if not self._sites_to_come:
+            self._count_vocabulary()
+
+    def _add(self, totals: SiteTotals, neurons: slice, active: torch.Tensor, h: torch.Tensor) -> None:
+        """Adds the activity of some neurons on all tokens of the batch; `active` and `h` are `(tokens, neurons)`."""
+        shape = (*self._counted.shape, h.shape[-1])  # (windows, tokens, neurons)
+        active, h = active.view(shape), h.view(shape)
         size = sizes(h, None)
         if (
             not self._every
         ):  # most batches have neither padding nor overlap, and masking costs a pass over `h`
-            outside = ~self._counted.to(device)[..., None]
-            size, active = size.masked_fill_(outside, 0), active.masked_fill_(outside, False)
-        flat = active.flatten(0, 1)  # (windows * tokens, d_ff)
+            outside = ~self._counted.to(h.device)[..., None]
+            size, active = size.masked_fill_(outside, 0), active.masked_fill(outside, False)
         # summing bytes into int32 is exact for one batch
-        totals.count += flat.view(torch.uint8).sum(0, dtype=torch.int32)
-        totals.size += size.flatten(0, 1).sum(0)
-        totals.bits[self._slots.to(device)] = pack_bits(flat[self._sampled.to(device)])
-        totals.contexts.add(size, h, self._first.to(device))
-        ratio = active.view(torch.uint8).sum(-1, dtype=torch.int32) / shape[-1]
-        self._ratio += ratio.to(self._ratio.device)
-        if index == len(self.totals.sites) - 1:
-            self._count_vocabulary()
+        totals.count[neurons] += active.flatten(0, 1).view(torch.uint8).sum(0, dtype=torch.int32)
+        totals.size[neurons] += size.flatten(0, 1).sum(0)
+        totals.contexts.of_neurons(neurons).add(size, h, self._first.to(h.device))
 
     def _count_vocabulary(self) -> None:
         """Adds the mean ratio over sites of each token to its token id, after the last site of the batch."""

@@ -31,6 +31,7 @@ from sparsing.neurons.contexts import LayerContexts, merge_contexts
 from sparsing.neurons.default_thresholds import learn_thresholds
 from sparsing.neurons.neuron_observer import NeuronObserver, NeuronTotals
 from sparsing.rules.thresholds import Thresholds
+from sparsing.sites.site import Site
 from sparsing.text.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -201,12 +202,12 @@ def _study_layer(
 ) -> LayerStudy:
     site = loaded.sites[index]
     totals = [corpus.sites[index] for corpus in passes]
-    norms = site.column_norms().cpu()
+    norms = site.column_norms().flatten().cpu()
     contexts = merge_contexts([part.contexts for part in totals], norms)
     bits = np.concatenate([part.bits.cpu().numpy() for part in totals])
-    neighbour, correlation = find_neighbours(unpack_bits(bits, site.d_ff))
+    neighbour, correlation = _neighbours(unpack_bits(bits, site.n_neurons), site)
     mean = torch.stack([part.size for part in totals]).sum(0).cpu() / sum(tokens) * norms
-    no_tokens = np.full((site.d_ff, lens.ITEMS), -1, np.int32)
+    no_tokens = np.full((site.n_neurons, lens.ITEMS), -1, np.int32)
     promoted, demoted = lens.promoted_tokens(loaded, site) or (no_tokens, no_tokens)
     counts = [part.count.cpu().numpy() / count for part, count in zip(totals, tokens, strict=True)]
     return LayerStudy(
@@ -219,6 +220,19 @@ def _study_layer(
         demoted=demoted,
         contexts=contexts,
     )
+
+
+def _neighbours(active: np.ndarray, site: Site) -> tuple[np.ndarray, np.ndarray]:
+    """`find_neighbours` of a site. A neuron of a routed expert has neighbours in its expert.
+
+    The correlations are then those of the tokens on which the expert has an active neuron. Over all tokens they would
+    show the routing.
+    """
+    if site.kind != "expert":
+        return find_neighbours(active)
+    found = [find_neighbours(part[part.any(1)]) for part in np.split(active, site.n_experts, axis=1)]
+    indices = [np.where(index >= 0, index + i * site.d_ff, -1) for i, (index, _) in enumerate(found)]
+    return np.concatenate(indices), np.concatenate([correlation for _, correlation in found])
 
 
 def _stack(layers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsing.errors import InputError
-from sparsing.rules.scores import cut, is_active
+from sparsing.rules.scores import cut, is_active, row_cut, row_scale, sizes
 from sparsing.sites.discovery import find_sites
 from sparsing.sites.tap import Rows, attach
 
@@ -64,23 +64,27 @@ class Mask:
 
         Only a selection that is not `per_token` reads it."""
 
-    def cut(self, index: int, device: torch.device) -> torch.Tensor | float | None:
-        """The cut of `|gate|` or `|h|` of site `index`, on this device; None if the selection is not a threshold."""
-        return _moved(self._cuts, index, device) if self._cuts else None
+    def cut(self, index: int, rows: Rows) -> torch.Tensor | float | None:
+        """The cut of `|gate|` or `|h|` of site `index`: a number, or a tensor that broadcasts to `(rows, d_ff)`.
+
+        It is None if the selection is not a threshold."""
+        return row_cut(_moved(self._cuts, index, rows.h.device), rows) if self._cuts else None
 
     def active(self, index: int, rows: Rows) -> torch.Tensor:
         """Which neurons of site `index` are active, shape `(rows, d_ff)`, bool."""
         value = self._score.value_of(rows.gate, rows.h)
-        limit = self.cut(index, value.device)
+        limit = self.cut(index, rows)
         if limit is not None:
             return is_active(value, limit)
         scale = _moved(self._scales, index, value.device)
+        if rows.routing is not None:  # the neurons of all experts of a token compete with each other
+            value, scale = rows.per_token(sizes(value, row_scale(scale, rows))), None
         windows, tokens = self._layout(rows)
         real = self.real if self.real is not None else value.new_ones((), dtype=torch.bool)
         active = self._selection.active(
             value.view(windows, tokens, -1), scale, self._numbers[index], real.expand(windows, tokens)
         )
-        return active.view(value.shape)
+        return rows.per_row(active.view(value.shape))
 
     def change(self, index: int, rows: Rows) -> Change:
         """The active neurons of site `index`, and `h` with the others at zero."""
@@ -96,7 +100,7 @@ class Mask:
         if self.real is not None:
             return self.real.shape[0], self.real.shape[1]
         # in generation there is no batch object; without padding one long window is as good
-        return rows.leading if len(rows.leading) == 2 else (1, rows.h.shape[0])
+        return rows.leading if len(rows.leading) == 2 else (1, rows.leading[0])
 
 
 def _moved(tensors: list[Any], index: int, device: torch.device) -> Any:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from sparsing.sites.site import Site, SiteKind
+    from sparsing.sites.tap import Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,25 @@ def cut(threshold: float, scale: torch.Tensor | None) -> torch.Tensor | float:
         return threshold
     # inf also for threshold 0, where 0 / 0 would be NaN: a neuron with a zero column is never active
     return (threshold / scale).masked_fill(scale == 0, float("inf"))
+
+
+def row_scale(scale: torch.Tensor | None, rows: Rows) -> torch.Tensor | None:
+    """The factor of each neuron of each row, given that of the site; shape `(d_ff,)` or `(rows, d_ff)`.
+
+    A neuron of a routed expert adds `weight * h_i * W[:, i]` to the output, so its factor contains the routing weight.
+    """
+    if rows.routing is None or scale is None:
+        return scale
+    return rows.routing.scaled(scale)
+
+
+def row_cut(cut: torch.Tensor | float, rows: Rows) -> torch.Tensor | float:
+    """The cut of `|value|` of each row, given the `cut` of the site; broadcasts to `(rows, d_ff)`."""
+    if rows.routing is None or isinstance(cut, (int, float)):
+        return cut
+    limit = cut[rows.routing.expert]
+    # a cut that is not the same for all neurons has been divided by the scale of a neuron, see `row_scale`
+    return limit if limit.shape[-1] == 1 else limit / rows.routing.weight.detach().float().abs()[:, None]
 
 
 def is_above(size: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 
-def neuron_output(site: Site, h: torch.Tensor, rows: Rows, weight: torch.Tensor | None = None) -> torch.Tensor:
+def neuron_output(
+    site: Site, h: torch.Tensor, rows: Rows, weight: torch.Tensor | None = None
+) -> torch.Tensor:
     """Output of the neurons in `h`, without the bias, shape `(tokens, d_model)`.
 
     Of routed experts it is the sum over the experts of each token, times their routing weights.

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
-from sparsing.sites.routing import Routing
+from sparsing.sites.routing import Routing, split_rows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +40,9 @@ class ExpertTap:
 class RunExperts(Protocol):
     """Computes the experts of a layer and calls `see` once with the rows of all experts."""
 
-    def __call__(self, module: nn.Module, see: See, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, module: nn.Module, see: See, *inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns what `module.forward(*inputs)` returns, and the sum per token, shape `(tokens, d_model)`."""
         ...
 
@@ -146,7 +148,8 @@ def run_interface_experts(
     else:
         sums = _eager(module, see, x, index, weight)
         return sums, sums
-    sums = ALL_EXPERTS_FUNCTIONS[name](_Watched(module, see, routing), x, index, weight)
+    implementation = cast("Callable[..., torch.Tensor]", ALL_EXPERTS_FUNCTIONS[name])
+    sums = implementation(_Watched(module, see, routing), x, index, weight)
     return sums, sums
 
 
@@ -176,7 +179,7 @@ def gate_and_h(module: Any, gate_up: torch.Tensor, *, gate: bool) -> tuple[torch
     """
     from transformers.integrations import moe
 
-    own = getattr(type(module), "_apply_gate", None)
+    own = getattr(cast("type[Any]", type(module)), "_apply_gate", None)
     if own in (None, getattr(moe, "_default_apply_gate", None)):
         first, up = gate_up.chunk(2, dim=-1)
         act = module.act_fn(first)
@@ -186,7 +189,9 @@ def gate_and_h(module: Any, gate_up: torch.Tensor, *, gate: bool) -> tuple[torch
         return h, h
     # `h` is linear in `up` near zero, where no clamp acts: `gate * up`, or `gate * (up + 1)` in gpt-oss. So the gate
     # is the difference between `h` at `up = 1` and `h` at `up = 0`.
-    half = slice(gate_up.shape[-1] // 2, None) if getattr(module, "is_concatenated", True) else slice(1, None, 2)
+    half = (
+        slice(gate_up.shape[-1] // 2, None) if getattr(module, "is_concatenated", True) else slice(1, None, 2)
+    )
     at = [gate_up.clone() for _ in range(2)]
     for value, copy in enumerate(at):
         copy[..., half] = value
@@ -202,28 +207,29 @@ def _eager(module: Any, see: See, x: torch.Tensor, index: torch.Tensor, weight: 
         token=token, expert=expert, weight=weight.T.reshape(-1)[order], n_tokens=n_tokens, n_experts=n_experts
     )
     gated = hasattr(module, "gate_up_proj")
-    up = _by_expert(module, "gate_up_proj" if gated else "up_proj", x[token], routing)
-    if gated:
-        gate, h = gate_and_h(module, up, gate=see.gate)
-    else:
-        gate = h = module.act_fn(up)
-    y = _by_expert(module, "down_proj", see(gate, h, routing), routing) * routing.weight[:, None]
-    sums = torch.zeros_like(x[:, : y.shape[-1]])
-    for at, rows in zip(token.split(routing.sizes), y.split(routing.sizes), strict=True):
-        sums.index_add_(0, at, rows.to(sums.dtype))
+    gates: list[torch.Tensor] = []
+    hs: list[torch.Tensor] = []
+    # the activation too is computed expert by expert, since its bits depend on where a row lies in a vector register
+    for expert, rows in enumerate(split_rows(x[token], routing.sizes)):
+        up = _times(module, "gate_up_proj" if gated else "up_proj", expert, rows)
+        gate, h = gate_and_h(module, up, gate=see.gate) if gated else (module.act_fn(up),) * 2
+        gates.append(gate)
+        hs.append(h)
+    h = torch.cat(hs)
+    h = see(torch.cat(gates) if see.gate else h, h, routing)
+    pieces = [split_rows(values, routing.sizes) for values in (token, h, routing.weight)]
+    sums = torch.zeros_like(x)
+    for expert, (at, rows, factor) in enumerate(zip(*pieces, strict=True)):
+        y = _times(module, "down_proj", expert, rows) * factor[:, None]
+        sums.index_add_(0, at, y.to(sums.dtype))
     return sums
 
 
-def _by_expert(module: Any, name: str, rows: torch.Tensor, routing: Routing) -> torch.Tensor:
-    """The rows of each expert times its matrix, plus its bias; the rows are ordered by expert."""
-    weight, bias = getattr(module, name), getattr(module, f"{name}_bias", None)
-    parts: list[torch.Tensor] = []
-    for expert, part in enumerate(rows.split(routing.sizes)):
-        if len(part):
-            matrix = weight[expert] if getattr(module, "is_transposed", False) else weight[expert].T
-            out = part @ matrix
-            parts.append(out if bias is None else out + bias[expert])
-    return torch.cat(parts)
+def _times(module: Any, name: str, expert: int, rows: torch.Tensor) -> torch.Tensor:
+    """The rows of an expert times its matrix of this name, plus its bias."""
+    matrix, bias = getattr(module, name)[expert], getattr(module, f"{name}_bias", None)
+    out = rows @ (matrix if getattr(module, "is_transposed", False) else matrix.T)
+    return out if bias is None else out + bias[expert]
 
 
 def run_dense_experts(

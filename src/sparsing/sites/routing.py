@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -50,6 +50,11 @@ class Routing:
         """Indices of the rows, those of token 0 first, shape `(n_tokens, top_k)`."""
         return self.token.argsort(stable=True).view(self.n_tokens, -1)
 
+    @functools.cached_property
+    def rows_per_expert(self) -> tuple[torch.Tensor, ...]:
+        """Indices of the rows of each expert."""
+        return split_rows(self._by_expert, self.sizes)
+
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """The values of the rows of each token. `values`: `(rows, ...)`. Shape `(n_tokens, top_k, ...)`."""
         return values[self._by_token]
@@ -69,13 +74,25 @@ class Routing:
         Returns: Indices of the rows, shape `(chosen * top_k,)`, and their routing, in which token `chosen[i]` is `i`.
         """
         rows = self._by_token[chosen].flatten()
-        token = chosen.new_tensor(range(len(chosen))).repeat_interleave(self.top_k)
+        token = torch.arange(len(chosen), device=chosen.device).repeat_interleave(self.top_k)
         return rows, Routing(
             token=token,
             expert=self.expert[rows],
             weight=self.weight[rows],
             n_tokens=len(chosen),
             n_experts=self.n_experts,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Routing]) -> Routing:
+        """The routing of the rows of several batches, one after the other."""
+        begins = [sum(part.n_tokens for part in parts[:i]) for i in range(len(parts))]
+        return cls(
+            token=torch.cat([part.token + begin for part, begin in zip(parts, begins, strict=True)]),
+            expert=torch.cat([part.expert for part in parts]),
+            weight=torch.cat([part.weight for part in parts]),
+            n_tokens=sum(part.n_tokens for part in parts),
+            n_experts=parts[0].n_experts,
         )
 
     def scaled(self, per_neuron: torch.Tensor) -> torch.Tensor:
@@ -88,6 +105,17 @@ class Routing:
         """
         return per_neuron[self.expert] * self.weight.detach().float().abs()[:, None]
 
+    def counts_per_expert(self, flags: torch.Tensor) -> torch.Tensor:
+        """Rows of each expert in which each flag is set.
+
+        Args:
+            flags: Shape `(rows, n)`, bool.
+
+        Returns: Shape `(n_experts, n)`, int32.
+        """
+        pieces = split_rows(flags.view(torch.uint8)[self._by_expert], self.sizes)
+        return torch.stack([cast("Any", piece).sum(0, dtype=torch.int32) for piece in pieces])
+
     def outputs(self, h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Output of each row before the routing weight is applied.
 
@@ -97,14 +125,18 @@ class Routing:
 
         Returns: Shape `(rows, d_model)`.
         """
-        pieces = h[self._by_expert].split(self.sizes)
+        pieces = split_rows(h[self._by_expert], self.sizes)
         result = h.new_empty(len(h), weight.shape[1])
-        at = self._by_expert.split(self.sizes)
-        for expert, piece in enumerate(pieces):
+        for expert, (piece, at) in enumerate(zip(pieces, self.rows_per_expert, strict=True)):
             if len(piece):
-                result[at[expert]] = piece @ weight[expert].T
+                result[at] = piece @ weight[expert].T
         return result
 
     def weighted_sums(self, outputs: torch.Tensor) -> torch.Tensor:
         """Sum over the rows of each token of `weight * output`. `outputs`: `(rows, d_model)`. `(n_tokens, d_model)`."""
         return self.per_token(outputs * self.weight[:, None]).sum(1)
+
+
+def split_rows(values: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, ...]:
+    """`values.split(sizes)`, which PyTorch annotates incompletely."""
+    return cast("Any", values).split(sizes)

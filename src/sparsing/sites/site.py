@@ -1,8 +1,8 @@
 """`Site`: one place in a model where a vector of neurons meets a matrix that could be read in part.
 
 If a neuron is zero, its column of the matrix need not be read. A site is a feed-forward block, whose neurons are the
-entries of `h`, the input of `down_proj`, or all routed experts of one layer, each with `d_ff` neurons. `discovery.py` finds the sites of a model, and `tap.py` reads
-and changes them while the model runs.
+entries of `h`, the input of `down_proj`, or all routed experts of one layer, each with `d_ff` neurons. `discovery.py`
+finds the sites of a model, and `tap.py` reads and changes them while the model runs.
 """
 
 from __future__ import annotations

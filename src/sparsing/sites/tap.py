@@ -12,14 +12,14 @@ import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sparsing.errors import UnsupportedModelError
 from sparsing.sites.compiled import CompiledGraphs, refuse_scripted, uncompiled
 from sparsing.sites.routed import ExpertTap, tap_experts
 from sparsing.sites.routing import Routing
 
 if TYPE_CHECKING:
-    import torch
-
     from sparsing.sites.site import Site
 
     See = Callable[[int, "Rows"], torch.Tensor | None]
@@ -57,6 +57,20 @@ class Rows:
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """The values of each token, over all of its experts. Shape `(rows, n)` becomes `(tokens, top_k * n)`."""
         return values if self.routing is None else self.routing.per_token(values).flatten(1)
+
+    def per_row(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `per_token`. Shape `(tokens, top_k * n)` becomes `(rows, n)`."""
+        if self.routing is None:
+            return values
+        return self.routing.per_row(values.view(len(values), self.routing.top_k, -1))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of several forwards of one site, as if their tokens were one flattened batch."""
+        gate, h = (torch.cat([getattr(part, name) for part in parts]) for name in ("gate", "h"))
+        routings = [part.routing for part in parts if part.routing is not None]
+        routing = Routing.joined(routings) if routings else None
+        return cls(gate, h, (len(h) if routing is None else routing.n_tokens,), routing)
 
 
 def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None) -> list[Any]:

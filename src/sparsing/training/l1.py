@@ -159,7 +159,7 @@ class L1Penalty(Attachable):
     def _add_layer(self, index: int, rows: Rows) -> None:
         if not (self._penalised and rows.h.requires_grad):
             return
-        mean = _mean_abs(rows.h, self._mask)
+        mean = _mean_abs(rows.per_token(rows.h), self._mask)
         # Gradient checkpointing runs the block again in the backward pass. The second run must do the same operations
         # (checkpointing compares what both runs save), but its result is not part of the penalty.
         if self._in_forward:

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 
 from sparsing.errors import InputError
-from sparsing.measuring.cett import cett, output_norm
+from sparsing.measuring.cett import norm, relative_error
 from sparsing.measuring.measurement import DEAD_BELOW
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.models.loading import LoadedModel
 from sparsing.rules.mask import Change
-from sparsing.rules.scores import is_above, is_active, sizes
+from sparsing.rules.scores import is_above, is_active, row_scale, sizes
+from sparsing.sites.neuron_output import neuron_output
+from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
 
@@ -69,10 +71,11 @@ def probe(loaded: LoadedModel, corpus: Corpus, *, eps: float, target_cett: float
 
 
 def reading(counts: Sequence[torch.Tensor], loaded: LoadedModel, num_tokens: int, level: float) -> Reading:
-    """A reading from the number of tokens on which each neuron is active: one tensor of shape `(d_ff,)` per site."""
-    widths = np.array([site.d_ff for site in loaded.sites])
-    layers = np.array([int(site.sum()) for site in counts]) / num_tokens / widths
-    dead = np.array([int((site < DEAD_BELOW * num_tokens).sum()) for site in counts]) / widths
+    """A reading from the tokens on which each neuron is active: one tensor of shape `(n_neurons,)` per site."""
+    sites = loaded.sites
+    layers = np.array([int(count.sum()) for count in counts]) / num_tokens / [site.width for site in sites]
+    dead = np.array([int((count < DEAD_BELOW * num_tokens).sum()) for count in counts])
+    dead = dead / [site.n_neurons for site in sites]
     return Reading(
         level=level,
         activation_ratio=float(layers.mean()),
@@ -83,7 +86,7 @@ def reading(counts: Sequence[torch.Tensor], loaded: LoadedModel, num_tokens: int
 
 @dataclasses.dataclass(eq=False)
 class _ProbeTotals(Totals):
-    """Tokens on which each neuron is active, per rule and site, shape `(d_ff,)`, int64."""
+    """Tokens on which each neuron is active, per rule and site, shape `(n_neurons,)`, int64."""
 
     zero: list[torch.Tensor]
     fat: list[torch.Tensor]
@@ -101,7 +104,7 @@ class _ProbeObserver(Observer[_ProbeTotals]):
 
     def __init__(self, loaded: LoadedModel, eps: float, target_cett: float):
         def zeros() -> list[torch.Tensor]:
-            return [torch.zeros(s.d_ff, dtype=torch.int64, device=s.device) for s in loaded.sites]
+            return [torch.zeros(s.n_neurons, dtype=torch.int64, device=s.device) for s in loaded.sites]
 
         super().__init__(_ProbeTotals(zero=zeros(), fat=zeros(), cett=zeros()))
         self._sites, self._eps, self._target = loaded.sites, eps, target_cett
@@ -111,32 +114,40 @@ class _ProbeObserver(Observer[_ProbeTotals]):
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
         site, tokens = self._sites[index], self._tokens.to(rows.h.device)
-        gate, h = rows.gate[tokens].float(), rows.h[tokens].float()  # (tokens, d_ff)
-        size = sizes(h, site.column_norms())
-        some = slice(None, None, -(-len(tokens) // SOLVED_TOKENS))
-        threshold = threshold_at_cett(h[some], size[some], site.weight.detach().float(), self._target)
-        self.totals.zero[index] += is_active(gate, 0.0).sum(0)
-        self.totals.fat[index] += is_active(gate, self._eps).sum(0)
-        self.totals.cett[index] += is_above(size, threshold).sum(0)
+        norms = site.column_norms()
+        chosen = rows.of_tokens(tokens)
+        threshold = threshold_at_cett(
+            site, rows.of_tokens(tokens[:: -(-len(tokens) // SOLVED_TOKENS)]), norms, self._target
+        )
+        size = sizes(chosen.h, row_scale(norms, chosen))
+        self.totals.zero[index] += _counts(is_active(chosen.gate, 0.0), chosen)
+        self.totals.fat[index] += _counts(is_active(chosen.gate, self._eps), chosen)
+        self.totals.cett[index] += _counts(is_above(size, threshold), chosen)
 
 
-def threshold_at_cett(h: torch.Tensor, size: torch.Tensor, weight: torch.Tensor, target: float) -> float:
-    """The threshold of `size` at which the mean CETT of these tokens is `target`, within 1%; 0 for a target of 0.
+def _counts(active: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Rows in which each neuron of the site is active, shape `(n_neurons,)`."""
+    return active.sum(0) if rows.routing is None else rows.routing.counts_per_expert(active).flatten()
+
+
+def threshold_at_cett(site: Site, rows: Rows, norms: torch.Tensor, target: float) -> float:
+    """The threshold of `neuron_norm` at which the mean CETT of these rows is `target`, within 1%; 0 for a target of 0.
 
     Args:
-        h: Intermediate activations, shape `(tokens, d_ff)`, float32.
-        size: `neuron_norm`, same shape.
-        weight: Weight of `down_proj`, shape `(d_model, d_ff)`, float32.
+        norms: `site.column_norms()`.
     """
     from scipy.optimize import root_scalar
 
+    rows = dataclasses.replace(rows, h=rows.h.float())
+    weight, size = site.weight.detach().float(), sizes(rows.h, row_scale(norms, rows))
     top = float(size.max()) if len(size) else 0.0
     if top == 0 or target == 0:
         return 0.0
-    full = output_norm(h, weight)
+    full = norm(neuron_output(site, rows.h, rows, weight))
 
     def excess(log_t: float) -> float:
-        return float(cett(h, is_above(size, math.exp(log_t)), weight, full).mean()) - target
+        dropped = neuron_output(site, rows.h * ~is_above(size, math.exp(log_t)), rows, weight)
+        return float(relative_error(norm(dropped), full).mean()) - target
 
     low, high = math.log(top) - _DECADES * math.log(10), math.log(top)
     # No sign change: one huge neuron dominates the error, or CETT stays below the target because the output is zero at

@@ -8,6 +8,7 @@ are kept per token until `take` is called.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,18 +44,19 @@ class CountingMask:
         self._mask = Mask(sites, thresholds)
         self._score = thresholds.score
         self.needs_gate = self._mask.needs_gate
-        self.d_ff = [site.d_ff for site in sites]
+        self.d_ff = [site.width for site in sites]
         self._counts: list[torch.Tensor | None] = [None] * len(sites)
 
     def see(self, index: int, rows: Rows) -> torch.Tensor:
         """`h` with inactive neurons at zero, shape `(rows, d_ff)`. `rows.h` may be changed in place."""
-        limit = self._mask.cut(index, rows.h.device)
+        limit = self._mask.cut(index, rows)
         if limit is None:
             change = self._mask.change(index, rows)
-            self._counts[index] = change.active.sum(-1)
-            return change.h
-        self._counts[index] = _drop(rows.h, self._score.value_of(rows.gate, rows.h), limit)
-        return rows.h
+            counts, h = change.active.sum(-1), change.h
+        else:
+            counts, h = _drop(rows.h, self._score.value_of(rows.gate, rows.h), limit), rows.h
+        self._counts[index] = rows.per_token(counts[:, None]).sum(-1)
+        return h
 
     def take(self, shape: tuple[int, int]) -> torch.Tensor:
         """Active neurons of each token in the last forward, shape `(n_sites, sequences, tokens)`, int64.
@@ -76,9 +78,11 @@ def _drop(rows: torch.Tensor, value: torch.Tensor, limit: torch.Tensor | float) 
     Returns: Active neurons of each row, shape `(rows,)`, int64.
     """
     step = max(1, _CACHE_VALUES // rows.shape[-1])
+    per_row = isinstance(limit, torch.Tensor) and limit.ndim == 2
     if rows.is_cuda or len(rows) <= step:
         active = is_active(value, limit)
         rows.mul_(active)
         return active.sum(-1)
-    pieces = zip(rows.split(step), value.split(step), strict=True)
-    return torch.cat([_drop(piece, seen, limit) for piece, seen in pieces])
+    limits = limit.split(step) if per_row else itertools.repeat(limit)
+    pieces = zip(rows.split(step), value.split(step), limits)  # noqa: B905  (one limit may serve all pieces)
+    return torch.cat([_drop(piece, seen, cut) for piece, seen, cut in pieces])

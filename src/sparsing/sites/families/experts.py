@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sparsing.errors import UnsupportedModelError
 from sparsing.sites.layouts import is_plain, named_modules
-from sparsing.sites.routed import RunExperts, See, run_dense_experts, run_interface_experts
+from sparsing.sites.routed import See, run_dense_experts, run_interface_experts
 from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
@@ -146,7 +146,9 @@ def _prove(site: Site) -> None:
     options: dict[str, Any] = {"device": site.device, "dtype": site.weight.dtype}
     tokens = 2
     x = torch.randn(tokens, site.d_model, generator=generator).to(**options)
-    index = torch.stack([torch.randperm(site.n_experts, generator=generator)[: site.top_k] for _ in range(tokens)])
+    index = torch.stack(
+        [torch.randperm(site.n_experts, generator=generator)[: site.top_k] for _ in range(tokens)]
+    )
     weight = torch.rand(tokens, site.top_k, generator=generator).to(**options)
     inputs: tuple[torch.Tensor, ...] = (x, index.to(site.device), weight)
     if site.run_experts is not run_interface_experts:

@@ -138,7 +138,7 @@ def test_another_kind_schema_or_file(tmp_path):
     for text in ("{", "\xff", "[1]", '"x"', "{}"):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(
-            InputError, match=r"is not a saved result|holds no result, not a outer_of_the_tests"
+            InputError, match=r"is not JSON|in UTF-8|not a JSON object|holds no result, not a outer"
         ):
             Outer.load(path)
 
@@ -156,8 +156,60 @@ def test_a_lost_array_file_and_a_lost_field(tmp_path):
     document = json.loads(path.read_text())
     del document["count"]
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"is not a complete outer_of_the_tests.*count"):
+    with pytest.raises(
+        InputError, match=r"missing required field `count`; it is not a complete outer_of_the_tests"
+    ):
         Outer.load(path)
+
+
+def test_the_json_of_one_result_and_the_arrays_of_another(tmp_path):
+    """A process that is killed between the two renames leaves new arrays beside an old JSON file."""
+    old = whole().save(tmp_path / "old.json")
+    new = whole(array=np.zeros((2, 2), np.float32)).save(tmp_path / "new.json")
+    new.with_suffix(".safetensors").replace(old.with_suffix(".safetensors"))
+    with pytest.raises(InputError, match=r"old\.safetensors' beside .*belongs to another result"):
+        Outer.load(old)
+
+
+def test_a_file_of_an_earlier_version_has_no_digest(tmp_path):
+    path = edit(whole().save(tmp_path / "r.json"), arrays_sha256=...)
+    assert same(Outer.load(path), whole())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("number", "0.1"),
+        ("number", [0.1]),
+        ("count", 3.5),
+        ("count", True),
+        ("count", None),
+        ("flag", 1),
+        ("text", 5),
+        ("maybe", "1"),
+        ("pairs", [[1.0]]),
+        ("pairs", [[1.0, 2.0, 3.0]]),
+        ("pairs", 7),
+        ("inner", []),
+        ("inner", {"name": 3}),
+        ("many", {"a": 1}),
+        ("by_name", []),
+        ("by_name", {"x": 1}),
+        ("plain", {"k": "v"}),
+        ("array", [1.0]),
+        ("array", {"$array": 3}),
+        ("array", {"$array": "none"}),
+    ],
+)
+def test_a_value_of_another_type_is_named(field, value, tmp_path):
+    path = edit(whole().save(tmp_path / "r.json"), **{field: value})
+    with pytest.raises(InputError, match=r"r\.json'.*(\$\." + field + "|array)"):
+        Outer.load(path)
+
+
+def test_a_name_that_is_not_utf8_is_saved(tmp_path):
+    name = os.fsdecode(b"model-\xff")
+    assert Inner.load(Inner(name=name).save(tmp_path / "r.json")).name == r"model-\udcff"
 
 
 def subclasses(cls: type[Result]) -> Iterator[type[Result]]:

@@ -66,7 +66,8 @@ def test_clear_takes_the_folder_away_also_after_a_kill_in_the_middle_of_a_write(
     folder = tmp_path / "j"
     journal = Journal(folder)
     journal.put("a", totals())
-    (folder / ".0123.safetensors.abcd.partial").write_bytes(b"half")
+    (own,) = folder.iterdir()
+    (own / ".0123.safetensors.abcd.partial").write_bytes(b"half")
     journal.clear()
     assert not folder.exists()
     journal.clear()
@@ -79,3 +80,25 @@ def test_clear_leaves_what_it_did_not_write(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     journal.clear()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("keep", [0, 7, 60, -1])
+def test_a_truncated_file_is_dropped_with_a_warning(keep, tmp_path, caplog):
+    Journal(tmp_path).put("a", totals())
+    (path,) = tmp_path.glob("*/*.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    journal = Journal(tmp_path)
+    assert journal.get("a") is None
+    assert "the pass runs again" in caplog.text
+    assert not path.exists()
+    journal.put("a", totals())
+    assert same(Journal(tmp_path).get("a"), totals())
+
+
+def test_a_changed_byte_is_found(tmp_path):
+    Journal(tmp_path).put("a", totals())
+    (path,) = tmp_path.glob("*/*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert Journal(tmp_path).get("a") is None

@@ -128,6 +128,25 @@ def test_a_pass_that_was_cut_off_goes_on_to_bit_equal_totals(save_every, tmp_pat
     assert seen == list(range(0 if save_every else 6, corpus.n_windows))
 
 
+@pytest.mark.parametrize("change", ["shape", "dtype", "missing", "extra"])
+def test_saved_totals_of_another_form_are_dropped_and_the_pass_runs_again(change, tmp_path, caplog):
+    loaded, corpus = tiny_loaded(), text_corpus(100)
+    whole = sparse(loaded, corpus, journal=Journal(tmp_path))
+    totals = dict(Journal(tmp_path).get("sparse") or {})
+    name = "observed.neuron.1"
+    if change == "shape":
+        totals[name] = np.concatenate([totals[name], totals[name]])
+    elif change == "dtype":
+        totals[name] = totals[name].astype(np.float32)
+    elif change == "missing":
+        del totals[name]
+    else:
+        totals["more"] = totals[name]
+    Journal(tmp_path).put("sparse", totals)
+    assert bit_equal(sparse(loaded, corpus, journal=Journal(tmp_path)), whole)
+    assert "other names or shapes" in caplog.text
+
+
 def test_a_pass_that_is_complete_is_not_run_again(tmp_path):
     loaded, corpus = tiny_loaded(), text_corpus(100)
     first = sparse(loaded, corpus, journal=Journal(tmp_path))

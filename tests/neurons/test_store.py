@@ -70,15 +70,17 @@ def test_a_failed_study_leaves_no_table(tmp_path, monkeypatch):
     monkeypatch.setattr("sparsing.neurons.store.NeuronTable.add", fail)
     with pytest.raises(KeyboardInterrupt):
         write_study(tiny_loaded(), {"a": text_corpus(60)}, tmp_path, thresholds=CUTS)
-    assert {path.name for path in tmp_path.iterdir()} <= {".journal"}
+    assert {path.name for path in tmp_path.iterdir()} <= {".journal", ".lock", "run.json"}
 
 
 def test_a_finished_study_leaves_no_journal(stored):
     _, _, folder = stored
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "neurons.json",
         "neurons.parquet",
         "neurons.safetensors",
+        "run.json",
         "vocabulary.parquet",
     ]
 

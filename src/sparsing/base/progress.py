@@ -38,7 +38,7 @@ class Progress:
         from rich.progress import Progress as Bars
 
         columns = (
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:>9,.0f}/{task.total:,.0f} tokens"),
             TimeElapsedColumn(),

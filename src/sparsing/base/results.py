@@ -1,13 +1,15 @@
 """Saving and loading of results: `Result` is the base class of every record that goes to disk.
 
 A result is a frozen dataclass. `save` writes its numbers, strings, tuples and nested results as JSON, and its
-`numpy.ndarray` fields as safetensors in a second file beside the JSON. `load` reads both files back. Every file is
-written atomically: a reader sees the old file or the new file, never a part of either.
+`numpy.ndarray` fields as safetensors in a second file beside the JSON. `load` reads both files back and checks every
+value. Every file is written atomically: a reader sees the old file or the new file, never a part of either. The JSON
+contains a digest of the arrays, so that a JSON file is never read with the arrays of another result.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -20,10 +22,13 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
+from sparsing.base.checked_files import check, parse_object, read_object, read_text
 from sparsing.errors import InputError
 
 _ARRAY = "$array"
 """Key of the JSON object that stands for an array; its value is the name of the array in the safetensors file."""
+_DIGEST = "arrays_sha256"
+"""Key of the digest of the arrays, in the JSON file and in the safetensors file."""
 _KINDS: dict[str, str] = {}
 """Every kind with the full name of its class, so that a kind used twice fails at import."""
 
@@ -61,7 +66,9 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8, atomically. Raises as `write_atomic`."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    # a file name that is not UTF-8 has characters that UTF-8 cannot encode
+    data = text.encode("utf-8", "backslashreplace")
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
 def read_lines(path: str | Path) -> list[dict[str, Any]]:
@@ -69,30 +76,60 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
     A last line without a line break is left out: the process that wrote it was killed.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
+    hint = "delete the file, or restore it from a copy"
+    if not Path(path).exists():
         return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = read_text(path, hint=hint).split("\n")[:-1]
+    return [
+        parse_object(line, name=f"line {i} of {str(path)!r}", hint=hint) for i, line in enumerate(lines, 1)
+    ]
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes named arrays as safetensors, atomically. Raises as `write_atomic`."""
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Writes named arrays and their digest as safetensors, atomically. Raises as `write_atomic`.
+
+    Returns: The digest, see `digest_arrays`.
+    """
     import safetensors.numpy
 
     library = cast("Any", safetensors.numpy)  # its annotation of the path is incomplete
 
     # safetensors copies the memory of an array as it lies, so a transposed view would be saved wrongly
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_atomic(path, lambda temporary: library.save_file(contiguous, temporary))
+    digest = digest_arrays(contiguous)
+    write_atomic(path, lambda temporary: library.save_file(contiguous, temporary, metadata={_DIGEST: digest}))
+    return digest
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The named arrays that `write_arrays` wrote."""
-    import safetensors.numpy
+    """The named arrays that `write_arrays` wrote.
 
-    library = cast("Any", safetensors.numpy)  # its annotation of the path is incomplete
-    return library.load_file(path)
+    Raises:
+        InputError: If the file cannot be read, or the arrays differ from the digest in the file. Files of earlier
+            versions have no digest.
+    """
+    import safetensors
+
+    open_file = cast("Any", safetensors.safe_open)  # its annotations are incomplete
+    try:
+        with open_file(path, framework="np") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            arrays: dict[str, np.ndarray] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+    except Exception as error:  # safetensors and numpy raise many classes for a damaged file
+        raise InputError(f"the arrays in {str(path)!r} cannot be read: {error}") from error
+    if metadata.get(_DIGEST, digest := digest_arrays(arrays)) != digest:
+        raise InputError(f"the arrays in {str(path)!r} are damaged: their bytes differ from their digest")
+    return arrays
+
+
+def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of the names, dtypes, shapes and bytes of arrays, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        # safetensors gives a scalar one axis
+        digest.update(repr((name, array.dtype.str, array.shape or (1,))).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,7 +184,7 @@ class Result:
         document: dict[str, Any] = {"kind": self.kind, "schema_version": self.schema_version}
         document |= _plain(self, arrays)
         if arrays:  # before the JSON, which refers to them
-            write_arrays(path.with_suffix(".safetensors"), arrays)
+            document[_DIGEST] = write_arrays(path.with_suffix(".safetensors"), arrays)
         write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
         return path
 
@@ -157,53 +194,48 @@ class Result:
 
         Raises:
             InputError: If there is no such file, if the file holds another kind of result or a schema that this
-                version does not read, or if a field or an array is missing.
+                version does not read, if a field or an array is missing or has another type, or if the arrays belong
+                to another result.
         """
         path = Path(path)
-        try:
-            content: object = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"no file {str(path)!r}; give the .json that a run has written") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-            raise InputError(f"{str(path)!r} is not a saved result ({error})") from error
-        document = (
-            cast("dict[str, Any]", content) if isinstance(content, dict) else {}
-        )  # JSON keys are strings
+        name, hint = repr(str(path)), "give the .json that a run has written"
+        document = read_object(path, hint=hint)
         kind = document.pop("kind", None)
         if kind not in (cls.kind, cls.former_kind):
-            raise InputError(
-                f"{str(path)!r} holds {kind or 'no result'}, not a {cls.kind}; give another file"
-            )
+            raise InputError(f"{name} holds {kind or 'no result'}, not a {cls.kind}; give another file")
         version = document.pop("schema_version", None)
-        if not (isinstance(version, int) and cls.oldest_schema <= version <= cls.schema_version):
+        if not (type(version) is int and cls.oldest_schema <= version <= cls.schema_version):
             raise InputError(
-                f"{str(path)!r} has {cls.kind} schema {version}, this version of sparsing reads"
+                f"{name} has {cls.kind} schema {version}, this version of sparsing reads"
                 f" {cls.oldest_schema} to {cls.schema_version}; measure again, or use the version that wrote it"
             )
+        arrays = _read_arrays(path, document.pop(_DIGEST, None))
         older = version if version < cls.schema_version else None
+        hint = f"it is not a complete {cls.kind}, run the command again"
         try:
-            return _Reader(_read_arrays(path.with_suffix(".safetensors")), older).build(cls, document)
+            fields = _Resolver(arrays, older).resolve(cls, document)
         except KeyError as error:
             raise InputError(
-                f"{str(path)!r}: array {error} is not in {path.with_suffix('.safetensors').name!r} beside it;"
+                f"{name}: array {error} is not in {path.with_suffix('.safetensors').name!r} beside it;"
                 " copy both files together"
             ) from None
-        except TypeError as error:
-            raise InputError(
-                f"{str(path)!r} is not a complete {cls.kind} ({error}); run the command again"
-            ) from None
+        return check(fields, cls, name=name, hint=hint)
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file; an empty dict if there is no file."""
-    import safetensors
+def _read_arrays(path: Path, digest: object) -> dict[str, np.ndarray]:
+    """The arrays beside the JSON file `path`; an empty dict if there is no file.
 
-    if not path.exists():
-        return {}
-    try:
-        return load_arrays(path)
-    except safetensors.SafetensorError as error:
-        raise InputError(f"the arrays in {str(path)!r} cannot be read: {error}") from error
+    Args:
+        digest: The digest in the JSON file; None in files of earlier versions.
+    """
+    place = path.with_suffix(".safetensors")
+    arrays = load_arrays(place) if place.exists() else {}
+    if digest is not None and arrays and digest != digest_arrays(arrays):
+        raise InputError(
+            f"{place.name!r} beside {str(path)!r} belongs to another result: a run was killed between writing the"
+            " two files, or only one file was copied; run the command again, or copy both files together"
+        )
+    return arrays
 
 
 def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = "") -> Any:
@@ -226,6 +258,8 @@ def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = ""
     if isinstance(value, (list, tuple)):
         items = cast("Sequence[Any]", value)
         return [_plain(item, arrays, f"{at}.{index}") for index, item in enumerate(items)]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, np.generic):
         value = cast("Any", value.item())
     if isinstance(value, float) and not math.isfinite(value):
@@ -234,45 +268,59 @@ def _plain(value: Any, arrays: dict[str, np.ndarray] | None = None, at: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Rebuilds values from their JSON form, guided by the type annotations of the fields."""
+class _Resolver:
+    """Undoes what `_plain` did to a value, guided by the annotations: arrays, NaN, fields of older schemas.
+
+    A value that does not fit its annotation stays as it is. `checked_files.check` finds it afterwards.
+    """
 
     arrays: dict[str, np.ndarray]
     older: int | None
     """Schema version of the file, if it is older than that of the loaded class. Nested results have no version of
     their own, so they are upgraded from this version too."""
 
-    def build(self, annotation: Any, value: Any) -> Any:
-        """The value of a field with this annotation; the inverse of `_plain`."""
+    def resolve(self, annotation: Any, value: Any) -> Any:
+        """`value` with its arrays, with NaN in place of null, and with the fields of the present schema.
+
+        Raises:
+            KeyError: If an array is missing.
+        """
         origin, args = typing.get_origin(annotation), typing.get_args(annotation)
         if _is_array(value):
             return self.arrays[value[_ARRAY]]
         if origin in (typing.Union, types.UnionType):
             if value is None and type(None) in args:
                 return None
-            return self.build(next(arg for arg in args if arg is not type(None)), value)
-        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-            if self.older is not None and issubclass(annotation, Result):
-                value = annotation.upgraded(value, self.older)
-            return self.record(annotation, value)
-        if origin is tuple:
-            item = args[0] if args else Any
-            return tuple(self.build(item, element) for element in value)
-        if origin in (dict, Mapping):
-            return {key: self.build(args[1], element) for key, element in value.items()}
+            return self.resolve(next(arg for arg in args if arg is not type(None)), value)
         if annotation is float and value is None:  # `_plain` writes NaN as null
             return math.nan
-        return value
+        if isinstance(value, list) and origin is tuple and args:
+            return [self.resolve(args[0], item) for item in cast("list[Any]", value)]
+        if not isinstance(value, dict):
+            return cast("Any", value)
+        table = cast("dict[str, Any]", value)
+        if origin in (dict, Mapping):
+            return {key: self.resolve(args[1], item) for key, item in table.items()}
+        if dataclasses.is_dataclass(annotation):
+            return self._record(cast("type[Any]", annotation), table)
+        return table
 
-    def record(self, annotation: type[Any], value: Any) -> Any:
-        """A dataclass from its fields. Unknown fields are ignored, so that files of later versions load."""
+    def _record(self, annotation: type[Any], table: dict[str, Any]) -> dict[str, Any]:
+        if self.older is not None and issubclass(annotation, Result):
+            try:
+                table = annotation.upgraded(table, self.older)
+            except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+                return table  # the fields are not those of the older schema either, as `check` finds
         hints = typing.get_type_hints(annotation)
-        known = {field.name for field in dataclasses.fields(annotation)}
-        return annotation(**{k: self.build(hints[k], v) for k, v in value.items() if k in known})
+        return {name: self.resolve(hints[name], item) for name, item in table.items() if name in hints}
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, dict) and set(cast("dict[str, Any]", value)) == {_ARRAY}
+    return (
+        isinstance(value, dict)
+        and set(cast("dict[str, Any]", value)) == {_ARRAY}
+        and isinstance(value[_ARRAY], str)
+    )
 
 
 def _umask() -> int:

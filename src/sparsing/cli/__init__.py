@@ -7,12 +7,19 @@ transformers inside `run` only, because they take seconds to import and `sparsin
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
 import logging
+import os
 import pkgutil
+import shlex
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 THREADS_HELP = "CPU threads (default: OMP_NUM_THREADS, else the cores that this process may use)"
 
@@ -38,10 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 for success, 2 for invalid input, 130 after Ctrl-C."""
-    from sparsing.errors import SparsityError
+    """Runs one command and returns its exit status.
+
+    Returns: 0 for success, 2 for invalid input, 130 after Ctrl-C (SIGINT), 143 after SIGTERM.
+    """
     from sparsing.hardware.threads import set_threads
 
+    _accept_any_text()
     args = build_parser().parse_args(argv)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
@@ -51,15 +61,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     # users need the text of a warning in one line, not the line of code that issued it
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("sparsing").warning("%s", message)
     try:
-        # in a process that has computed already, only an explicit number changes the setting
-        if "torch" not in sys.modules or getattr(args, "threads", None):
-            set_threads(getattr(args, "threads", None))
-        return args.run(args)
-    except SparsityError as error:
+        with _sigterm_raises(), contextlib.ExitStack() as args.until_the_end:
+            # in a process that has computed already, only an explicit number changes the setting
+            if "torch" not in sys.modules or getattr(args, "threads", None):
+                set_threads(getattr(args, "threads", None))
+            status = args.run(args)
+        sys.stdout.flush()  # here, since an error at the exit of the interpreter would be a traceback
+        return status
+    except KeyboardInterrupt as error:
+        words = shlex.join(["sparsing", *(sys.argv[1:] if argv is None else argv)])
+        print(
+            f"interrupted; finished work is saved, and the same command continues: {words}", file=sys.stderr
+        )
+        return 143 if isinstance(error, Terminated) else 130
+    except Exception as error:
+        return _status_of(error)
+
+
+def _status_of(error: Exception) -> int:
+    """Prints the message of an expected error and returns the exit status; raises an unexpected error again."""
+    from sparsing.errors import SparsityError
+
+    if isinstance(error, SparsityError):
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished work is saved, run the same command again to continue", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as `head`, has seen enough
+        _discard_stdout()
         return 0
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _discard_stdout()
+        print(f"error: {error}; free some space and run the same command again", file=sys.stderr)
+        return 2
+    raise error
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was received. It passes through all handlers that let Ctrl-C through."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Inside the block SIGTERM raises `Terminated`, so that locks and temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _accept_any_text() -> None:
+    """Prints characters that the terminal cannot encode, such as bytes of a file name, as escape sequences."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115,PTH123  (None if the shell has closed it)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115,PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _discard_stdout() -> None:
+    """Sends the rest of stdout nowhere. The interpreter flushes stdout at its exit and would fail again."""
+    with contextlib.suppress(OSError, ValueError):  # a stream in memory has no file number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

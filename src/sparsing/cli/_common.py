@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from sparsing.base.progress import Progress
     from sparsing.measuring.subject import Subject
     from sparsing.models.loading import LoadedModel
@@ -210,18 +212,35 @@ def window_of(loaded: LoadedModel, wanted: int | None) -> int:
     return wanted or min(length or DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 
-def open_subject(args: argparse.Namespace, loaded: LoadedModel, folder: Path, scores: set[str]) -> Subject:
-    """Reads the text and calibrates the model on it; a journal in `folder` lets a later run continue."""
-    from sparsing.measuring.run_folder import open_journal
+def lock_folder(args: argparse.Namespace, folder: Path) -> Path:
+    """Creates the folder and locks it until the command ends; see `base.run_lock`. Returns the folder."""
+    from sparsing.base.run_lock import lock_folder
+
+    return args.until_the_end.enter_context(lock_folder(folder))
+
+
+def open_subject(
+    args: argparse.Namespace, loaded: LoadedModel, folder: Path, scores: set[str], *, claim: bool = True
+) -> Subject:
+    """Reads the text and calibrates the model on it; a journal in `folder` lets a later run continue.
+
+    Args:
+        claim: Whether the results in `folder` are of this model, see `claim_folder`.
+    """
+    from sparsing.measuring.run_folder import claim_folder, open_journal
     from sparsing.measuring.subject import Subject
+    from sparsing.models.identity import identify
 
     corpus, heldout = read_text(args, loaded)
+    identity = identify(loaded)
+    if claim:
+        claim_folder(folder, loaded, corpus, identity=identity)
     return Subject(
         loaded,
         corpus,
         scores=sorted(scores),
         heldout=heldout,
-        journal=open_journal(folder, loaded, corpus, batch_size=args.batch_size),
+        journal=open_journal(folder, loaded, corpus, batch_size=args.batch_size, identity=identity),
         batch_size=args.batch_size,
         progress=make_progress(args),
     )
@@ -230,6 +249,13 @@ def open_subject(args: argparse.Namespace, loaded: LoadedModel, folder: Path, sc
 def print_json(value: Any) -> None:
     """Prints one JSON document on stdout. `value` may contain results, which are printed as their `to_dict()`."""
     print(json.dumps(value, indent=1, default=lambda result: result.to_dict()))
+
+
+def plain(text: str) -> Text:
+    """`text` for rich as it is: `[...]` in a name is no markup, and control characters are escaped."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
 
 
 def print_table(
@@ -243,12 +269,14 @@ def print_table(
     from rich import box
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=plain(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i and not prose else "left", overflow="fold")
+        table.add_column(plain(name), justify="right" if i and not prose else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # rich would read `[...]` in a path as markup
+        table.add_row(*map(plain, row))
     # a fixed width in a pipe: rich's default of 80 columns would wrap the tables
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+    with console.capture() as printed:  # rich itself would end the process if the reader of a pipe has gone
+        console.print(table)
+    print(printed.get(), end="")

@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     from sparsing.decode.advice._advise import advise
     from sparsing.errors import InputError
-    from sparsing.measuring.run_folder import check_writable, default_folder
+    from sparsing.measuring.run_folder import default_folder
     from sparsing.rules import make_rule
 
     rules = [make_rule(name) for name in args.rule]
@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--ppl must be above 0 percent and --new-tokens at least 2, got {args.ppl} and {args.new_tokens}"
         )
-    folder = check_writable(args.output or default_folder(args.model))
+    folder = common.lock_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_decode(args, args.model)
-    subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules})
+    subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules}, claim=False)
     advice = advise(
         subject,
         rules=args.rule,

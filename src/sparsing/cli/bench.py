@@ -79,10 +79,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.measuring.run_folder import check_writable
 
     # before minutes of timing, not after
-    check_writable(args.output)
+    common.lock_folder(args, args.output)
     if args.model or args.whole:
         bench = _bench_checkpoint(args) if args.model else _bench_planted_models(args)
         path = bench.save(args.output / "whole.json")

@@ -48,10 +48,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     from sparsing.demo.run import run_demo
-    from sparsing.measuring.run_folder import check_writable
     from sparsing.report import measurement_tables as tables
 
-    folder = check_writable(args.output)
+    folder = common.lock_folder(args, args.output)
     models = list(run_demo(folder, max_tokens=args.max_tokens, progress=common.make_progress(args)))
     series = {model.activation: model.measurements for model in models}
     _draw(folder, models, series)

@@ -94,13 +94,13 @@ def run(args: argparse.Namespace) -> int:
     from sparsing.evaluation.model.launching import set_progress_bars
     from sparsing.evaluation.suite import Suite
     from sparsing.evaluation.tasks.loading import TaskLoader
-    from sparsing.measuring.run_folder import check_writable, default_folder
+    from sparsing.measuring.run_folder import claim_folder, default_folder
 
     names = _task_names(args)
     _check_levels(args)
     shown = set_progress_bars(wanted=not args.quiet)
     levels = _given_levels(args)
-    folder = check_writable(args.output or default_folder(args.model) / "evaluate")
+    folder = common.lock_folder(args, args.output or default_folder(args.model) / "evaluate")
     loader = TaskLoader(
         task_data=args.task_data,
         include_path=args.include_path,
@@ -109,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     )
     tasks = loader.check(names)
     loaded = _load(args)
+    claim_folder(folder, loaded)
     suite = Suite(
         loaded,
         loader,

@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     fits: list[LawFit] = []
     comparisons: list[FormComparison | None] = []
     for points in read_points(args.points, tokens_per_step=args.tokens_per_step):
-        with progress.status(f"fitting {points.name}"):
+        with progress.status(common.plain(f"fitting {points.name}")):
             fit, comparison = _fit(points, args)
         fits.append(fit)
         comparisons.append(comparison)

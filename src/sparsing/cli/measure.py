@@ -69,18 +69,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.measuring.run_folder import check_writable, default_folder
+    from sparsing.measuring.run_folder import default_folder
 
     jobs = _jobs(args)
-    folder = check_writable(args.output or default_folder(args.model))
-    level = _joint_level(args, jobs, folder) if args.cett_from else None
+    folder = common.lock_folder(args, args.output or default_folder(args.model))
+    joint = _joint_subjects(args, jobs, folder)
+    level = _joint_level(joint, jobs, folder) if joint else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
     subject = common.open_subject(args, common.load_to_measure(args, args.model), folder, scores)
     asked = [(rule, asked if level is None else {"level": level}) for rule, asked in jobs]
     results = _measure(subject, asked, args.tolerance, folder)
     if not args.no_figures:
         _draw(results, subject, folder)
-    subject.journal.clear()
+    for measured in (*joint, subject):
+        measured.journal.clear()
     if args.json:
         common.print_json(results)
     else:
@@ -124,15 +126,20 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     return [(rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked]
 
 
-def _joint_level(args: argparse.Namespace, jobs: list, folder: Path) -> float:
+def _joint_subjects(args: argparse.Namespace, jobs: list, folder: Path) -> list[Subject]:
+    """The checkpoints of --cett-from."""
+    scores = {jobs[0][0].score} if args.cett_from else set()
+    return [
+        common.open_subject(args, common.load_to_measure(args, name), folder, scores, claim=False)
+        for name in args.cett_from or []
+    ]
+
+
+def _joint_level(subjects: list[Subject], jobs: list, folder: Path) -> float:
     """The CETT at which the checkpoints of --cett-from together reach the wanted perplexity ratio."""
     from sparsing.measuring.joint_search import search_jointly
 
     (rule, asked) = jobs[0]
-    subjects = [
-        common.open_subject(args, common.load_to_measure(args, name), folder, {rule.score})
-        for name in args.cett_from
-    ]
     found = search_jointly(subjects, rule, asked["ppl_ratio"])
     found.save(folder / "joint-search.json")
     return found.level

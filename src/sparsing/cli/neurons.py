@@ -61,14 +61,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-    from sparsing.measuring.run_folder import check_writable, default_folder
+    from sparsing.measuring.run_folder import default_folder
     from sparsing.neurons.store import write_study
     from sparsing.rules.thresholds import read_thresholds
 
     sources = _sources(args.text)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
     # Before the model is loaded, so that a wrong folder fails at once.
-    folder = check_writable(args.output or default_folder(args.model) / "neurons")
+    folder = common.lock_folder(args, args.output or default_folder(args.model) / "neurons")
     loaded = common.load_to_measure(args, args.model)
     study = write_study(
         loaded,

@@ -93,6 +93,8 @@ class TaskOutcome(Result):
     level: str
     identity: str
     """Digest of everything that decides the figures: model, thresholds, items, definitions, versions."""
+    identity_parts: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    """The digests of which `identity` is made, by what they are; empty in files of earlier versions."""
     shots: int
     scores: tuple[TaskScore, ...]
     parts: tuple[PartOutcome, ...]

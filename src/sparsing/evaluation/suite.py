@@ -1,7 +1,8 @@
 """Runs tasks at levels, one pair after the other, and saves each pair, so that an interrupted run can continue.
 
 A finished pair is the file `<folder>/<level>/<task>.json`. It contains a digest of everything that decides its figures.
-When the same pair is requested again, the file is read. A file with another digest is replaced by a new run.
+When the same pair is requested again, the file is read. A file with another digest is replaced by a new run, and a
+warning says what has changed.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,9 @@ from sparsing.evaluation.model.lm_eval_internals import harness_version
 from sparsing.evaluation.outcome import Evaluation, TaskOutcome, rows_of
 from sparsing.evaluation.scoring import first_metric, item_lines, part_outcome, score_of
 from sparsing.evaluation.tasks.chance import chance_of
+from sparsing.evaluation.tasks.identity import definition_text, item_rows
 from sparsing.evaluation.tasks.templates import compile_templates_once
-from sparsing.measuring.run_folder import fingerprint
+from sparsing.models.identity import identify
 
 if TYPE_CHECKING:
     from sparsing.evaluation.model.activity import Activity
@@ -97,7 +98,7 @@ class Suite:
             )
         self.batch_size = batch_size or choose_batch_size(loaded, self.lm.max_length)
         self._set_batch_size()
-        self._fingerprint = fingerprint(loaded.model)
+        self._model = identify(loaded)
 
     def run(
         self,
@@ -149,10 +150,9 @@ class Suite:
         identity = self._identity(task, level)
         path = self.folder / level.slug / f"{task.paper.name}.json"
         items = path.with_suffix(".items.jsonl")
-        if path.exists() and (items.exists() or not self.log_items):
-            saved = TaskOutcome.load(path)
-            if saved.identity == identity:
-                return saved
+        saved = self._saved(path, identity)
+        if saved is not None and (items.exists() or not self.log_items):
+            return saved
         run = self._evaluate(task, level)
         outcome = _task_outcome(task, level, identity, run)
         if run is not None:
@@ -160,6 +160,22 @@ class Suite:
                 write_text(items, "".join(item_lines(task, run.results)))
             outcome.save(path)
         return outcome
+
+    def _saved(self, path: Path, identity: dict[str, str]) -> TaskOutcome | None:
+        """The outcome in the file if everything that decides its figures is equal; None, with a warning, if not."""
+        if not path.exists():
+            return None
+        try:
+            saved = TaskOutcome.load(path)
+        except InputError as error:
+            logger.warning("%s; the task runs again", error)
+            return None
+        if saved.identity == identity_digest(identity):
+            return saved
+        parts = [name for name, digest in identity.items() if saved.identity_parts.get(name) != digest]
+        changed = ", ".join(parts) if saved.identity_parts else "the version of sparsing"
+        logger.warning("%s is replaced by a new run, since these have changed: %s", path, changed)
+        return None
 
     def _evaluate(self, task: LoadedTask, level: Level) -> _Run | None:
         """Run a task with the seeds of lm-eval's command; None in a process without results (rank above 0)."""
@@ -192,8 +208,8 @@ class Suite:
             raise InputError(f"--batch-size is a number, auto or auto:N, got {self.batch_size!r}")
         self.lm.set_batch_size(size if size == "auto" else int(size), float(schedule or 1))
 
-    def _identity(self, task: LoadedTask, level: Level) -> str:
-        """Digest of everything that decides the figures of a task at a level."""
+    def _identity(self, task: LoadedTask, level: Level) -> dict[str, str]:
+        """Digests of everything that decides the figures of a task at a level, by what it is."""
         import torch
         import transformers
 
@@ -202,16 +218,29 @@ class Suite:
         loaded = self.lm.loaded
         settings = (self.limit, self.batch_size, self.lm.max_length, loaded.dtype, loaded.device)
         versions = (harness_version(), torch.__version__, transformers.__version__)
-        digest = hashlib.sha256(repr((self._fingerprint, cut, task.paper, settings, versions)).encode())
-        for part in task.parts:
-            config = {k: v for k, v in part.dump_config().items() if k != "custom_dataset"}
-            digest.update(json.dumps(config, sort_keys=True, default=_name).encode())
-            for document in part.eval_docs:
-                digest.update(json.dumps(document, sort_keys=True, default=str).encode())
-        return digest.hexdigest()
+        return {
+            **{f"model {name}": digest for name, digest in self._model.items()},
+            "thresholds": _digest([repr(cut)]),
+            "settings": _digest([repr(settings)]),
+            "versions": _digest([repr(versions)]),
+            "task definition": _digest([repr(task.paper), *map(definition_text, task.parts)]),
+            "items": _digest(row for part in task.parts for row in item_rows(part)),
+        }
 
 
-def _task_outcome(task: LoadedTask, level: Level, identity: str, run: _Run | None) -> TaskOutcome:
+def identity_digest(parts: dict[str, str]) -> str:
+    """One digest of all parts of an identity."""
+    return _digest(f"{name} {digest}" for name, digest in parts.items())
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)} {text}".encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
+
+
+def _task_outcome(task: LoadedTask, level: Level, identity: dict[str, str], run: _Run | None) -> TaskOutcome:
     """The outcome of a run; without a run an outcome that has no scores."""
     parts = [part_outcome(part.task_name, run.results) for part in task.parts] if run else []
     columns = (task.paper.columns or ((task.paper.name, first_metric(parts[0])),)) if run else ()
@@ -220,7 +249,8 @@ def _task_outcome(task: LoadedTask, level: Level, identity: str, run: _Run | Non
         task=task.paper.name,
         group=task.paper.group,
         level=level.name,
-        identity=identity,
+        identity=identity_digest(identity),
+        identity_parts=identity,
         shots=int(run.results["n-shot"].get(parts[0].name) or 0) if run else 0,
         scores=tuple(score_of(title, metric, parts, run.results) for title, metric in columns) if run else (),
         parts=tuple(parts),
@@ -271,8 +301,3 @@ def quiet_harness() -> Iterator[None]:
         harness.setLevel(level)
         if bars:
             datasets.enable_progress_bars()
-
-
-def _name(value: Any) -> str:
-    """The name of a function in a task's configuration; its `repr` has an address that differs from run to run."""
-    return getattr(value, "__qualname__", None) or type(value).__qualname__

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsing.measuring.run_folder import THRESHOLDS_FILE, fingerprint, open_journal, save_measurement
+from sparsing.base.checked_files import quietly
+from sparsing.base.run_lock import lock_folder
+from sparsing.measuring.run_folder import THRESHOLDS_FILE, open_journal, save_measurement
+from sparsing.models.identity import identify
 from sparsing.rules.thresholds import Thresholds
 
 if TYPE_CHECKING:
@@ -38,28 +41,42 @@ def measure_levels(
     Raises:
         TargetError: If no level reaches one of the percentages.
     """
+    identity = identify(loaded)
+    digest = hashlib.sha256(f"{identity} {corpus.sha256()} {loaded.dtype}".encode())
+    with lock_folder(folder / digest.hexdigest()[:16]) as place:
+        saved = {p: _saved(place / f"ppl-{p:g}") for p in percents}
+        if missing := [p for p in percents if saved[p] is None]:
+            saved |= _measure(loaded, corpus, heldout, missing, place, identity, progress)
+    return [thresholds for p in percents if (thresholds := saved[p]) is not None]
+
+
+def _saved(folder: Path) -> Thresholds | None:
+    """The thresholds of a level that was measured; None if it has to be measured."""
+    path = folder / THRESHOLDS_FILE
+    # the thresholds are written last, so the measurement is there too
+    return quietly(lambda: Thresholds.load(path)) if path.exists() else None
+
+
+def _measure(
+    loaded: LoadedModel,
+    corpus: Corpus,
+    heldout: Corpus | None,
+    percents: Sequence[float],
+    folder: Path,
+    identity: dict[str, str],
+    progress: Progress | None,
+) -> dict[float, Thresholds]:
     from sparsing.measuring._measure import measure
     from sparsing.measuring.subject import Subject
 
-    digest = hashlib.sha256(f"{fingerprint(loaded.model)} {corpus.sha256()} {loaded.dtype}".encode())
-    folder = folder / digest.hexdigest()[:16]
-    subject: Subject | None = None
-    levels: list[Thresholds] = []
+    journal = open_journal(folder, loaded, corpus, identity=identity)
+    subject = Subject(
+        loaded, corpus, scores=["neuron_norm"], heldout=heldout, journal=journal, progress=progress
+    )
+    levels: dict[float, Thresholds] = {}
     for p in percents:
-        place = folder / f"ppl-{p:g}"
-        if not (place / THRESHOLDS_FILE).exists():  # written last, so the measurement is there too
-            if subject is None:  # not earlier: creating a subject calibrates the model
-                journal = open_journal(folder, loaded, corpus)
-                subject = Subject(
-                    loaded,
-                    corpus,
-                    scores=["neuron_norm"],
-                    heldout=heldout,
-                    journal=journal,
-                    progress=progress,
-                )
-            save_measurement(measure(subject, "cett", ppl_ratio=1 + p / 100), place)
-        levels.append(Thresholds.load(place / THRESHOLDS_FILE))
-    if subject is not None:
-        subject.journal.clear()
+        measured = measure(subject, "cett", ppl_ratio=1 + p / 100)
+        save_measurement(measured, folder / f"ppl-{p:g}")
+        levels[p] = measured.thresholds
+    journal.clear()
     return levels

@@ -198,7 +198,8 @@ def run_pass(
     settings = settings or PassSettings()
     device = input_device(loaded)
     run = _Pass.of(observer.totals, corpus.n_windows, device)
-    run.restore(settings.journal.get(key))
+    if not run.restore(settings.journal.get(key)):
+        settings.journal.drop(key, f"its arrays have other names or shapes than those of the pass {key!r}")
     saved = run.arrays()
     while (begin := int(run.next_window)) < corpus.n_windows:
         batch_size = settings.limit.apply(settings.batch_size or default_batch_size(loaded, corpus))
@@ -301,14 +302,26 @@ class _Pass:
         own = {"nll": self.nll, "labels": self.labels, "next_window": self.next_window}
         return own | {f"observed.{path}": tensor for path, tensor in self.observed.tensors().items()}
 
-    def restore(self, saved: Arrays | None) -> None:
-        """Continues from saved totals; None leaves the sums at zero."""
-        for name, array in (saved or {}).items():
-            tensor = self._named()[name]
-            # safetensors saves a scalar with one axis
-            tensor.copy_(torch.as_tensor(array).view(tensor.shape))
+    def restore(self, saved: Arrays | None) -> bool:
+        """Continues from saved totals; None leaves the sums at zero.
+
+        Returns: False, and changes nothing, if the saved totals have other names, shapes or dtypes.
+        """
+        if saved is None:
+            return True
+        sums = self._named()
+        if _forms(saved) != _forms({name: tensor.cpu().numpy() for name, tensor in sums.items()}):
+            return False
+        for name, tensor in sums.items():
+            tensor.copy_(torch.as_tensor(saved[name]).view(tensor.shape))
+        return True
 
     def arrays(self) -> Arrays:
         """Copies of all sums as arrays, for the journal."""
         # `copy`, since the pass goes on adding to the tensors
         return {name: tensor.cpu().numpy().copy() for name, tensor in self._named().items()}
+
+
+def _forms(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of each array; safetensors saves a scalar with one axis."""
+    return {name: (array.dtype.str, array.shape or (1,)) for name, array in arrays.items()}

@@ -15,8 +15,10 @@ import numpy as np
 
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_atomic
+from sparsing.base.run_lock import PARTIAL, lock_folder
 from sparsing.errors import InputError
-from sparsing.measuring.run_folder import check_writable, open_journal
+from sparsing.measuring.run_folder import claim_folder, open_journal
+from sparsing.models.identity import identify
 from sparsing.neurons.contexts import LayerContexts
 from sparsing.neurons.study import CONTEXTS_PER_NEURON, LayerStudy, NeuronStudy, study_neurons
 from sparsing.rules.thresholds import Thresholds
@@ -46,21 +48,41 @@ def write_study(
     Raises:
         InputError: If `study_neurons` raises it, or the folder cannot be written.
     """
-    check_writable(folder)
+    with lock_folder(folder):
+        return _write_study(
+            loaded,
+            corpora,
+            folder,
+            batch_size=batch_size,
+            thresholds=thresholds,
+            cett=cett,
+            contexts=contexts,
+            progress=progress,
+        )
+
+
+def _write_study(
+    loaded: LoadedModel,
+    corpora: Mapping[str, Corpus],
+    folder: Path,
+    *,
+    batch_size: int | None,
+    **options: Any,
+) -> NeuronStudy:
+    identity = identify(loaded)
+    claim_folder(folder, loaded, identity=identity)
     journals = {
-        name: open_journal(folder, loaded, corpus, batch_size=batch_size) for name, corpus in corpora.items()
+        name: open_journal(folder, loaded, corpus, batch_size=batch_size, identity=identity)
+        for name, corpus in corpora.items()
     }
     with NeuronTable(folder / NEURONS, corpora, loaded.tokenizer) as table:
         study = study_neurons(
             loaded,
             corpora,
-            thresholds,
-            cett=cett,
-            contexts=contexts,
             journals=journals,
             batch_size=batch_size,
-            progress=progress,
             on_layer=table.add,
+            **options,
         )
     save_vocabulary(study, loaded.tokenizer, folder / VOCABULARY)
     study.save(folder / STUDY)
@@ -75,7 +97,7 @@ class NeuronTable:
     def __init__(self, path: Path, corpora: Mapping[str, Corpus], tokenizer: Any):
         self._path, self._tokenizer = path, tokenizer
         self._corpora, self._names = list(corpora.values()), list(corpora)
-        self._partial = path.with_name(f".{path.name}.partial")
+        self._partial = path.with_name(f".{path.name}{PARTIAL}")
         self._writer: Any = None
 
     def __enter__(self) -> NeuronTable:

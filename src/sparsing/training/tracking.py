@@ -17,12 +17,14 @@ from typing import Any
 
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_text
+from sparsing.base.run_lock import lock_folder
 from sparsing.errors import InputError
 from sparsing.measuring._measure import measure
 from sparsing.measuring.joint_search import search_jointly
+from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import Measurement
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.run_folder import check_writable, open_journal, save_measurement
+from sparsing.measuring.run_folder import open_journal, save_measurement, write_claim
 from sparsing.measuring.subject import Subject
 from sparsing.models.checkpoint import training_position
 from sparsing.models.loading import LoadedModel, load_model
@@ -104,9 +106,26 @@ def track(
         raise InputError(
             f"ppl_ratio must be above 1 and last at least 1, got {ppl_ratio} and {last}; 1.01 stands for PPL-1%"
         )
-    check_writable(folder)
-    opener = _SubjectOpener(read, load, folder, tokens, batch_size, progress)
-    paths = list(tokens)
+    with lock_folder(folder):
+        run = Path(list(tokens)[-1]).resolve().parent
+        write_claim(folder, {"run": str(run)}, {})
+        return _track(
+            _SubjectOpener(read, load, folder, tokens, batch_size, progress),
+            name or run.name,
+            ppl_ratio,
+            last,
+        )
+
+
+def _track(opener: _SubjectOpener, name: str, ppl_ratio: float, last: int) -> Track:
+    """Measures the checkpoints of `opener` and writes the results into its folder.
+
+    Args:
+        name: Name of the run.
+        ppl_ratio: As in `track`, as is `last`.
+    """
+    folder = opener.folder
+    paths = list(opener.tokens)
     joint = {path: opener.open_parked(path) for path in paths[-last:]}
     search = search_jointly(list(joint.values()), make_rule("cett"), ppl_ratio)
     points = []
@@ -114,7 +133,7 @@ def track(
         subject = joint.pop(path) if path in joint else opener.open(path)
         points.append(TrackPoint.of(_measure_checkpoint(subject, search.level, folder / Path(path).name)))
     result = Track(
-        name=name or Path(paths[-1]).resolve().parent.name,
+        name=name,
         level=search.level,
         target_ppl_ratio=ppl_ratio,
         search=search,
@@ -124,7 +143,8 @@ def track(
     )
     result.save(folder / "track.json")
     write_text(folder / "points.csv", result.points_csv())
-    subject.journal.clear()  # all checkpoints share the journal of the folder
+    for journal in opener.journals:
+        journal.clear()
     return result
 
 
@@ -165,6 +185,8 @@ class _SubjectOpener:
     progress: Progress | None
     _corpora: tuple[Corpus, Corpus | None] | None = None
     _vocabulary: dict[str, int] = dataclasses.field(default_factory=dict)
+    journals: list[Journal] = dataclasses.field(default_factory=list)
+    """The journals of the opened checkpoints."""
 
     def open(self, path: str) -> Subject:
         return Subject(**self._arguments(path))
@@ -186,12 +208,15 @@ class _SubjectOpener:
                 f"{path!r} has another tokenizer than the checkpoints before it; track one run at a time"
             )
         corpus, heldout = self._corpora
+        if not self.journals:  # the text is the same for all checkpoints
+            write_claim(self.folder, {"text": corpus.sha256()}, {"text": corpus.source})
+        self.journals.append(open_journal(self.folder, loaded, corpus, batch_size=self.batch_size))
         return {
             "loaded": loaded,
             "corpus": corpus,
             "heldout": heldout,
             "scores": ("neuron_norm",),
-            "journal": open_journal(self.folder, loaded, corpus, batch_size=self.batch_size),
+            "journal": self.journals[-1],
             "batch_size": self.batch_size,
             "progress": self.progress,
         }

@@ -1,0 +1,80 @@
+"""A run folder is locked against other processes, and the lock ends with the process that holds it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sparsing.base.run_lock import lock_folder
+from sparsing.errors import InputError
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sparsing.base.run_lock import lock_folder
+with lock_folder(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(folder: Path) -> subprocess.Popen:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
+    folder = tmp_path / "run"
+    with hold(folder) as process:
+        try:
+            with (
+                pytest.raises(InputError, match=r"another process is writing into .*run'"),
+                lock_folder(folder),
+            ):
+                pass
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+    with lock_folder(folder):
+        pass
+
+
+def test_one_process_may_lock_twice(tmp_path):
+    with lock_folder(tmp_path), lock_folder(tmp_path / "." / "x" / ".."):
+        pass
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "level" / ".cache").mkdir(parents=True)
+    left = [tmp_path / ".a.json.x1.partial", tmp_path / "level" / ".b.partial"]
+    kept = [tmp_path / "a.partial", tmp_path / ".a.json", tmp_path / "level" / ".cache" / "x"]
+    for path in left + kept:
+        path.write_text("x")
+    with lock_folder(tmp_path):
+        assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(InputError, match=r"cannot write .*choose another folder"),
+        lock_folder(tmp_path / "file" / "x"),
+    ):
+        pass
+
+
+def test_only_the_first_process_of_torchrun_locks(tmp_path, monkeypatch):
+    with hold(tmp_path) as process:
+        try:
+            monkeypatch.setenv("RANK", "1")
+            with lock_folder(tmp_path):
+                pass
+        finally:
+            process.kill()

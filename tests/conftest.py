@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the hub
@@ -73,3 +74,21 @@ def stories_folder(shared) -> Path:
 @pytest.fixture(scope="session")
 def lm_eval():
     return pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'sparsing[eval]'")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    done = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+        if os.geteuid() == 0
+        else None
+    )
+    if done is None or done.returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

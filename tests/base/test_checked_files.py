@@ -48,7 +48,7 @@ def test_a_file_above_the_limit_is_not_parsed(tmp_path):
 def test_what_is_no_file(name, tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match="; do this"):
-        checked_files.read_text(tmp_path / name, hint="do this")
+        checked_files.read_utf8(tmp_path / name, hint="do this")
 
 
 @pytest.mark.parametrize("content", ["a = ", "a = " + "[" * 5000, "a = " + "9" * 5000, "[a]\n[a]"])

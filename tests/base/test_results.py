@@ -8,7 +8,6 @@ import json
 import math
 import os
 import pkgutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -279,9 +278,7 @@ def test_permissions_follow_the_umask(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(
-        InputError, match=r"cannot write .*file/r\.safetensors'.*choose another folder with -o"
-    ):
+    with pytest.raises(InputError, match=r"cannot write .*file/r\.json'.*choose another folder with -o"):
         whole().save(tmp_path / "file" / "r.json")
 
 
@@ -298,24 +295,6 @@ def test_a_folder_that_may_not_be_written(tmp_path):
     assert Outer.load(path).count == 3
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = (
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, check=False
-        )
-        if os.geteuid() == 0
-        else None
-    )
-    if done is None or done.returncode:
-        pytest.skip("needs the right to mount a small tmpfs")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_leaves_the_old_files(small_disk):
     path = whole().save(small_disk / "r.json")
     with pytest.raises(InputError, match=r"cannot write .*r\.safetensors'.*No space left"):
@@ -323,5 +302,6 @@ def test_a_full_disk_leaves_the_old_files(small_disk):
     assert same(Outer.load(path), whole())
     with pytest.raises(InputError, match=r"cannot write .*r\.json'.*No space left.*; free some space"):
         whole(array=np.zeros(1), text="x" * 10**6).save(path)
+    assert same(Outer.load(path), whole())
     write_arrays(small_disk / "ok.safetensors", {"a": np.zeros(2)})
     assert not [file.name for file in small_disk.iterdir() if "partial" in file.name]

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from sparsing.base.run_lock import lock_folder
 from sparsing.errors import InputError
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from sparsing.base.run_lock import lock_folder
-with lock_folder(Path(sys.argv[1])):
-    print("locked", flush=True)
-    time.sleep(60)
-"""
-
-
-def hold(folder: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "locked\n"
-    return process
+from ..helpers.locks import hold
 
 
 def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):

@@ -89,6 +89,7 @@ def test_the_last_of_two_equal_keys_counts_and_a_pair_needs_its_sign():
         ({"lr": 1}, r"unknown key 'lr'; write the table before the key, e.g. training.lr"),
         ({"training.lr": "fast"}, r"training.lr must be a number, got 'fast'"),
         ({"training.lr": 0}, r"training.lr must be above 0, got 0"),
+        ({"checkpoints.count": 10**9}, r"checkpoints.count must be in \[1, 100000\], got 1000000000"),
         ({"training.lr": float("nan")}, r"training.lr must be above 0, got nan"),
         ({"training.tokens": 1.5}, r"training.tokens must be a whole number, got 1.5"),
         ({"training.seed": -1}, r"training.seed must be in \[0, 4294967295\], got -1"),

@@ -66,6 +66,16 @@ def test_a_token_file_is_reused_only_with_the_same_key(tokenizer, tmp_path):
         write_tokens(path, whole([]), tokenizer, most=400, key={"text": "b"})
 
 
+def test_a_damaged_token_file_is_written_again(tokenizer, tmp_path):
+    path = tmp_path / "tokens.bin"
+    before = np.array(write_tokens(path, whole(TEXTS), tokenizer, most=500, key={"text": "a"}))
+    path.write_bytes(path.read_bytes()[:600])
+    assert np.array_equal(write_tokens(path, whole(TEXTS), tokenizer, most=500, key={"text": "a"}), before)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(InputError, match="now gives other tokens than when the run began"):
+        write_tokens(path, whole(TEXTS[1:]), tokenizer, most=500, key={"text": "a"})
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_rows_of_a_table_are_documents(tokenizer, tmp_path, suffix):
     import pandas

@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsing.errors import InputError
+from sparsing.errors import InputError, SparsityError
 from sparsing.models.loading import load_model
 from sparsing.training.run_callbacks import read_loss_curve
-from sparsing.training.run_checkpoints import complete_checkpoints
+from sparsing.training.run_checkpoints import check_resumable, complete_checkpoints, find_resumable
 from sparsing.training.trainer import BatchSplit, split_batch, train
 
+from ..helpers.locks import hold
 from .runs import StopAt, tiny_config
 
 
@@ -123,6 +124,62 @@ def test_before_the_first_checkpoint_the_configuration_may_change(training_text,
     config = tiny_config(training_text, model__vocab_size=300, training__tokens=256, checkpoints__at=[])
     assert train(config, tmp_path / "run")[-1]["step"] == 2
     assert load_model(tmp_path / "run" / "checkpoint-2").model.config.vocab_size == 300
+
+
+def test_a_kill_between_two_files_of_the_tokenizer_does_no_harm(
+    finished_run, training_text, tmp_path, monkeypatch
+):
+    from transformers import PreTrainedTokenizerFast
+
+    save = PreTrainedTokenizerFast.save_pretrained
+
+    def killed(self, folder, **options):
+        save(self, folder, **options)
+        (Path(folder) / "tokenizer.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreTrainedTokenizerFast, "save_pretrained", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(training_text), tmp_path / "run")
+    train(tiny_config(training_text), tmp_path / "run")
+    assert curve(tmp_path / "run") == curve(finished_run)
+    assert not list((tmp_path / "run").glob(".*partial"))
+
+
+@pytest.mark.parametrize("damage", ["remove", "cut"])
+@pytest.mark.parametrize("name", ["scheduler.pt", "optimizer.pt", "model.safetensors", "rng_state.pth"])
+def test_a_damaged_checkpoint_is_not_resumed(finished_run, name, damage, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    checkpoint = find_resumable(run)
+    assert checkpoint is not None
+    check_resumable(checkpoint)
+    path = checkpoint / name
+    path.unlink() if damage == "remove" else path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=rf"training cannot continue from .*{name} (is missing|has changed)"):
+        check_resumable(checkpoint)
+
+
+def test_a_diverged_run_stops(training_text, tmp_path):
+    with pytest.raises(SparsityError, match=r"training diverged: the .* is (nan|inf) .*lower training\.lr"):
+        train(tiny_config(training_text, training__lr=1e308), tmp_path / "run")
+
+
+def test_a_second_process_in_the_same_folder_is_refused(training_text, tmp_path):
+    command = _command(training_text, tmp_path / "run", tokens=25600)
+    with hold(tmp_path / "run") as process:
+        try:
+            done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+        finally:
+            process.kill()
+    assert done.returncode == 2
+    assert "another process is writing into" in done.stderr
+
+
+def test_a_full_disk(training_text, small_disk):
+    with pytest.raises(InputError, match=r"cannot write into .*No space left.*; free some space"):
+        train(tiny_config(training_text), small_disk / "run")
 
 
 def test_micro_batches_give_the_same_loss_as_whole_ones(finished_run, training_text, tmp_path):

@@ -22,7 +22,7 @@ MAX_BYTES = 2**28
 T = TypeVar("T")
 
 
-def read_text(path: str | Path, *, hint: str, limit: int = MAX_BYTES) -> str:
+def read_utf8(path: str | Path, *, hint: str, limit: int = MAX_BYTES) -> str:
     """The content of a UTF-8 file.
 
     Args:
@@ -47,8 +47,8 @@ def read_text(path: str | Path, *, hint: str, limit: int = MAX_BYTES) -> str:
 
 
 def read_json(path: str | Path, *, hint: str, limit: int = MAX_BYTES) -> Any:
-    """The parsed content of a JSON file. Raises as `read_text`, and if the file is not JSON."""
-    return parse_json(read_text(path, hint=hint, limit=limit), name=repr(str(path)), hint=hint)
+    """The parsed content of a JSON file. Raises as `read_utf8`, and if the file is not JSON."""
+    return parse_json(read_utf8(path, hint=hint, limit=limit), name=repr(str(path)), hint=hint)
 
 
 def parse_json(text: str, *, name: str, hint: str) -> Any:
@@ -87,8 +87,8 @@ def as_object(value: Any, *, name: str, hint: str) -> dict[str, Any]:
 
 
 def read_toml(path: str | Path, *, hint: str) -> dict[str, Any]:
-    """The tables of a TOML file. Raises as `read_text`, and if the file is not TOML."""
-    text = read_text(path, hint=hint, limit=2**24)
+    """The tables of a TOML file. Raises as `read_utf8`, and if the file is not TOML."""
+    text = read_utf8(path, hint=hint, limit=2**24)
     try:
         return tomllib.loads(text)
     except RecursionError:

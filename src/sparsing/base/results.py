@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
-from sparsing.base.checked_files import check, parse_object, read_object, read_text
+from sparsing.base.checked_files import check, parse_object, read_object, read_utf8
 from sparsing.errors import InputError
 
 _ARRAY = "$array"
@@ -56,6 +56,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
+    except InputError:  # of a second file that `write` has written
+        raise
     except Exception as error:
         if "No space left" in str(error):  # safetensors wraps the OSError in its own exception class
             raise _unwritable(path, error) from error
@@ -79,17 +81,14 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
     hint = "delete the file, or restore it from a copy"
     if not Path(path).exists():
         return []
-    lines = read_text(path, hint=hint).split("\n")[:-1]
+    lines = read_utf8(path, hint=hint).split("\n")[:-1]
     return [
         parse_object(line, name=f"line {i} of {str(path)!r}", hint=hint) for i, line in enumerate(lines, 1)
     ]
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
-    """Writes named arrays and their digest as safetensors, atomically. Raises as `write_atomic`.
-
-    Returns: The digest, see `digest_arrays`.
-    """
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes named arrays and their digest as safetensors, atomically. Raises as `write_atomic`."""
     import safetensors.numpy
 
     library = cast("Any", safetensors.numpy)  # its annotation of the path is incomplete
@@ -98,7 +97,6 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     digest = digest_arrays(contiguous)
     write_atomic(path, lambda temporary: library.save_file(contiguous, temporary, metadata={_DIGEST: digest}))
-    return digest
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -183,9 +181,16 @@ class Result:
         arrays: dict[str, np.ndarray] = {}
         document: dict[str, Any] = {"kind": self.kind, "schema_version": self.schema_version}
         document |= _plain(self, arrays)
-        if arrays:  # before the JSON, which refers to them
-            document[_DIGEST] = write_arrays(path.with_suffix(".safetensors"), arrays)
-        write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
+        if arrays:
+            document[_DIGEST] = digest_arrays(arrays)
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+        def write(temporary: Path) -> None:
+            temporary.write_text(text, encoding="utf-8")
+            if arrays:  # after the JSON has found its place on the disk, and before it refers to the arrays
+                write_arrays(path.with_suffix(".safetensors"), arrays)
+
+        write_atomic(path, write)
         return path
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
@@ -60,4 +61,4 @@ def lock_folder(folder: Path) -> Generator[Path]:
 def _remove_partial_files(folder: Path) -> None:
     for depth in range(_DEPTH + 1):
         for path in folder.glob("*/" * depth + f".*{PARTIAL}"):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

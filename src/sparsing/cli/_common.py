@@ -212,7 +212,7 @@ def window_of(loaded: LoadedModel, wanted: int | None) -> int:
     return wanted or min(length or DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 
-def lock_folder(args: argparse.Namespace, folder: Path) -> Path:
+def open_run_folder(args: argparse.Namespace, folder: Path) -> Path:
     """Creates the folder and locks it until the command ends; see `base.run_lock`. Returns the folder."""
     from sparsing.base.run_lock import lock_folder
 

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--ppl must be above 0 percent and --new-tokens at least 2, got {args.ppl} and {args.new_tokens}"
         )
-    folder = common.lock_folder(args, args.output or default_folder(args.model))
+    folder = common.open_run_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_decode(args, args.model)
     subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules}, claim=False)
     advice = advise(

@@ -81,7 +81,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
 
     # before minutes of timing, not after
-    common.lock_folder(args, args.output)
+    common.open_run_folder(args, args.output)
     if args.model or args.whole:
         bench = _bench_checkpoint(args) if args.model else _bench_planted_models(args)
         path = bench.save(args.output / "whole.json")

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps};"
             " the defaults are 10 and 6"
         )
-    folder = common.lock_folder(args, args.output or default_folder(args.model))
+    folder = common.open_run_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_measure(args, args.model)
     subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules})
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsing.demo.run import run_demo
     from sparsing.report import measurement_tables as tables
 
-    folder = common.lock_folder(args, args.output)
+    folder = common.open_run_folder(args, args.output)
     models = list(run_demo(folder, max_tokens=args.max_tokens, progress=common.make_progress(args)))
     series = {model.activation: model.measurements for model in models}
     _draw(folder, models, series)

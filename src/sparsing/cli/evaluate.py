@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     _check_levels(args)
     shown = set_progress_bars(wanted=not args.quiet)
     levels = _given_levels(args)
-    folder = common.lock_folder(args, args.output or default_folder(args.model) / "evaluate")
+    folder = common.open_run_folder(args, args.output or default_folder(args.model) / "evaluate")
     loader = TaskLoader(
         task_data=args.task_data,
         include_path=args.include_path,

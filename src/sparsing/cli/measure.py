@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsing.measuring.run_folder import default_folder
 
     jobs = _jobs(args)
-    folder = common.lock_folder(args, args.output or default_folder(args.model))
+    folder = common.open_run_folder(args, args.output or default_folder(args.model))
     joint = _joint_subjects(args, jobs, folder)
     level = _joint_level(joint, jobs, folder) if joint else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}

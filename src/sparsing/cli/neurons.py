@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     sources = _sources(args.text)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
     # Before the model is loaded, so that a wrong folder fails at once.
-    folder = common.lock_folder(args, args.output or default_folder(args.model) / "neurons")
+    folder = common.open_run_folder(args, args.output or default_folder(args.model) / "neurons")
     loaded = common.load_to_measure(args, args.model)
     study = write_study(
         loaded,

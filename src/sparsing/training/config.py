@@ -183,7 +183,7 @@ class CheckpointsTable(ConfigTable):
 
     at: Annotated[tuple[int, ...], Bounds(1)] = ()
     """Token counts; empty: `count` token counts that are evenly spaced in the logarithm."""
-    count: PositiveInt = 20
+    count: Annotated[int, Bounds(1, 100_000, hint="each checkpoint is a copy of the model")] = 20
     """Number of kept checkpoints if `at` is empty."""
     first: NonNegativeInt = 0
     """Token count of the first checkpoint if `at` is empty; 0: a hundredth of the run."""

@@ -7,7 +7,6 @@ A window depends only on its index and the seed, so a process can start at any s
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -18,8 +17,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from sparsing.base.checked_files import quietly, read_object
 from sparsing.base.results import write_atomic, write_text
 from sparsing.errors import InputError
+from sparsing.models.identity import digest_file, digest_tokenizer
 from sparsing.text.corpus import bos_id
 from sparsing.text.reading import read_pieces
 from sparsing.text.standard_library import library_documents
@@ -52,30 +53,30 @@ def write_tokens(
 ) -> np.ndarray:
     """Token ids of the texts, at most `most` of them, memory-mapped from the file `path`.
 
-    A JSON file beside `path` describes its content. If it has the same `key`, `most` and tokenizer, the ids are read
-    back and `texts` is not read.
+    A JSON file beside `path` describes its content. If it has the same `key`, `most` and tokenizer, and the digest of
+    the ids, the ids are read back and `texts` is not read. A damaged file is written again.
 
     Returns: shape `(tokens,)`, uint16 if the vocabulary allows it, else uint32.
 
     Raises:
-        InputError: if there is no text, or the folder is not writable.
+        InputError: if there is no text, the folder is not writable, or a damaged file cannot be written again because
+            the text has changed.
     """
     dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
     wanted = {**key, "most": most, "tokenizer": digest_tokenizer(tokenizer), "dtype": np.dtype(dtype).name}
     label = path.with_suffix(".json")
-    if not (label.exists() and path.exists() and json.loads(label.read_text("utf-8")) == wanted):
-        # without its label a file is never used, so a kill between the two writes does no harm
-        label.unlink(missing_ok=True)
+    saved = (quietly(lambda: read_object(label, hint="")) if label.exists() else None) or {}
+    digest = saved.pop("sha256", None) if wanted.items() <= saved.items() else None
+    if digest is None or not path.exists() or digest_file(path) != digest:
         write_atomic(path, lambda temporary: _write(temporary, texts, tokenizer, most, dtype))
-        write_text(label, json.dumps(wanted, indent=1) + "\n")
+        written = digest_file(path)
+        if digest not in (None, written):
+            raise InputError(
+                f"{str(path)!r} was damaged or removed, and {key.get('text')!r} now gives other tokens than when the"
+                " run began; restore the text, or start a new run in another folder with -o"
+            )
+        write_text(label, json.dumps({**wanted, "sha256": written}, indent=1) + "\n")
     return np.memmap(path, dtype=dtype, mode="r")
-
-
-def digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the definition of a fast tokenizer, or of the vocabulary of a slow one."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write(

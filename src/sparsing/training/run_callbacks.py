@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import TrainerCallback
 
 from sparsing.base.progress import Progress
 from sparsing.base.results import read_lines, write_text
+from sparsing.errors import SparsityError
 from sparsing.training.schedule import StepSchedule
 
 LOSS_FILE = "loss.jsonl"
@@ -60,6 +62,13 @@ class LossCurveCallback(TrainerCallback):
         if state.is_world_process_zero and (line := self._line(logs, state.global_step)):
             with self.path.open("a", encoding="utf-8") as handle:
                 handle.write(line)
+        # every process stops, before the next checkpoint is written
+        for name in ("loss", "grad_norm"):
+            if logs and not math.isfinite(logs.get(name, 0.0)):
+                raise SparsityError(
+                    f"training diverged: the {name} is {logs[name]} at step {state.global_step}; lower training.lr or"
+                    " raise training.warmup, and start a new run in another folder"
+                )
 
     def _line(self, logs: dict[str, Any], step: int) -> str:
         """The line of these logs; empty if they hold nothing for the curve."""

@@ -12,7 +12,10 @@ import re
 import shutil
 from pathlib import Path
 
+from sparsing.base.checked_files import check, read_object
 from sparsing.base.results import write_text
+from sparsing.errors import InputError
+from sparsing.models.identity import digest_file
 
 STATE_FILE = "training_state.json"
 _RESUME_ONLY = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json")
@@ -25,8 +28,30 @@ def complete_checkpoints(run: str | Path) -> list[Path]:
 
 
 def mark_complete(folder: Path, step: int, tokens: int) -> None:
-    """Write `training_state.json`, which marks the checkpoint as complete."""
-    write_text(folder / STATE_FILE, json.dumps({"step": step, "tokens": tokens}) + "\n")
+    """Write `training_state.json`, which marks the checkpoint as complete and has the digests of all files in it."""
+    files = {path.relative_to(folder).as_posix(): digest_file(path) for path in _files(folder)}
+    document = {"step": step, "tokens": tokens, "files": files}
+    write_text(folder / STATE_FILE, json.dumps(document, indent=1) + "\n")
+
+
+def check_resumable(folder: Path) -> None:
+    """Check that every file of a checkpoint is as it was written, so that training continues with the same bits.
+
+    Raises:
+        InputError: if a file is missing or has changed.
+    """
+    hint = "restore the file, or delete the folder of the checkpoint, after which training starts from the beginning"
+    document = read_object(folder / STATE_FILE, hint=hint)
+    files = check(document.get("files", {}), dict[str, str], name=str(folder / STATE_FILE), hint=hint)
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file() or digest_file(path) != digest:
+            state = "has changed since it was written" if path.is_file() else "is missing"
+            raise InputError(f"training cannot continue from {str(folder)!r}: {name} {state}; {hint}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STATE_FILE)
 
 
 def find_resumable(run: Path) -> Path | None:

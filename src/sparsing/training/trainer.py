@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 from transformers.trainer_callback import PrinterCallback
 
+from sparsing.base.checked_files import read_object
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_text
+from sparsing.base.run_lock import PARTIAL, lock_folder
 from sparsing.errors import InputError
 from sparsing.training import run_callbacks, run_checkpoints
 from sparsing.training.config import TrainConfig
@@ -68,6 +71,21 @@ def train(
     schedule, split = make_step_schedule(config), split_batch(config)
     make_granite_config(config.model)
     extras = RunExtras(config)
+    with lock_folder(run), _full_disk_is_an_error(run):
+        _train(config, run, schedule, split, extras, progress or Progress(), callbacks)
+    return run_callbacks.read_loss_curve(run)
+
+
+def _train(
+    config: TrainConfig,
+    run: Path,
+    schedule: StepSchedule,
+    split: BatchSplit,
+    extras: RunExtras,
+    progress: Progress,
+    callbacks: tuple[TrainerCallback, ...],
+) -> None:
+    """Prepare the files of the run, and train from its last checkpoint to its end."""
     with _main_process_first():
         _claim_folder(run, config)
         tokenizer = _prepare_tokenizer(config, run)
@@ -75,12 +93,14 @@ def train(
     if schedule.steps in [
         run_checkpoints.step_of(folder) for folder in run_checkpoints.complete_checkpoints(run)
     ]:
-        return run_callbacks.read_loss_curve(run)
-    bar = run_callbacks.TokenBarCallback(f"training {run.name}", schedule, progress or Progress())
+        return
+    bar = run_callbacks.TokenBarCallback(f"training {run.name}", schedule, progress)
     model, resumed = (
         build_granite(config.model, config.training.seed, tokenizer),
         run_checkpoints.find_resumable(run),
     )
+    if resumed and is_main_process():
+        run_checkpoints.check_resumable(resumed)
     trainer = MupTrainer(
         config=config,
         schedule=schedule,
@@ -101,7 +121,6 @@ def train(
     extras.attach(trainer, tokenizer)
     with contextlib.closing(bar), _no_saving_bars():
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
-    return run_callbacks.read_loss_curve(run)
 
 
 class MupTrainer(Trainer):
@@ -243,7 +262,8 @@ def _claim_folder(run: Path, config: TrainConfig) -> None:
         InputError: if the folder holds a run of another configuration, or checkpoints of another program.
     """
     path = run / CONFIG_FILE
-    existing = build_train_config(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    hint = "delete the file if the run has no checkpoints, or choose another folder with -o"
+    existing = build_train_config(read_object(path, hint=hint)) if path.exists() else None
     if existing is None and any(run.glob("checkpoint-*")):
         # these checkpoints have no mark, so `remove_incomplete` would delete them
         raise InputError(
@@ -262,6 +282,29 @@ def _claim_folder(run: Path, config: TrainConfig) -> None:
         f"the run in {str(run)!r} has {key} = {theirs.get(key)!r}, this configuration has {ours.get(key)!r};"
         " choose another folder with -o, or remove that run"
     )
+
+
+@contextlib.contextmanager
+def _full_disk_is_an_error(run: Path) -> Iterator[None]:
+    """Raises InputError if a library fails inside the block while the disk is full.
+
+    torch, safetensors and tokenizers report a failed write by classes and messages of their own.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        try:
+            with tempfile.TemporaryFile(dir=run) as probe:
+                probe.write(bytes(2**16))
+                probe.flush()
+        except OSError as full:
+            raise InputError(
+                f"cannot write into {str(run)!r}: {full}; free some space, and the same command resumes after the"
+                " last checkpoint"
+            ) from error
+        raise
 
 
 def _flatten(tables: dict[str, Any]) -> dict[str, Any]:
@@ -286,7 +329,11 @@ def _prepare_tokenizer(config: TrainConfig, run: Path) -> PreTrainedTokenizerBas
                 sample_chars=config.tokenizer.sample_chars,
             )
         make_granite_config(config.model, tokenizer)  # checks that the vocabulary is large enough
-        tokenizer.save_pretrained(folder)
+        # the folder appears when all of its files are there, so a kill between two files does no harm
+        partial = run / f".tokenizer{PARTIAL}"
+        tokenizer.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
     return open_tokenizer(folder)
 
 

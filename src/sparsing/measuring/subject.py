@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 import numpy as np
 
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
+from sparsing.errors import InputError
 from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.intervals import ratio_interval
@@ -65,6 +66,7 @@ class Subject:
         batch_size: int | None = None,
         progress: Progress | None = None,
     ):
+        _check_window(loaded, corpus)
         self.loaded, self.corpus, self.heldout = loaded, corpus, heldout
         self.journal = journal or Journal()
         self.is_half_precision = loaded.dtype in ("bfloat16", "float16")
@@ -258,6 +260,19 @@ class Subject:
             self.meter.add(corpus)
         return run_pass(
             self.loaded, corpus, observer, mask, key=key, settings=self._settings, label=label, head=head
+        )
+
+
+def _check_window(loaded: LoadedModel, corpus: Corpus) -> None:
+    """Raises `InputError` if the windows are longer than the model's number of positions."""
+    config = cast(
+        "Any", loaded.model.config
+    )  # transformers leaves the parameters of `get_text_config` unknown
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if length is not None and corpus.width > length:
+        raise InputError(
+            f"windows of {corpus.width} tokens are longer than the model's {length} positions; load the corpus with"
+            f" window={length} or less"
         )
 
 

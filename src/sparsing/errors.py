@@ -14,7 +14,7 @@ class InputError(SparsityError, ValueError):
 
 
 class UnsupportedModelError(SparsityError, ValueError):
-    """The model's architecture has no family file, or the checkpoint has a format that is not loaded."""
+    """No feed-forward block of the model is found and proved, or the checkpoint has a format that is not loaded."""
 
 
 class TargetError(SparsityError, ValueError):

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 import sparsing.measuring.journal
-import sparsing.sites.families  # fills FAMILIES
 from sparsing.base.progress import Progress
 from sparsing.errors import InputError
 from sparsing.measuring.batch_size import BatchLimit
@@ -24,11 +23,10 @@ from sparsing.measuring.observers import SparseObserver
 from sparsing.measuring.passes import LossOnly, PassSettings, Totals, run_pass
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.layouts import FAMILIES
 from sparsing.text.corpus import load_corpus
 
 from ..helpers.measuring import assert_same_totals, random_text, text_corpus, tiny_loaded, totals_of_halves
-from ..helpers.tiny import tiny_tokenizer
+from ..helpers.tiny import SIZES, tiny_tokenizer
 
 CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
 
@@ -72,7 +70,7 @@ def test_the_loss_is_that_of_the_labelled_tokens(bos, stride):
         assert totals.labels[window] == len(ids) - first
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 def test_padding_on_the_right_changes_nothing(model_type):
     loaded = tiny_loaded(model_type)
     texts = [random_text(n, seed=n) for n in (9, 31, 20)]

@@ -10,11 +10,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from sparsing.measuring.window_loss import WindowLoss, window_nll
-from sparsing.sites.layouts import FAMILIES
 from sparsing.text.corpus import load_corpus
 
 from ..helpers.measuring import text_corpus, tiny_loaded
-from ..helpers.tiny import tiny_model, tiny_tokenizer
+from ..helpers.tiny import SIZES, tiny_model, tiny_tokenizer
 
 
 def batch(count: int = 3):
@@ -33,7 +32,7 @@ def sliced(model, rows: int) -> WindowLoss:
     return WindowLoss(model, tokens=72, logits_bytes=4 * vocab * rows)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 @torch.no_grad()
 def test_slices_give_the_loss_of_whole_logits(model_type):
     model, windows = tiny_loaded(model_type).model, batch()

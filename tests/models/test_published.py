@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 from sparsing.cli import main
 from sparsing.models.minicpm import granite_config
 from sparsing.models.published import PUBLISHED
-from sparsing.sites.discovery import find_sites
-from sparsing.sites.layouts import FAMILIES
+
+from ..helpers.tiny import SIZES
 
 
 def test_five_scales_with_two_activations():
@@ -49,25 +49,30 @@ def test_the_parameter_count_follows_from_the_shape(checkpoint):
     embedding = model.get_input_embeddings().weight.numel()
     count = sum(parameter.numel() for parameter in model.parameters()) - embedding
     assert count == pytest.approx(checkpoint.non_embedding_params, rel=0.01)
-    assert [site.d_ff for site in find_sites(model)] == [checkpoint.d_ff] * checkpoint.n_layers
+    assert [layer.mlp.down_proj.in_features for layer in model.model.layers] == [
+        checkpoint.d_ff
+    ] * checkpoint.n_layers
 
 
 def test_the_command_lists_checkpoints_and_every_model_type(capsys):
     assert main(["models", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in listing["published"]] == [checkpoint.name for checkpoint in PUBLISHED]
-    types = [name for names in listing["model_types"].values() for name in names]
-    assert sorted(types) == sorted([*FAMILIES, "minicpm"])
-    assert "phi3" in listing["model_types"]["fused_gated"]
+    statuses = {row["name"]: row["status"] for row in listing["model_types"]}
+    assert {statuses[name] for name in SIZES} == {"passes"}
+    assert listing["counts"]["passes"] == list(statuses.values()).count("passes")
+    assert sum(listing["counts"].values()) == len(statuses)
+    assert all((row["status"] == "passes") == (not row["reason"]) for row in listing["model_types"])
     assert main(["models"]) == 0
     table = capsys.readouterr().out
     assert all(checkpoint.name in table for checkpoint in PUBLISHED)
     assert "1180M" in table
+    assert str(listing["counts"]["passes"]) in table
 
 
 def test_the_command_does_not_import_torch():
     code = (
-        "import sys; from sparsing.cli.models import list_model_types; list_model_types();"
+        "import sys; from sparsing.cli import main; main(['models']);"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

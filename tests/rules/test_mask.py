@@ -5,18 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.rules import make_rule
 from sparsing.rules.mask import Mask, apply, load_sparse, sparsify
 from sparsing.rules.thresholds import Thresholds, thresholds_at
 from sparsing.sites.discovery import find_sites
-from sparsing.sites.layouts import FAMILIES
 from sparsing.sites.tap import Rows, tapped
 
 from ..helpers.measuring import score_of, tiny_loaded
+from ..helpers.tiny import SIZES
 
-TYPES = sorted(FAMILIES)
+TYPES = sorted(SIZES)
 GATED = ("llama", "phi3", "glm4", "gemma2")
 SHAPES = (*GATED, "opt", "gpt2", "falcon", "bloom")
 
@@ -142,7 +141,7 @@ def test_a_wrong_number_of_layers_changes_nothing(tiny_model):
         pass
     assert hooks(model) == 0
     with (
-        pytest.raises(UnsupportedModelError, match="No family knows"),
+        pytest.raises(UnsupportedModelError, match="No feed-forward block"),
         sparsify(torch.nn.Linear(2, 2), cuts(0.1)),
     ):
         pass

@@ -1,18 +1,15 @@
-"""Sites: properties that hold for every registered model type, and models that are refused."""
+"""Sites: properties that hold for every tiny model, and models that are refused."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, BertConfig
 
-import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
 from sparsing import find_sites
 from sparsing.errors import UnsupportedModelError
-from sparsing.sites.layouts import FAMILIES, Layout, register_family, sites_at
-from sparsing.sites.site import Site
 
+from ..helpers.model_types import small_model
 from ..helpers.tiny import N_LAYERS, SIZES, build
 
 Call = tuple[str, torch.Tensor, torch.Tensor]
@@ -41,12 +38,7 @@ def names_of(model: nn.Module) -> dict[nn.Module, str]:
     return {module: name for name, module in model.named_modules()}
 
 
-def test_every_registered_type_has_a_tiny_model_and_no_other():
-    assert sorted(SIZES) == sorted(FAMILIES)
-    assert len(FAMILIES) >= 26
-
-
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 def test_one_site_per_layer_in_order(model_type, tiny_model):
     model = tiny_model(model_type)
     sites = find_sites(model)
@@ -56,7 +48,7 @@ def test_one_site_per_layer_in_order(model_type, tiny_model):
     assert all(model.get_submodule(site.name) is not None for site in sites)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 def test_down_proj_is_called_once_and_is_h_times_the_weight(model_type, tiny_model, tiny_input):
     model = tiny_model(model_type)
     names, calls = names_of(model), leaf_calls(model, tiny_input())
@@ -70,7 +62,7 @@ def test_down_proj_is_called_once_and_is_h_times_the_weight(model_type, tiny_mod
         torch.testing.assert_close(site.column_norms(), site.weight.pow(2).sum(0).sqrt())
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 def test_h_is_gate_times_up_or_the_activation_itself(model_type, tiny_model, tiny_input):
     model = tiny_model(model_type)
     names, calls = names_of(model), leaf_calls(model, tiny_input())
@@ -91,7 +83,7 @@ def test_h_is_gate_times_up_or_the_activation_itself(model_type, tiny_model, tin
             assert torch.equal(gate * up, h)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 def test_activation_modules_belong_to_one_block(model_type, tiny_model):
     sites = find_sites(tiny_model(model_type))
     acts = [site.gate_act for site in sites if site.gate_act is not None]
@@ -99,7 +91,7 @@ def test_activation_modules_belong_to_one_block(model_type, tiny_model):
     assert len(acts) in (0, len(sites))
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 def test_finding_sites_changes_nothing(model_type, tiny_model, tiny_input):
     model, ids = tiny_model(model_type), tiny_input()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -112,47 +104,21 @@ def test_finding_sites_changes_nothing(model_type, tiny_model, tiny_input):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_an_unknown_architecture_shows_its_tree_and_the_file_to_add():
-    config = BertConfig(hidden_size=32, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4)
-    config.vocab_size, config.is_decoder = 128, True
+def test_a_model_without_feed_forward_blocks_shows_its_tree_and_the_file_to_change():
     with pytest.raises(UnsupportedModelError) as caught:
-        find_sites(AutoModelForCausalLM.from_config(config))
+        find_sites(small_model("mamba"))
     message = str(caught.value)
-    assert "'bert'" in message
-    assert "layer.0.intermediate.dense: Linear weight (96, 32)" in message
-    assert "src/sparsing/sites/families/<shape>.py" in message
+    assert "'mamba'" in message
+    assert "backbone.layers.0.mixer.out_proj: Linear weight" in message
+    assert "src/sparsing/sites/matching.py" in message
     assert "CONTRIBUTING.md" in message
 
 
-def test_a_model_that_is_not_as_its_family_expects_is_refused():
-    with pytest.raises(
-        UnsupportedModelError, match=r"LlamaModel is not as its family expects.*no attribute `model`"
-    ):
-        find_sites(build("llama").model)
-
-
-def test_quantized_weights_and_shared_activations_are_refused():
+def test_quantized_weights_are_refused():
     model = build("llama")
     mlp = model.model.layers[1].mlp
-    mlp.act_fn = model.model.layers[0].mlp.act_fn
-    with pytest.raises(UnsupportedModelError, match="shares one activation module"):
-        find_sites(model)
-    mlp.act_fn = nn.SiLU()
     mlp.down_proj.weight = nn.Parameter(torch.zeros(32, 96, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(UnsupportedModelError, match=r"model.layers.1.mlp: down_proj.weight is torch.int8"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"model.layers.1.mlp.down_proj.weight is torch.int8.*not quantized"
+    ):
         find_sites(model)
-
-
-def test_a_model_type_is_registered_once():
-    with pytest.raises(ValueError, match="'llama' is already registered"):
-        register_family("llama")(lambda model: [])
-
-
-def test_a_layout_finds_blocks_in_any_module():
-    layer = nn.ModuleDict({"up": nn.Linear(4, 6), "act": nn.ReLU(), "down": nn.Linear(6, 4)})
-    layout = Layout(layers="h", ffn="", down_proj="down", act="act")
-    (site,) = sites_at(nn.ModuleDict({"h": nn.ModuleList([layer])}), layout)
-    assert isinstance(site, Site)
-    assert (site.name, site.block, site.layer) == ("h.0.down", "h.0", 0)
-    assert (site.d_model, site.d_ff) == (4, 6)
-    assert site.gate_act is layer["act"]

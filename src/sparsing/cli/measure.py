@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
 
@@ -65,11 +65,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     common.add_corpus_arguments(parser)
     common.add_model_arguments(parser)
     common.add_run_arguments(parser)
-    parser.add_argument(
-        "--arrays",
-        action="store_true",
-        help="with --json, also print the values of every neuron, token and position (default: off)",
-    )
     return parser
 
 
@@ -81,16 +76,7 @@ def run(args: argparse.Namespace) -> int:
     joint = _joint_subjects(args, jobs, folder)
     level = _joint_level(joint, jobs, folder) if joint else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
-    searches = sum("ppl_ratio" in asked for _, asked in jobs) if level is None else 0
-    subject = common.open_subject(
-        args,
-        common.load_to_measure(args, args.model),
-        folder,
-        scores,
-        what=f"measure {_names(jobs)}",
-        searches=searches,
-        levels=len(jobs) - searches,
-    )
+    subject = common.open_subject(args, common.load_to_measure(args, args.model), folder, scores)
     asked = [(rule, asked if level is None else {"level": level}) for rule, asked in jobs]
     results = _measure(subject, asked, args.tolerance, folder)
     if not args.no_figures:
@@ -98,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     for measured in (*joint, subject):
         measured.journal.clear()
     if args.json:
-        common.print_json([_document(result, args.arrays) for result in results])
+        common.print_json(results)
     else:
         _print(results, folder)
     return 0
@@ -144,31 +130,9 @@ def _joint_subjects(args: argparse.Namespace, jobs: list, folder: Path) -> list[
     """The checkpoints of --cett-from."""
     scores = {jobs[0][0].score} if args.cett_from else set()
     return [
-        common.open_subject(
-            args,
-            common.load_to_measure(args, name),
-            folder,
-            scores,
-            what=f"joint CETT, {name}",
-            searches=1,
-            claim=False,
-        )
+        common.open_subject(args, common.load_to_measure(args, name), folder, scores, claim=False)
         for name in args.cett_from or []
     ]
-
-
-def _names(jobs: list[tuple[Rule | None, dict]]) -> str:
-    """The measurements as short names, e.g. `PPL-1%, fat 0.01`."""
-    names = []
-    for rule, asked in jobs:
-        if rule is None:
-            names.append("the given thresholds")
-        elif "ppl_ratio" in asked:
-            prefix = "" if rule.name == "cett" else f"{rule.name} "
-            names.append(f"{prefix}PPL-{100 * (asked['ppl_ratio'] - 1):.4g}%")
-        else:
-            names.append(f"{rule.name} {asked['level']:g}")
-    return ", ".join(names)
 
 
 def _joint_level(subjects: list[Subject], jobs: list, folder: Path) -> float:
@@ -207,22 +171,8 @@ def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:
     return write_report(build_document(Runs(measurements=results)), folder / "index.html")
 
 
-def _document(result: Measurement, arrays: bool) -> dict[str, Any]:
-    """The fields of a measurement and its cautions; values per neuron, token and position only with `arrays`."""
-    from numpy import ndarray
-
-    from sparsing.report.cautions import measurement_cautions
-
-    document = result.to_dict() | {"cautions": measurement_cautions(result)}
-    if not arrays:
-        large = {name for name, value in vars(result).items() if isinstance(value, ndarray)} | {"token_text"}
-        document = {name: value for name, value in document.items() if name not in large}
-    return document
-
-
 def _print(results: list[Measurement], folder: Path) -> None:
     from sparsing.report import measurement_tables as tables
-    from sparsing.report.cautions import measurement_cautions
 
     first = results[0]
     where = first.provenance
@@ -239,9 +189,6 @@ def _print(results: list[Measurement], folder: Path) -> None:
                 f"{result.name}: ppl_ratio {result.ppl_ratio:.5f} measured, {result.fitted_ppl_ratio:.5f} by the"
                 f" curve through {len(result.tries)} passes{rounding}"
             )
-    for result in results:
-        for caution in measurement_cautions(result):
-            print(f"caution, {result.name}: {caution}")
     cost = first.cost
     print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
     page = folder / "index.html"

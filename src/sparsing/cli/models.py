@@ -1,11 +1,13 @@
-"""`sparsing models`: lists the published checkpoints and the supported model types."""
+"""`sparsing models`: lists the published checkpoints and the model types on which the laws were checked."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections import Counter
 
 from sparsing.cli import _common as common
+from sparsing.models.model_types import ModelType, checked_types
 from sparsing.models.published import PUBLISHED
 
 _EPILOG = """examples:
@@ -17,8 +19,9 @@ _EPILOG = """examples:
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "models",
-        help="list the published checkpoints and the supported model types",
-        description="The ten published Sparsing Law checkpoints, and the model types that are supported.",
+        help="list the published checkpoints and the model types that were checked",
+        description="The ten published Sparsing Law checkpoints, and the model types of transformers: on which of them"
+        " the laws of this package hold, and why not on the others.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -27,29 +30,22 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    model_types = list_model_types()
+    types = checked_types()
     if args.json:
         published = [dataclasses.asdict(checkpoint) for checkpoint in PUBLISHED]
-        common.print_json({"published": published, "model_types": model_types})
+        listed = [dataclasses.asdict(model_type) for model_type in types]
+        common.print_json({"published": published, "counts": _counts(types), "model_types": listed})
     else:
-        _print_tables(model_types)
+        _print_tables(types)
     return 0
 
 
-def list_model_types() -> dict[str, list[str]]:
-    """Shape of feed-forward block (the file in `sites/families/`) to the model types that have this shape."""
-    import sparsing.sites.families  # noqa: F401  (fills FAMILIES)
-    from sparsing.sites.layouts import FAMILIES
-
-    shapes: dict[str, list[str]] = {
-        "gated": ["minicpm"]
-    }  # MiniCPM is loaded as Granite, so no family lists it
-    for model_type in FAMILIES:
-        shapes.setdefault(FAMILIES[model_type].__module__.rpartition(".")[2], []).append(model_type)
-    return {shape: sorted(names) for shape, names in sorted(shapes.items())}
+def _counts(types: list[ModelType]) -> dict[str, int]:
+    """Status to the number of model types, the largest first."""
+    return dict(Counter(model_type.status for model_type in types).most_common())
 
 
-def _print_tables(model_types: dict[str, list[str]]) -> None:
+def _print_tables(types: list[ModelType]) -> None:
     common.print_table(
         "Published checkpoints",
         ["name", "d_model", "n_layers", "d_ff", "n_heads", "params"],
@@ -62,6 +58,12 @@ def _print_tables(model_types: dict[str, list[str]]) -> None:
             for c in PUBLISHED
         ],
     )
-    rows = [[shape, ", ".join(names)] for shape, names in model_types.items()]
-    common.print_table("Model types, by shape of block", ["shape", "model types"], rows, prose=True)
-    print("params: without the embedding. Any local folder or name on the hub of these types works.")
+    rows = [
+        [status, str(count), ", ".join(t.name for t in types if t.status == status)]
+        for status, count in _counts(types).items()
+    ]
+    common.print_table("Model types of transformers", ["laws", "types", "names"], rows, prose=True)
+    print(
+        "params: without the embedding. Any local folder or name on the hub that has feed-forward blocks works; the"
+    )
+    print("blocks are found by structure, so other types work too. MiniCPM is loaded as Granite.")

@@ -1,6 +1,7 @@
 """Decides which architecture a checkpoint has and whether it can be measured, before any weights are read.
 
-A checkpoint can be measured if it is a causal language model and a file in `sites/families/` knows its model type.
+A checkpoint can be measured if it is a causal language model whose layers hold matrices. `sites/discovery.py` proves
+after loading what the blocks compute.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.models.minicpm import granite_config
-from sparsing.sites.discovery import find_sites
+from sparsing.sites.discovery import check_structure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -83,15 +84,15 @@ def _why_not_causal(config: PreTrainedConfig, raw: dict[str, Any]) -> str | None
 
 
 def check_architecture(config: PreTrainedConfig, trust_remote_code: bool) -> None:
-    """Checks that the sites of the model can be found.
+    """Checks what can be known about the sites of the model without its weights.
 
     The model is built on the `meta` device, which allocates no memory, so an unsupported architecture is reported
     before any weights are read.
 
     Raises:
-        UnsupportedModelError: If no family knows the model type.
+        UnsupportedModelError: If the model has routed experts that cannot be tapped, or no layer has a matrix.
     """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        find_sites(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
+        check_structure(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))

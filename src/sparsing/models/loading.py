@@ -46,7 +46,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     sites: list[Site]
-    """One per layer, in layer order."""
+    """In layer order. A layer has no site if it has no feed-forward block, and two if it has a shared expert."""
     name: str
     """Folder or name on the hub, as the caller gave it."""
     revision: str | None
@@ -64,10 +64,6 @@ class LoadedModel:
     train_tokens: int | None
     """Tokens trained on. None if the checkpoint does not record them."""
 
-    def __repr__(self) -> str:
-        size = f"{self.num_parameters / 1e6:,.1f}M parameters, {len(self.sites)} layers"
-        return f"LoadedModel({self.name}: {self.model_type}, {size}, {self.dtype}, {self.device})"
-
     @classmethod
     def of(
         cls,
@@ -83,7 +79,7 @@ class LoadedModel:
         """Wraps a model that the caller has built, and puts it in eval mode.
 
         Raises:
-            UnsupportedModelError: If no family knows the model.
+            UnsupportedModelError: If the sites of the model are not found.
         """
         return cls(
             model=model.eval(),
@@ -113,7 +109,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """Loads a causal LM of any registered model type, from a local folder or from the hub.
+    """Loads a causal LM of any type with feed-forward blocks, from a local folder or from the hub.
 
     Args:
         name_or_path: Folder with `config.json`, weights and tokenizer (the network is not used), or a name on the
@@ -127,8 +123,8 @@ def load_model(
     Raises:
         InputError: If there is no such model, the checkpoint is incomplete or broken, weights are not finite, the
             dtype is unknown or the device is not available.
-        UnsupportedModelError: If the model is not a causal LM, no family knows its architecture, its weights are
-            quantized, or its weights are a pickle that holds more than tensors.
+        UnsupportedModelError: If the model is not a causal LM, no feed-forward block is found and proved, its weights
+            are quantized, or its weights are a pickle that holds more than tensors.
     """
     name = str(name_or_path)
     dtype_name, device_name = _dtype_name(dtype), _device_name(device)

@@ -116,7 +116,7 @@ def sparsify(model: nn.Module, thresholds: Thresholds) -> Generator[nn.Module]:
     """Applies `thresholds` to any supported model inside a `with` block; yields the model.
 
     Raises:
-        UnsupportedModelError: If no family knows the model.
+        UnsupportedModelError: If the sites of the model are not found.
         InputError: If the thresholds are for other sites.
     """
     handles = apply(model, thresholds)

@@ -37,7 +37,13 @@ class Site:
 
     If the kind is `expert`, the module whose parameter `down_proj` holds the matrices of all experts of the layer."""
     gate_act: nn.Module | None = None
-    """The activation module whose output is `gate`, used by this block alone; None if `gate` is `h`."""
+    """The activation whose output is `gate`, used by this block alone or with `gate_proj`; None if `gate` is `h`."""
+    gate_proj: nn.Module | None = None
+    """The projection whose output enters `gate_act`, if a hook on `gate_act` would not see the gate.
+
+    This is so if the code of the block calls the activation as a function, or if blocks share one activation module."""
+    gate_half: int | None = None
+    """Half of the output of `gate_proj` that enters `gate_act`, 0 or 1; None if all of it does."""
     transposed: bool = False
     """True if `down_proj.weight` is stored `(d_ff, d_model)`, as in `Conv1D`."""
     projections: tuple[nn.Module, ...] = ()
@@ -87,6 +93,17 @@ class Site:
     def width(self) -> int:
         """Number of neurons that each token passes: `d_ff`, or `top_k * d_ff` of `n_experts * d_ff` neurons."""
         return self.top_k * self.d_ff
+
+    @property
+    def gate_source(self) -> nn.Module | None:
+        """The module after which `gate` is known, by `gate_after`; None if `gate` is `h`."""
+        return self.gate_act if self.gate_proj is None else self.gate_proj
+
+    def gate_after(self, output: torch.Tensor) -> torch.Tensor:
+        """`gate`, shape `(..., d_ff)`, from the output of `gate_source`."""
+        if self.gate_proj is None or self.gate_act is None:
+            return output
+        return self.gate_act(output if self.gate_half is None else output.chunk(2, dim=-1)[self.gate_half])
 
     @property
     def device(self) -> torch.device:

@@ -103,7 +103,7 @@ def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOu
 
     def keep(index: int) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
-            held[index] = output
+            held[index] = sites[index].gate_after(output)
 
         return hook
 
@@ -147,8 +147,8 @@ def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOu
             handles.append(tap_experts(site.down_proj, site.run_experts, tap(index)))
             continue
         if gated(site):
-            assert site.gate_act is not None
-            handles.append(site.gate_act.register_forward_hook(keep(index)))
+            assert site.gate_source is not None
+            handles.append(site.gate_source.register_forward_hook(keep(index)))
         handles.append(site.down_proj.register_forward_pre_hook(replace(index)))
         if see_output is not None:
             handles.append(site.down_proj.register_forward_hook(pass_on(index, see_output)))

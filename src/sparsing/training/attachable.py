@@ -24,7 +24,7 @@ class Attachable:
         """Act on every forward pass of `model` until `remove()`.
 
         Raises:
-            UnsupportedModelError: if no family supports the model.
+            UnsupportedModelError: if the sites of the model are not found.
             InputError: if this object is attached already.
         """
         if self.is_attached:

@@ -47,7 +47,7 @@ class FATReLU(Attachable, TrainerCallback):
         """The same threshold for every layer of `model`, as the rule `fat` has it.
 
         Raises:
-            UnsupportedModelError: if no family supports the model.
+            UnsupportedModelError: if the sites of the model are not found.
         """
         return thresholds_at(make_rule("fat"), self.eps, sites=[site.name for site in find_sites(model)])
 

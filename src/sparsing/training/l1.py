@@ -111,7 +111,7 @@ class L1Penalty(Attachable):
         """Add the penalty to the training loss of a transformers `Trainer`. Evaluation losses stay as they are.
 
         Raises:
-            UnsupportedModelError: if no family supports the trainer's model.
+            UnsupportedModelError: if the sites of the trainer's model are not found.
             InputError: if this object is attached already, or the trainer has no model.
         """
         if trainer.model is None:

@@ -18,7 +18,7 @@ from transformers.activations import ACT2FN
 
 from sparsing.errors import InputError
 from sparsing.sites.discovery import find_sites
-from sparsing.sites.layouts import model_type
+from sparsing.sites.module_tree import model_type
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ def relufy(model: PreTrainedModel, hidden_act: str = "relu") -> PreTrainedModel:
     Returns: `model`.
 
     Raises:
-        UnsupportedModelError: if no family supports the model.
+        UnsupportedModelError: if the sites of the model are not found.
         InputError: if the activation function is unknown, or if the configuration of this model type does not set
             the activation function, or sets that of other parts too. The model is then not changed.
     """

@@ -239,9 +239,9 @@ class ParkedSubject(Subject):
         finally:
             self._park()
 
-    def observe(self, rule: Rule, level: float, on_all: bool, label: str = "") -> Observation:
+    def observe(self, rule: Rule, level: float, on_all: bool) -> Observation:
         with self.awake():
-            return super().observe(rule, level, on_all, label)
+            return super().observe(rule, level, on_all)
 
     def _park(self) -> None:
         del self.loaded  # the only reference to the model

@@ -12,13 +12,17 @@ from sparsing.decode.kernels.pages import PAGE, copy_to_huge_pages
 from sparsing.decode.kernels.plain import ffn
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.rules.thresholds import Thresholds
-from sparsing.sites.families import fused_gated, gated
+
+from ...helpers.tiny import SIZES
 
 
-@pytest.mark.parametrize("model_type", sorted({*gated.LAYOUTS, *fused_gated.LAYOUTS}))
+@pytest.mark.parametrize("model_type", sorted(SIZES))
 def test_the_packed_block_is_the_block(model_type, tiny_model):
     model = tiny_model(model_type)
-    for site in find_sites(model):
+    sites = find_sites(model)
+    if not sites[0].projections:
+        pytest.skip("a block without a gate has no kernel")
+    for site in sites:
         packed = pack(site)
         x = torch.randn(5, packed.d_model)
         block = model.get_submodule(site.block)

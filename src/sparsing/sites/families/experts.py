@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from sparsing.errors import UnsupportedModelError
-from sparsing.sites.layouts import is_plain, named_modules
+from sparsing.sites.module_tree import is_plain, named_modules
 from sparsing.sites.routed import See, run_dense_experts, run_interface_experts
 from sparsing.sites.site import Site
 
@@ -32,40 +32,15 @@ def routed_sites(model: nn.Module) -> list[Site]:
     Raises:
         UnsupportedModelError: If the experts of a layer cannot be tapped. The message names the module and the reason.
     """
-    return [_site(model, name, module) for name, module in _experts(model)]
+    return [_site(model, name, module) for name, module in expert_modules(model)]
 
 
-def blocks_beside_experts(model: nn.Module) -> list[Site]:
-    """The ordinary feed-forward blocks of a model that has routed experts: shared experts and layers without experts.
-
-    They are found by the names `up_proj` and `down_proj`, with `gate_proj` if they are gated.
-    """
-    sites: list[Site] = []
-    for block, module in named_modules(model):
-        own: dict[str, nn.Module] = dict(module.named_children())
-        number = re.search(r"\.(\d+)\.", f".{block}.")
-        if number is None or not {"up_proj", "down_proj"} <= own.keys():
-            continue
-        gated = "gate_proj" in own
-        sites.append(
-            Site(
-                name=f"{block}.down_proj",
-                layer=int(number.group(1)),
-                block=block,
-                down_proj=own["down_proj"],
-                gate_act=next((own[name] for name in ("act_fn", "activation_fn") if name in own), None)
-                if gated
-                else None,
-                projections=(own["gate_proj"], own["up_proj"]) if gated else (),
-            )
-        )
-    return sites
-
-
-def _experts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that hold all routed experts of a layer, with their paths."""
     for name, module in named_modules(model):
         own = dict(module.named_parameters(recurse=False))
-        if "down_proj" in own and own["down_proj"].ndim == 3 and {"gate_up_proj", "up_proj"} & own.keys():
+        into = own.keys() & {"gate_up_proj", "gate_proj", "up_proj"}
+        if "down_proj" in own and own["down_proj"].ndim == 3 and into in ({"gate_up_proj"}, {"up_proj"}):
             yield name, module
 
 

@@ -1,0 +1,35 @@
+"""The model types on which the laws of this package were checked, as `scripts/model_table.py` found them.
+
+This is a record for readers. Nothing depends on it: whether a model can be used is decided by its own structure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+LIST = Path(__file__).with_name("model_types.json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelType:
+    """A causal-LM type of transformers, built small."""
+
+    name: str
+    """`config.model_type`."""
+    status: Literal["passes", "breaks a law", "refused", "no feed-forward block", "not built"]
+    """`passes` if its blocks were found and all laws hold."""
+    blocks: tuple[str, ...]
+    """One sentence per kind of block: where it is and what it computes."""
+    without: int
+    """Number of its four layers that have no block."""
+    reason: str
+    """Why the type does not pass; empty if it does."""
+
+
+def checked_types() -> list[ModelType]:
+    """All types, in alphabetical order."""
+    rows = json.loads(LIST.read_text(encoding="utf-8"))
+    return [ModelType(**row | {"blocks": tuple(row["blocks"])}) for row in rows]

@@ -1,0 +1,231 @@
+"""`Engine`: a GGUF model that decodes token by token, with one compiled call per token.
+
+    with open_engine("model.gguf", thresholds) as engine:
+        logits = engine.read([1, 2, 3])       # of the last token
+        logits = engine.read([int(logits.argmax())])
+
+`architecture.py` says what the model computes, `weights.py` where its weights are, `rule.py` which neurons are skipped,
+`token_kernel.py` computes a token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsing.decode.engine.architecture import ACTS, Architecture, read_architecture
+from sparsing.decode.engine.attention import VALUES
+from sparsing.decode.engine.ggml import F16, function_address, weight_type
+from sparsing.decode.engine.native import GROUP
+from sparsing.decode.engine.neuron_rows import CHUNK
+from sparsing.decode.engine.rule import EngineRule, dense_rule
+from sparsing.decode.engine.state import INTS, SCALES, State
+from sparsing.decode.engine.threads import Team, yield_address
+from sparsing.decode.engine.token_kernel import run_token
+from sparsing.decode.engine.weights import Weights, read_weights
+from sparsing.errors import InputError
+from sparsing.models.gguf_file import read_gguf
+
+if TYPE_CHECKING:
+    Array = np.ndarray[Any, Any]
+
+DEFAULT_CONTEXT = 2048
+"""Tokens of the cache if the caller gives no number and the model allows as many."""
+
+
+class Engine:
+    """A model ready to decode. `open_engine` makes it; `close` or the end of a `with` block ends its threads."""
+
+    def __init__(self, arch: Architecture, weights: Weights, *, context: int, threads: int):
+        self.arch, self.weights, self.context = arch, weights, context
+        self.position = 0
+        """Tokens in the cache."""
+        self._team = Team(threads)
+        self._state = _state(arch, weights, context, threads)
+        self.rule = dense_rule(arch)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads."""
+        return self._team.size
+
+    @property
+    def rule(self) -> EngineRule:
+        """Which neurons are skipped, and how each layer is computed; may be set between tokens."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: EngineRule) -> None:
+        self._rule = rule
+        self._state.keep(**rule.arrays)
+
+    def array(self, name: str) -> Array:
+        """An array of the state by its name in `state.py`, e.g. the counts `rows_read` and `cycles`."""
+        return self._state.arrays[name]
+
+    def read(self, tokens: Sequence[int], *, all_logits: bool = False) -> Array:
+        """Decode tokens behind those in the cache.
+
+        Args:
+            tokens: Ids, at least one.
+            all_logits: Return the logits after every token, not only after the last.
+
+        Returns:
+            Logits, shape `(vocab_size,)` or `(tokens, vocab_size)`, float32.
+
+        Raises:
+            InputError: If there are no tokens, an id is not in the vocabulary, or the cache is too short.
+        """
+        self._check(tokens)
+        rows = []
+        for n, token in enumerate(tokens):
+            wanted = all_logits or n + 1 == len(tokens)
+            self._team.run(run_token, int(token), self.position, wanted, self._state.records)
+            self.position += 1
+            if wanted:
+                rows.append(self.array("logits").copy())
+        return np.stack(rows) if all_logits else rows[0]
+
+    def rewind(self, position: int = 0) -> None:
+        """Forget the tokens from `position` on.
+
+        Raises:
+            InputError: If fewer tokens are in the cache.
+        """
+        if not 0 <= position <= self.position:
+            raise InputError(
+                f"position must be from 0 to {self.position}, the tokens in the cache, got {position}"
+            )
+        self.position = position
+
+    def reset_counts(self) -> None:
+        """Set the counts of rows and cycles to zero."""
+        for name in ("rows_read", "cycles", "head_cycles"):
+            self.array(name)[:] = 0
+
+    def close(self) -> None:
+        """End the threads."""
+        self._team.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _check(self, tokens: Sequence[int]) -> None:
+        if len(tokens) < 1:
+            raise InputError("decoding needs at least one token, got none")
+        if bad := [token for token in tokens if not 0 <= token < self.arch.vocab_size]:
+            raise InputError(f"token ids must be from 0 to {self.arch.vocab_size - 1}, got {bad[0]}")
+        if self.position + len(tokens) > self.context:
+            raise InputError(
+                f"{self.position} + {len(tokens)} tokens do not fit into a context of {self.context};"
+                " open the engine with a larger context, or rewind it"
+            )
+
+
+def open_engine(path: str | Path, *, context: int | None = None, threads: int | None = None) -> Engine:
+    """Open a GGUF file for dense decoding. `sparse_rule` and `choose_ways` make it sparse.
+
+    Args:
+        context: Most tokens of a text; None takes the model's own number, but at most 2,048.
+        threads: CPU threads; None takes the number of processors.
+
+    Raises:
+        InputError: If the file is missing, damaged or contradicts itself, or an argument is out of range.
+        UnsupportedModelError: If the engine does not compute this architecture.
+    """
+    file = read_gguf(path)
+    arch = read_architecture(file)
+    weights = read_weights(file, arch)
+    context = min(arch.context, DEFAULT_CONTEXT) if context is None else context
+    threads = _num_processors() if threads is None else threads
+    if not 1 <= threads <= 1024 or not 1 <= context <= 2**24:
+        raise InputError(
+            f"an engine needs threads from 1 to 1024 and a context from 1 on, got {threads}, {context}"
+        )
+    return Engine(arch, weights, context=context, threads=threads)
+
+
+def _num_processors() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _state(arch: Architecture, weights: Weights, context: int, threads: int) -> State:
+    """Sizes, weights and buffers; the rule is added by the engine."""
+    state, half = State(), weight_type(F16)
+    longest = max(arch.d_model, arch.d_ff, arch.n_heads * arch.head_dim)
+    state.set(
+        **{name: getattr(arch, name) for name in (*SCALES, *INTS) if hasattr(arch, name)}
+        | {"act": ACTS.index(arch.act), "context": context},
+        threads=threads,
+        rope_pairs=arch.rope_dims // 2,
+        out_size=-(-arch.d_model // GROUP) * GROUP,
+        bias_size=weights.biases.shape[2],
+        code_bytes=4 * longest + 1024,  # no form of an input takes more for its values and its last block
+        give_way=yield_address(),
+        half_dot=half.dot,
+        to_half=half.from_float,
+        from_half=function_address("ggml_cpu_fp16_to_fp32"),
+    )
+    rope, rope_of = _rope_tables(arch, weights, context)
+    names = ("embedding", "head", "matrices", "norms", "post_norms", "head_norms", "output_norm", "biases")
+    state.keep(
+        **{name: getattr(weights, name) for name in names},
+        windows=np.array(arch.windows, np.int64),
+        rope_of=rope_of,
+        rope=rope,
+    )
+    sizes = _buffer_sizes(arch, context, threads, state)
+    state.keep(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in sizes.items()})
+    return state
+
+
+def _buffer_sizes(arch: Architecture, context: int, threads: int, state: State) -> dict[str, tuple[Any, Any]]:
+    """Name of a buffer of `state.py` to its dtype and shape."""
+    out_size, code_bytes = int(state.records["out_size"][0]), int(state.records["code_bytes"][0])
+    cache = np.uint16, (arch.n_layers, arch.n_kv_heads, context, arch.head_dim)
+    return {
+        "keys": cache,
+        "values": cache,
+        "qkv": (np.float32, (arch.n_heads + 2 * arch.n_kv_heads) * arch.head_dim),
+        "heads": (np.float32, arch.n_heads * arch.head_dim),
+        "out": (np.float32, arch.d_model),
+        "gates": (np.float32, arch.d_ff),
+        "h": (np.float32, arch.d_ff),
+        "parts": (np.float32, (threads, out_size)),
+        "logits": (np.float32, arch.vocab_size),
+        "x": (np.float32, (threads, arch.d_model)),
+        "normed": (np.float32, (threads, arch.d_model)),
+        "codes": (np.uint8, (threads, 2, code_bytes)),
+        "scores": (np.float32, (threads, context)),
+        "exponents": (np.int32, (threads, context)),
+        "head_buffer": (np.float32, (threads, 2 + VALUES, arch.head_dim)),
+        "half": (np.uint16, (threads, arch.head_dim)),
+        "chunk_values": (np.float32, (threads, 2, CHUNK + 4)),
+        "chunk_neurons": (np.int64, (threads, CHUNK + 4)),
+        "rows_read": (np.int64, (threads, arch.n_layers, 3)),
+        "cycles": (np.int64, (arch.n_layers, 2)),
+        "head_cycles": (np.int64, 1),
+        "arrivals": (np.int64, 8),
+        "passed": (np.int64, (threads, 8)),
+    }
+
+
+def _rope_tables(arch: Architecture, weights: Weights, context: int) -> tuple[Array, Array]:
+    """Cosine and sine for each distinct base and scale, and which of them each layer uses."""
+    kinds = list(dict.fromkeys(zip(arch.rope_bases, arch.rope_scales, strict=True)))
+    pairs = np.arange(arch.rope_dims // 2)
+    tables = np.empty((len(kinds), context, len(pairs), 2), np.float32)
+    for table, (base, scale) in zip(tables, kinds, strict=True):
+        frequencies = base ** (-2 * pairs / arch.rope_dims) / weights.rope_factors
+        angles = np.arange(context)[:, None] * scale * frequencies
+        table[:, :, 0], table[:, :, 1] = np.cos(angles), np.sin(angles)
+    layers = zip(arch.rope_bases, arch.rope_scales, strict=True)
+    return tables, np.array([kinds.index(kind) for kind in layers], np.int64)

@@ -1,0 +1,171 @@
+"""The feed-forward block of one token, dense or with the rows of inactive neurons left out.
+
+    dense    `h` of all neurons, with inactive neurons set to zero; after a barrier `down` times `h`
+    sparse   each thread takes every n-th chunk of neurons: gates of the chunk, the ups that are needed, and the rows of
+             the transposed `down` of the active neurons, added to the thread's part of the output
+
+Both apply the same rule, so the choice between them changes the time and not the result.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from sparsing.decode.engine.basics import bias_of, matrix_of, multiply, prepared, share, wait_for_all
+from sparsing.decode.engine.native import GROUP, add_four_rows, call_dot, floats_at, ints_at, prefetch
+from sparsing.decode.engine.neuron_rows import (
+    CHUNK,
+    CODES,
+    NUM_PLACES,
+    RECORD,
+    SCALES,
+    START,
+    UP_AT,
+    UP_STRIDE,
+)
+from sparsing.decode.engine.weights import ADDRESS, COLUMNS, DOT, DOWN, GATE, INPUT_CODE, STRIDE, UP
+from sparsing.decode.kernels.cpu.block_kernel import apply_activation, at_or_below
+
+DENSE, SPARSE = 0, 1
+"""The ways to compute a block."""
+
+
+@njit(nogil=True, cache=True)
+def dense_block(me, layer, s):
+    """Compute the block of this thread's `normed` into `out`, without a barrier at the end."""
+    x, codes = s.normed + 4 * s.d_model * me, s.codes + 2 * s.code_bytes * me
+    first, last = share(me, s, s.d_ff)
+    up, down = matrix_of(s, layer, UP), matrix_of(s, layer, DOWN)
+    read = ints_at(s.rows_read + 24 * (me * s.n_layers + layer), 3)
+    multiply(up, prepared(up, x, codes), first, last, s.h)
+    if s.gated:
+        gate = matrix_of(s, layer, GATE)
+        multiply(gate, prepared(gate, x, codes), first, last, s.gates)
+        read[0] += last - first
+    read[1] += last - first
+    _activate(first, last, layer, s)
+    wait_for_all(me, s)
+    first, last = share(me, s, s.d_model)
+    multiply(down, prepared(down, s.h, codes), first, last, s.out)
+    if me == 0:  # the counts of down are neurons, of which every thread reads a part
+        read[2] += s.d_ff
+
+
+@njit(nogil=True, cache=True)
+def _activate(first, last, layer, s):
+    """`h` of neurons `first` to `last`, with inactive neurons set to zero."""
+    gates, h, gated, act = floats_at(s.gates, s.d_ff), floats_at(s.h, s.d_ff), s.gated, s.act
+    gate_cut = floats_at(s.gate_cuts, s.n_layers)[layer]
+    h_cuts = floats_at(s.h_cuts + 4 * s.d_ff * layer, s.d_ff)
+    gate_bias, up_bias = bias_of(s, layer, GATE), bias_of(s, layer, UP)
+    for i in range(first, last):
+        value = h[i] + up_bias[i] if up_bias.size else h[i]
+        if gated:
+            gate = apply_activation(act, gates[i] + gate_bias[i] if gate_bias.size else gates[i])
+            value *= gate
+        else:
+            gate = value = apply_activation(act, value)
+        if at_or_below(abs(gate), gate_cut) or at_or_below(abs(value), h_cuts[i]):
+            value = np.float32(0)
+        h[i] = value
+
+
+@njit(nogil=True, cache=True)
+def sparse_block(me, layer, s):
+    """Compute this thread's part of the output of the block into `parts`, without a barrier at the end."""
+    x, codes = s.normed + 4 * s.d_model * me, s.codes + 2 * s.code_bytes * me
+    y, neurons = (
+        floats_at(s.parts + 4 * s.out_size * me, s.out_size),
+        ints_at(s.chunk_neurons + 8 * (CHUNK + 4) * me, CHUNK + 4),
+    )
+    gates = floats_at(s.chunk_values + 8 * (CHUNK + 4) * me, CHUNK + 4)
+    ups = floats_at(s.chunk_values + 4 * (CHUNK + 4) * (2 * me + 1), CHUNK + 4)
+    rows = ints_at(s.rows + 8 * NUM_PLACES * layer, NUM_PLACES)
+    read = ints_at(s.rows_read + 24 * (me * s.n_layers + layer), 3)
+    up = matrix_of(s, layer, UP)
+    # without a gate, the up row decides
+    decider = matrix_of(s, layer, GATE) if s.gated else up
+    values = up_values = prepared(decider, x, codes)
+    if up[INPUT_CODE] != decider[INPUT_CODE]:
+        up_values = prepared(up, x, codes + s.code_bytes)
+    y[:] = 0
+    for first in range(CHUNK * me, s.d_ff, CHUNK * s.threads):
+        last = min(first + CHUNK, s.d_ff)
+        count = _find(layer, first, last, s, decider, rows, values, neurons, gates)
+        if s.gated:
+            _ups(up, rows, up_values, count, neurons, ups)
+            read[0] += last - first
+        read[1] += count if s.gated else last - first
+        kept = _keep(layer, count, s, rows, neurons, gates, ups)
+        read[2] += kept
+        _add(kept, rows, neurons, gates, y)
+
+
+@njit(nogil=True, cache=True)
+def _find(layer, first, last, s, matrix, rows, values, neurons, gates):
+    """List the neurons of `[first, last)` that may be active, with `act(gate)`, and ask for their rows.
+
+    Returns their number. If the gate does not decide, all neurons may be active.
+    """
+    dot, columns, stride, act = matrix[DOT], matrix[COLUMNS], matrix[STRIDE], s.act
+    cut = floats_at(s.gate_cuts, s.n_layers)[layer]
+    decides = ints_at(s.gate_decides, s.n_layers)[layer]
+    bias = bias_of(s, layer, GATE if s.gated else UP)
+    start, size = rows[START], rows[RECORD]
+    row, target = matrix[ADDRESS] + first * stride, gates.ctypes.data
+    count = 0
+    for i in range(first, last):
+        call_dot(dot, columns, target + 4 * count, row, values)
+        row += stride
+        gate = apply_activation(act, gates[count] + bias[i] if bias.size else gates[count])
+        gates[count], neurons[count] = gate, i
+        if not at_or_below(abs(gate), cut):
+            count += 1
+            if decides:
+                prefetch(start + i * size, size)
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _ups(matrix, rows, values, count, neurons, ups):
+    dot, columns, start, stride = matrix[DOT], matrix[COLUMNS], rows[UP_AT], rows[UP_STRIDE]
+    target = ups.ctypes.data
+    for k in range(count):
+        call_dot(dot, columns, target + 4 * k, start + neurons[k] * stride, values)
+
+
+@njit(nogil=True, cache=True)
+def _keep(layer, count, s, rows, neurons, gates, ups):
+    """Move the active neurons to the front, with `h` in `gates`; returns their number."""
+    h_cuts, bias = floats_at(s.h_cuts + 4 * s.d_ff * layer, s.d_ff), bias_of(s, layer, UP)
+    start, size, asked = rows[START], rows[RECORD], ints_at(s.gate_decides, s.n_layers)[layer]
+    gated, kept = s.gated, 0
+    for k in range(count):
+        i, value = neurons[k], gates[k]
+        if gated:
+            value *= ups[k] + bias[i] if bias.size else ups[k]
+        if not at_or_below(abs(value), h_cuts[i]):
+            neurons[kept], gates[kept] = i, value
+            kept += 1
+            if not asked:
+                prefetch(start + i * size, size)
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _add(kept, rows, neurons, h, y):
+    """`y += sum_k h[k] down[neurons[k]]`."""
+    for k in range(kept, kept + (-kept) % 4):  # the last four may be fewer
+        neurons[k], h[k] = neurons[kept - 1], np.float32(0)
+    codes, scales, size = rows[CODES], rows[SCALES], rows[RECORD]
+    target, groups = y.ctypes.data, y.size // GROUP
+    for k in range(0, kept, 4):
+        a, b, c, d = (neurons[k] * size, neurons[k + 1] * size, neurons[k + 2] * size, neurons[k + 3] * size)
+        add_four_rows(
+            (codes + a, codes + b, codes + c, codes + d),
+            (scales + a, scales + b, scales + c, scales + d),
+            (h[k], h[k + 1], h[k + 2], h[k + 3]),
+            target,
+            groups,
+        )

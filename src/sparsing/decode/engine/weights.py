@@ -1,0 +1,198 @@
+"""The weights of a GGUF model as tables of addresses, which is how compiled code finds them.
+
+A matrix stays in the mapped file. Its row in a table holds the address, the sizes, and the functions of its type.
+Vectors (norms, biases) are few and become float32 arrays. `read_weights` checks that every tensor has the shape that
+the architecture demands, and that the file has no tensor that the engine would ignore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sparsing.decode.engine.ggml import F32, weight_type
+from sparsing.errors import InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from sparsing.decode.engine.architecture import Architecture
+    from sparsing.models.gguf_file import GgufFile
+
+    Array = np.ndarray[Any, Any]
+
+# places of a matrix in the table of a layer
+Q, K, V, O, GATE, UP, DOWN = range(7)  # noqa: E741
+_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+# places of a value in the row of a matrix
+ADDRESS, ROWS, COLUMNS, STRIDE, DOT, INPUT_CODE, FROM_FLOAT, TO_FLOAT = range(8)
+NUM_FIELDS = 8
+_NORMS = ("attn_norm", "ffn_norm")
+_POST_NORMS = ("post_attention_norm", "post_ffw_norm")
+_HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
+_IGNORED = frozenset({"rope_freqs.weight"})
+"""Tensors that are read elsewhere."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """Tables of matrices, arrays of vectors, and the file that keeps the memory."""
+
+    file: GgufFile
+    embedding: Array
+    """Fields of the embedding, shape `(NUM_FIELDS,)`, int64."""
+    head: Array
+    """Fields of the head; those of the embedding if they are tied."""
+    matrices: Array
+    """Fields of the matrices of each layer, shape `(layers, 7, NUM_FIELDS)`, int64; zeros for a gate that is absent."""
+    norms: Array
+    """Weights of the norms before attention and before the block, shape `(layers, 2, d_model)`."""
+    post_norms: Array
+    """The same for the norms after them, shape `(layers or 0, 2, d_model)`."""
+    head_norms: Array
+    """Weights of the norms of q and k, shape `(layers or 0, 2, head_dim)`."""
+    output_norm: Array
+    biases: Array
+    """Biases of the seven matrices, each padded to the longest, shape `(layers or 0, 7, longest)`."""
+    rope_factors: Array
+    """Divisors of the rotary frequencies, shape `(rope_dims / 2,)`."""
+
+    @property
+    def matrix_bytes(self) -> Array:
+        """Bytes of each matrix of each layer, shape `(layers, 7)`."""
+        return self.matrices[:, :, ROWS] * self.matrices[:, :, STRIDE]
+
+    @property
+    def head_bytes(self) -> int:
+        """Bytes of the head."""
+        return int(self.head[ROWS] * self.head[STRIDE])
+
+
+def read_weights(file: GgufFile, arch: Architecture) -> Weights:
+    """The weights of the file as tables.
+
+    Raises:
+        InputError: If a tensor is missing or has another shape than the architecture demands.
+        UnsupportedModelError: If the file has a tensor that this engine does not use.
+    """
+    reader = _Reader(file)
+    d_model, heads, kv = arch.d_model, arch.n_heads * arch.head_dim, arch.n_kv_heads * arch.head_dim
+    shapes = {
+        Q: (heads, d_model),
+        K: (kv, d_model),
+        V: (kv, d_model),
+        O: (d_model, heads),
+        GATE: (arch.d_ff, d_model),
+        UP: (arch.d_ff, d_model),
+        DOWN: (d_model, arch.d_ff),
+    }
+    if not arch.gated:
+        del shapes[GATE]
+    matrices = np.zeros((arch.n_layers, len(_MATRICES), NUM_FIELDS), np.int64)
+    for layer in range(arch.n_layers):
+        for place, shape in shapes.items():
+            matrices[layer, place] = reader.matrix(f"blk.{layer}.{_MATRICES[place]}.weight", shape)
+    tied = "output.weight" not in file.tensors
+    embedding = reader.matrix("token_embd.weight", (arch.vocab_size, d_model))
+    weights = Weights(
+        file=file,
+        embedding=embedding,
+        head=embedding if tied else reader.matrix("output.weight", (arch.vocab_size, d_model)),
+        matrices=matrices,
+        norms=reader.layers(arch, _NORMS, d_model),
+        post_norms=reader.layers(arch, _POST_NORMS if arch.post_norms else (), d_model),
+        head_norms=reader.optional(arch, _HEAD_NORMS, arch.head_dim),
+        output_norm=reader.vector("output_norm.weight", d_model),
+        biases=_biases(reader, arch, shapes),
+        rope_factors=_rope_factors(reader, arch),
+    )
+    if unused := sorted(set(file.tensors) - reader.used - _IGNORED):
+        raise UnsupportedModelError(
+            f"{file.path}: this engine does not use {len(unused)} tensors of the file, the first: {unused[0]};"
+            f" the model is no plain {arch.name}"
+        )
+    return weights
+
+
+def _biases(reader: _Reader, arch: Architecture, shapes: dict[int, tuple[int, int]]) -> Array:
+    longest = max(rows for rows, _ in shapes.values())
+    biases = np.zeros((arch.n_layers, len(_MATRICES), longest), np.float32)
+    found = False
+    for layer in range(arch.n_layers):
+        for place, (rows, _) in shapes.items():
+            name = f"blk.{layer}.{_MATRICES[place]}.bias"
+            if name in reader.file.tensors:
+                biases[layer, place, :rows] = reader.vector(name, rows)
+                found = True
+    return biases if found else biases[:0]
+
+
+def _rope_factors(reader: _Reader, arch: Architecture) -> Array:
+    name, count = "rope_freqs.weight", arch.rope_dims // 2
+    return reader.vector(name, count) if name in reader.file.tensors else np.ones(count, np.float32)
+
+
+class _Reader:
+    """Reads tensors, checks their shapes and remembers their names."""
+
+    def __init__(self, file: GgufFile):
+        self.file = file
+        self.used: set[str] = set()
+
+    def matrix(self, name: str, shape: tuple[int, int]) -> Array:
+        """The fields of a matrix."""
+        self._check(name, shape)
+        tensor, data = self.file.tensor(name), self.file.rows(name)
+        own = weight_type(tensor.type_code)
+        if not own.dot:
+            raise InputError(
+                f"{self.file.path}: the installed ggml has no dot product for {own.name}, the type of {name!r};"
+                " use types such as Q4_0, Q8_0, Q4_K, BF16, F16 or F32"
+            )
+        # an input of float32 needs no conversion
+        convert = 0 if own.input_code == F32 else weight_type(own.input_code).from_float
+        if own.row_bytes(shape[1]) != tensor.row_bytes or not (convert or own.input_code == F32):
+            raise InputError(
+                f"{self.file.path}: the installed ggml stores {own.name} in another number of bytes than the package"
+                " gguf; update llama-cpp-python and gguf"
+            )
+        fields = np.zeros(NUM_FIELDS, np.int64)
+        fields[:] = (
+            data.ctypes.data,
+            *shape,
+            tensor.row_bytes,
+            own.dot,
+            own.input_code,
+            convert,
+            own.to_float,
+        )
+        return fields
+
+    def vector(self, name: str, size: int) -> Array:
+        """A vector as float32."""
+        self._check(name, (size,))
+        return self.file.floats(name)
+
+    def layers(self, arch: Architecture, names: tuple[str, ...], size: int) -> Array:
+        """These vectors of every layer, shape `(layers, names, size)`; no layers if there are no names."""
+        if not names:
+            return np.zeros((0, 2, size), np.float32)
+        rows = [
+            [self.vector(f"blk.{layer}.{name}.weight", size) for name in names]
+            for layer in range(arch.n_layers)
+        ]
+        return np.array(rows, np.float32)
+
+    def optional(self, arch: Architecture, names: tuple[str, ...], size: int) -> Array:
+        """As `layers`, but no layers if the first layer lacks the first vector."""
+        present = f"blk.0.{names[0]}.weight" in self.file.tensors
+        return self.layers(arch, names if present else (), size)
+
+    def _check(self, name: str, shape: tuple[int, ...]) -> None:
+        tensor = self.file.tensor(name)
+        self.used.add(name)
+        if tensor.shape != shape:
+            raise InputError(
+                f"{self.file.path}: tensor {name!r} has shape {tensor.shape}, the keys of the file demand {shape};"
+                " the file is damaged"
+            )

@@ -91,7 +91,7 @@ class GgufFile:
             InputError: If the file has no such tensor, or the package gguf cannot dequantise its type.
         """
         tensor = self.tensor(name)
-        gguf = _gguf_package()
+        gguf = gguf_package()
         kind = gguf.GGMLQuantizationType(tensor.type_code)
         rows = self.rows(name)
         if tensor.type_name in ("F32", "F16"):
@@ -312,13 +312,20 @@ class _Cursor:
 
 def _type_sizes() -> dict[int, tuple[str, int, int]]:
     """Type code to name, weights of a block and bytes of a block."""
-    sizes = _gguf_package().GGML_QUANT_SIZES
+    sizes = gguf_package().GGML_QUANT_SIZES
     return {int(kind): (kind.name, block, size) for kind, (block, size) in sizes.items()}
 
 
-def _gguf_package() -> Any:
+def gguf_package() -> Any:
+    """The package gguf.
+
+    Raises:
+        InputError: If it is not installed.
+    """
     try:
         import gguf  # pyright: ignore[reportMissingImports] - optional extra `bench`
     except ImportError as error:
-        raise InputError(f"GGUF files need the package gguf ({error}); pip install gguf") from error
+        raise InputError(
+            f"GGUF files need the package gguf ({error}); pip install 'sparsing[gguf]'"
+        ) from error
     return gguf

@@ -39,6 +39,8 @@ class NeuronRows:
     """Shape `(d_ff, bytes of a record)`, uint8; keeps the memory."""
     places: Array
     """Shape `(NUM_PLACES,)`, int64."""
+    down_row_bytes: int
+    """Bytes of codes and scales of a neuron."""
     error: float
     """Root mean square error of the copy over that of the weights."""
 
@@ -59,7 +61,8 @@ def neuron_rows(file: GgufFile, layer: int, down: Array, *, with_up: bool) -> Ne
     up = file.rows(f"blk.{layer}.ffn_up.weight")
     up_bytes = _whole_lines(up.shape[1]) if with_up else 0
     codes_at, scales_at = up_bytes, up_bytes + codes.shape[1]
-    record = _whole_lines(scales_at + 4 * scales.shape[1])
+    row_bytes = codes.shape[1] + 4 * scales.shape[1]
+    record = _whole_lines(codes_at + row_bytes)
     raw = np.zeros((down.shape[1], record), np.uint8)
     if with_up:
         raw[:, : up.shape[1]] = up
@@ -76,7 +79,7 @@ def neuron_rows(file: GgufFile, layer: int, down: Array, *, with_up: bool) -> Ne
         start if with_up else up.ctypes.data,
         record if with_up else up.shape[1],
     )
-    return NeuronRows(records=records, places=places, error=error)
+    return NeuronRows(records=records, places=places, down_row_bytes=row_bytes, error=error)
 
 
 def quantised_columns(down: Array) -> tuple[Array, Array, float]:

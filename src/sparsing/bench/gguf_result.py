@@ -76,7 +76,8 @@ class GgufBenchmark(Result):
         """What share of the time sparsity can touch, and what it gave."""
         share, sparse = self.dense.shares.feed_forward, self.line(OWN_SPARSE)
         dense = self.line(OWN_DENSE)
-        assert sparse is not None and dense is not None, "both are always timed"
+        assert sparse is not None, "always timed"
+        assert dense is not None, "always timed"
         gain = dense.ms / sparse.ms
         return (
             f"feed-forward blocks take {share:.0%} of the time of dense decoding, so skipping neurons can bring at most"

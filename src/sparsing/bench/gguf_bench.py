@@ -20,7 +20,7 @@ from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.bench.gguf_result import LLAMA_CPP, OWN_DENSE, OWN_SPARSE, GgufBenchmark, GgufTiming
 from sparsing.bench.llama_cpp import LlamaCpp
-from sparsing.decode.engine._engine import Engine, open_engine
+from sparsing.decode.engine._engine import GgufEngine, open_engine
 from sparsing.decode.engine.choose import choose_ways, random_ids
 from sparsing.decode.engine.rule import EngineRule, dense_rule, sparse_rule
 from sparsing.decode.engine.writing import EngineStats, engine_stats
@@ -46,7 +46,7 @@ class GgufPlan:
     new_tokens: int = 32
     """Tokens that each engine decodes per round; the first is not timed."""
     threads: int | None = None
-    """CPU threads of every engine; None takes the number of processors."""
+    """CPU threads of every engine; None takes the number that torch uses."""
     with_llama_cpp: bool = True
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ def bench_gguf(
         )
 
 
-def _start(engine: Engine, rule: EngineRule) -> None:
+def _start(engine: GgufEngine, rule: EngineRule) -> None:
     """Empty the cache and set the rule; the counts start at zero."""
     engine.rewind()
     engine.rule = rule

@@ -10,6 +10,8 @@ from sparsing.decode.engine.writing import EngineStats
 from sparsing.hardware.bandwidth import Bandwidth
 
 LLAMA_CPP, OWN_DENSE, OWN_SPARSE = "llama.cpp", "own dense", "own sparse"
+WORTHWHILE = 1.05
+"""A smaller speed-up is not advised, as in `decode/advice`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,15 +74,32 @@ class GgufBenchmark(Result):
         return next((line for line in self.lines if line.name == name), None)
 
     @property
+    def gain(self) -> float:
+        """Time of own dense over that of own sparse."""
+        dense, sparse = self.line(OWN_DENSE), self.line(OWN_SPARSE)
+        assert dense is not None, "always timed"
+        assert sparse is not None, "always timed"
+        return dense.ms / sparse.ms
+
+    @property
+    def advice(self) -> str:
+        """Whether skipping neurons pays, and compared with what."""
+        active, llama, sparse = self.sparse.activation_ratio, self.line(LLAMA_CPP), self.line(OWN_SPARSE)
+        if self.gain < WORTHWHILE:
+            return (
+                f"advice: do not bother; with {active:.0%} of the neurons active, skipping the others saves less"
+                f" than {WORTHWHILE - 1:.0%} of the time"
+            )
+        if llama is not None and sparse is not None and sparse.speedup < 1:
+            return f"advice: use llama.cpp; skipping pays {self.gain:.2f}x, but llama.cpp is faster still"
+        return f"advice: use it; skipping pays {self.gain:.2f}x with {active:.0%} of the neurons active"
+
+    @property
     def sentence(self) -> str:
         """What share of the time sparsity can touch, and what it gave."""
-        share, sparse = self.dense.shares.feed_forward, self.line(OWN_SPARSE)
-        dense = self.line(OWN_DENSE)
-        assert sparse is not None, "always timed"
-        assert dense is not None, "always timed"
-        gain = dense.ms / sparse.ms
+        share = self.dense.shares.feed_forward
         return (
             f"feed-forward blocks take {share:.0%} of the time of dense decoding, so skipping neurons can bring at most"
-            f" {1 / max(1 - share, 1e-3):.2f}x; it brings {gain:.2f}x at {self.sparse.activation_ratio:.1%} active"
+            f" {1 / max(1 - share, 1e-3):.2f}x; it brings {self.gain:.2f}x at {self.sparse.activation_ratio:.1%} active"
             f" neurons, with {self.sparse.sparse_layers} of {len(self.way_ratios)} layers sparse"
         )

@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
+from sparsing.cli import _gguf as gguf
 
 if TYPE_CHECKING:
     from sparsing.decode.advice.result import Advice, AdviceRow
@@ -20,6 +21,7 @@ perplexity. Takes about two minutes on a small model.
 """
 EPILOG = """examples:
   sparsing advise ./my-checkpoint --text book.txt
+  sparsing advise model.gguf --thresholds thresholds.json
   sparsing advise meta-llama/Llama-3.2-1B --text book.txt --rule cett --ppl 1 5 10 --dtype bfloat16 -o advice/
 """
 
@@ -32,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="checkpoint folder or name on the hub")
+    parser.add_argument("model", help="checkpoint folder, name on the hub, or GGUF file")
     group = parser.add_argument_group("what is compared")
     rules = ["cett", "fat", "top_k"]
     group.add_argument("--rule", nargs="+", default=rules, help="names of rules (default: cett fat top_k)")
@@ -42,18 +44,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group.add_argument("--predict", type=int, choices=(0, 4, 8), default=4, metavar="BITS", help=bits)
     tokens = "tokens of a timed run (default: 48)"
     group.add_argument("--new-tokens", type=int, default=48, metavar="N", help=tokens)
-    common.add_corpus_arguments(parser, max_tokens=8_000)
+    thresholds = "thresholds of a GGUF file, which is timed with these alone (default: none, for ReLU models)"
+    group.add_argument("--thresholds", metavar="FILE", help=thresholds)
+    common.add_corpus_arguments(parser, required=False, max_tokens=8_000)
     common.add_model_arguments(parser)
     common.add_run_arguments(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    if gguf.is_gguf(args.model):
+        return gguf.advise_gguf(args)
     from sparsing.decode.advice._advise import advise
     from sparsing.errors import InputError
     from sparsing.measuring.run_folder import default_folder
     from sparsing.rules import make_rule
 
+    if not args.text or args.thresholds:
+        raise InputError(
+            "a checkpoint is measured on a text: give --text, and --thresholds only with a GGUF file"
+        )
     rules = [make_rule(name) for name in args.rule]
     if min(args.ppl) <= 0 or args.new_tokens < 2:
         raise InputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.cli import _common as common
+from sparsing.cli import _gguf as gguf
 
 if TYPE_CHECKING:
     from sparsing.bench.block_result import BlockBenchmark
@@ -27,6 +28,7 @@ EPILOG = """examples:
   sparsing bench --shape 0.8B --ratio 0.065 0.4 --batch 1 --dtype float32
   sparsing bench --shape 0.8B --whole --ratio 0.065 --dtype bfloat16
   sparsing bench --model ./my-checkpoint --thresholds thresholds.json --text book.txt
+  sparsing bench --model model.gguf --thresholds thresholds.json
 """
 
 
@@ -42,7 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     choice = group.add_mutually_exclusive_group()
     shapes = "names of shapes: 0.1B to 2.4B of the paper, Llama-3.2-1B, Llama-3-8B (default: 0.8B)"
     choice.add_argument("--shape", nargs="+", default=["0.8B"], help=shapes)
-    choice.add_argument("--model", help="a checkpoint folder or a name on the hub; needs --thresholds")
+    choice.add_argument(
+        "--model", help="a checkpoint folder, a name on the hub or a GGUF file; needs --thresholds"
+    )
     whole = "time the whole model of each shape in generate(), batch 1 (default: one block)"
     group.add_argument("--whole", action="store_true", help=whole)
     group.add_argument("--thresholds", metavar="FILE", help="of --model, written by `sparsing measure`")
@@ -79,7 +83,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
-
+    if args.model and gguf.is_gguf(args.model):
+        return gguf.run_gguf_bench(args)
     # before minutes of timing, not after
     common.open_run_folder(args, args.output)
     if args.model or args.whole:

@@ -1,7 +1,9 @@
 """`sparsing generate`: generate text with the inactive neurons skipped, and measure the speed.
 
 Decoding (greedy, batch size 1) goes through kernels that read only the active neurons. The prompt goes through the
-model's own code with the same rule. A predictor finds the active neurons by reading few bytes: calibrate a predictor
+model's own code with the same rule. A GGUF file is decoded straight from the file, and may be sampled.
+
+A predictor finds the active neurons by reading few bytes: calibrate a predictor
 with --predict and --text, or load a predictor that was saved with --save-predictor.
 """
 
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.cli import _common as common
+from sparsing.cli import _gguf as gguf
 
 if TYPE_CHECKING:
     from sparsing.decode.predict.predictor import Predictor, PredictorEffect
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   sparsing generate ./my-checkpoint --thresholds outputs/my-checkpoint/cett-ppl-1/thresholds.json --prompt "On"
   sparsing generate ./my-checkpoint --thresholds t.json --prompt "Once" --predict 4 --text book.txt --stats
+  sparsing generate model.gguf --thresholds t.json --prompt "Once" --temperature 0.8 --stats
 """
 
 
@@ -34,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    parser.add_argument("model", help="folder of a checkpoint, name on the hub, or GGUF file")
     group = parser.add_argument_group("generation")
     group.add_argument("--prompt", required=True, help="text to continue")
     group.add_argument(
@@ -66,6 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group.add_argument(
         "--json", action="store_true", help="print one JSON document instead of text (default: off)"
     )
+    gguf.add_sampling_arguments(parser)
     _add_predictor_arguments(parser)
     common.add_corpus_arguments(parser, required=False)
     common.add_model_arguments(parser)
@@ -96,11 +101,14 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if gguf.is_gguf(args.model):
+        return gguf.generate_gguf(args)
     from sparsing.decode._accelerate import accelerate
     from sparsing.decode.timed_generation import generate_timed
     from sparsing.rules.thresholds import read_thresholds
 
     _check(args)
+    gguf.refuse_sampling(args)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
     loaded = common.load_to_decode(args, args.model)
     predictor = None if args.dense else _predictor(args, loaded, thresholds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sparsing.base.lazy import lazy_exports
 
-_HOME = {"Engine": "_engine", "open_engine": "_engine", "Sampling": "sampling"}
+_HOME = {"GgufEngine": "_engine", "open_engine": "_engine", "Sampling": "sampling"}
 """Public name to module."""
 
 __all__ = [*sorted(_HOME)]

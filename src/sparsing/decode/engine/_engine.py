@@ -1,4 +1,4 @@
-"""`Engine`: a GGUF model that decodes token by token, with one compiled call per token.
+"""`GgufEngine`: a GGUF model that decodes token by token, with one compiled call per token.
 
     with open_engine("model.gguf", thresholds) as engine:
         logits = engine.read([1, 2, 3])       # of the last token
@@ -10,12 +10,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from sparsing.decode.engine.architecture import ACTS, Architecture, read_architecture
 from sparsing.decode.engine.attention import VALUES
@@ -26,7 +26,7 @@ from sparsing.decode.engine.rule import EngineRule, dense_rule
 from sparsing.decode.engine.state import INTS, SCALES, State
 from sparsing.decode.engine.threads import Team, yield_address
 from sparsing.decode.engine.token_kernel import run_token
-from sparsing.decode.engine.weights import Weights, read_weights
+from sparsing.decode.engine.weights import TensorTables, read_weights
 from sparsing.errors import InputError
 from sparsing.models.gguf_file import read_gguf
 
@@ -37,10 +37,10 @@ DEFAULT_CONTEXT = 2048
 """Tokens of the cache if the caller gives no number and the model allows as many."""
 
 
-class Engine:
+class GgufEngine:
     """A model ready to decode. `open_engine` makes it; `close` or the end of a `with` block ends its threads."""
 
-    def __init__(self, arch: Architecture, weights: Weights, *, context: int, threads: int):
+    def __init__(self, arch: Architecture, weights: TensorTables, *, context: int, threads: int):
         self.arch, self.weights, self.context = arch, weights, context
         self.position = 0
         """Tokens in the cache."""
@@ -111,7 +111,7 @@ class Engine:
         """End the threads."""
         self._team.close()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> GgufEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -129,12 +129,12 @@ class Engine:
             )
 
 
-def open_engine(path: str | Path, *, context: int | None = None, threads: int | None = None) -> Engine:
+def open_engine(path: str | Path, *, context: int | None = None, threads: int | None = None) -> GgufEngine:
     """Open a GGUF file for dense decoding. `sparse_rule` and `choose_ways` make it sparse.
 
     Args:
         context: Most tokens of a text; None takes the model's own number, but at most 2,048.
-        threads: CPU threads; None takes the number of processors.
+        threads: CPU threads; None takes the number that torch uses.
 
     Raises:
         InputError: If the file is missing, damaged or contradicts itself, or an argument is out of range.
@@ -144,20 +144,15 @@ def open_engine(path: str | Path, *, context: int | None = None, threads: int | 
     arch = read_architecture(file)
     weights = read_weights(file, arch)
     context = min(arch.context, DEFAULT_CONTEXT) if context is None else context
-    threads = _num_processors() if threads is None else threads
+    threads = torch.get_num_threads() if threads is None else threads
     if not 1 <= threads <= 1024 or not 1 <= context <= 2**24:
         raise InputError(
             f"an engine needs threads from 1 to 1024 and a context from 1 on, got {threads}, {context}"
         )
-    return Engine(arch, weights, context=context, threads=threads)
+    return GgufEngine(arch, weights, context=context, threads=threads)
 
 
-def _num_processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _state(arch: Architecture, weights: Weights, context: int, threads: int) -> State:
+def _state(arch: Architecture, weights: TensorTables, context: int, threads: int) -> State:
     """Sizes, weights and buffers; the rule is added by the engine."""
     state, half = State(), weight_type(F16)
     longest = max(arch.d_model, arch.d_ff, arch.n_heads * arch.head_dim)
@@ -218,7 +213,7 @@ def _buffer_sizes(arch: Architecture, context: int, threads: int, state: State) 
     }
 
 
-def _rope_tables(arch: Architecture, weights: Weights, context: int) -> tuple[Array, Array]:
+def _rope_tables(arch: Architecture, weights: TensorTables, context: int) -> tuple[Array, Array]:
     """Cosine and sine for each distinct base and scale, and which of them each layer uses."""
     kinds = list(dict.fromkeys(zip(arch.rope_bases, arch.rope_scales, strict=True)))
     pairs = np.arange(arch.rope_dims // 2)

@@ -15,7 +15,7 @@ from sparsing.decode.engine.feed_forward import DENSE, SPARSE
 from sparsing.decode.engine.token_kernel import FEED_FORWARD
 
 if TYPE_CHECKING:
-    from sparsing.decode.engine._engine import Engine
+    from sparsing.decode.engine._engine import GgufEngine
 
     Array = np.ndarray[Any, Any]
 
@@ -25,7 +25,7 @@ TOKENS = 24
 """Tokens that each way decodes if no sample is given."""
 
 
-def choose_ways(engine: Engine, sample: Sequence[int] | None = None) -> Array:
+def choose_ways(engine: GgufEngine, sample: Sequence[int] | None = None) -> Array:
     """Time both ways on a sample and keep the faster one for each layer; copies of dense layers are freed.
 
     The engine must be empty and have a rule with copies, and is empty again afterwards.
@@ -57,7 +57,7 @@ def choose_ways(engine: Engine, sample: Sequence[int] | None = None) -> Array:
     return ratio
 
 
-def random_ids(engine: Engine, count: int = TOKENS) -> list[int]:
+def random_ids(engine: GgufEngine, count: int = TOKENS) -> list[int]:
     """Random token ids from 3 on, since the first ids are usually special tokens."""
     rng = np.random.default_rng(7)
     least = min(3, engine.arch.vocab_size - 1)

@@ -31,7 +31,7 @@ class WeightType:
     code: int
     name: str
     block: int
-    """Weights in a block."""
+    """TensorTables in a block."""
     block_bytes: int
     dot: int
     """`void (int n, float *out, size_t, const void *row, size_t, const void *input, size_t, int)`."""

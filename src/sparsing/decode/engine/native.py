@@ -15,7 +15,7 @@ from numba.core import cgutils
 from sparsing.decode.kernels.cpu import llvm
 
 GROUP = 32
-"""Weights that share a scale in the transposed copy of down."""
+"""TensorTables that share a scale in the transposed copy of down."""
 _BYTES, _WORD = llvm.I8.as_pointer(), ir.IntType(64)
 _VOID = ir.VoidType()
 

@@ -19,7 +19,7 @@ from sparsing.rules.scores import cut
 
 if TYPE_CHECKING:
     from sparsing.decode.engine.architecture import Architecture
-    from sparsing.decode.engine.weights import Weights
+    from sparsing.decode.engine.weights import TensorTables
     from sparsing.rules.thresholds import Thresholds
 
     Array = np.ndarray[Any, Any]
@@ -57,7 +57,7 @@ def dense_rule(arch: Architecture) -> EngineRule:
     return EngineRule(arrays=_empty(arch), copies=[None] * arch.n_layers)
 
 
-def sparse_rule(arch: Architecture, weights: Weights, thresholds: Thresholds | None) -> EngineRule:
+def sparse_rule(arch: Architecture, weights: TensorTables, thresholds: Thresholds | None) -> EngineRule:
     """The rule of these thresholds, with every layer sparse.
 
     Args:

@@ -44,3 +44,9 @@ class Vocabulary:
     def close(self) -> None:
         """Free the memory of the tokenizer."""
         self._model.close()
+
+    def __enter__(self) -> Vocabulary:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

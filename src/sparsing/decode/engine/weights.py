@@ -35,7 +35,7 @@ _IGNORED = frozenset({"rope_freqs.weight"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Weights:
+class TensorTables:
     """Tables of matrices, arrays of vectors, and the file that keeps the memory."""
 
     file: GgufFile
@@ -46,11 +46,11 @@ class Weights:
     matrices: Array
     """Fields of the matrices of each layer, shape `(layers, 7, NUM_FIELDS)`, int64; zeros for a gate that is absent."""
     norms: Array
-    """Weights of the norms before attention and before the block, shape `(layers, 2, d_model)`."""
+    """TensorTables of the norms before attention and before the block, shape `(layers, 2, d_model)`."""
     post_norms: Array
     """The same for the norms after them, shape `(layers or 0, 2, d_model)`."""
     head_norms: Array
-    """Weights of the norms of q and k, shape `(layers or 0, 2, head_dim)`."""
+    """TensorTables of the norms of q and k, shape `(layers or 0, 2, head_dim)`."""
     output_norm: Array
     biases: Array
     """Biases of the seven matrices, each padded to the longest, shape `(layers or 0, 7, longest)`."""
@@ -68,7 +68,7 @@ class Weights:
         return int(self.head[ROWS] * self.head[STRIDE])
 
 
-def read_weights(file: GgufFile, arch: Architecture) -> Weights:
+def read_weights(file: GgufFile, arch: Architecture) -> TensorTables:
     """The weights of the file as tables.
 
     Raises:
@@ -94,7 +94,7 @@ def read_weights(file: GgufFile, arch: Architecture) -> Weights:
             matrices[layer, place] = reader.matrix(f"blk.{layer}.{_MATRICES[place]}.weight", shape)
     tied = "output.weight" not in file.tensors
     embedding = reader.matrix("token_embd.weight", (arch.vocab_size, d_model))
-    weights = Weights(
+    weights = TensorTables(
         file=file,
         embedding=embedding,
         head=embedding if tied else reader.matrix("output.weight", (arch.vocab_size, d_model)),

@@ -14,7 +14,7 @@ from sparsing.decode.engine.sampling import Sampler, Sampling
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
-    from sparsing.decode.engine._engine import Engine
+    from sparsing.decode.engine._engine import GgufEngine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class EngineStats(Result):
 
 
 def write(
-    engine: Engine,
+    engine: GgufEngine,
     prompt: Sequence[int],
     *,
     max_new_tokens: int,
@@ -99,7 +99,7 @@ def write(
     return Written(ids=tuple(ids), ttft_sec=float(first), later_sec=tuple(map(float, later)))
 
 
-def engine_stats(engine: Engine, tokens: int) -> EngineStats:
+def engine_stats(engine: GgufEngine, tokens: int) -> EngineStats:
     """The counts of an engine that has decoded `tokens` tokens since `reset_counts`, at least one."""
     sizes = engine.weights.matrix_bytes
     rows = engine.array("rows_read").sum(0) / tokens  # (layers, 3)

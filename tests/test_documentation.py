@@ -44,6 +44,7 @@ CANNOT_RUN = {
     "accelerate launch": "starts several processes",
     "--suite paper": "needs the data of all fourteen tasks; tests/evaluation runs the suite",
     "lm-eval run": "downloads the data of the task; tests/cli/test_lm_eval_command.py runs it on local data",
+    "model.gguf": "needs llama-cpp-python; tests/cli/test_gguf_commands.py runs the commands on such files",
     "...": "a placeholder for arguments",
     "RUN...": "a placeholder for folders",
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sparsing.errors import InputError
-from sparsing.evaluation.code.sandbox import run_program
+from sparsing.evaluation.code.sandbox import check_sandbox, run_program
 from sparsing.evaluation.model.lm_eval_internals import metric_functions
 
 
@@ -98,7 +98,12 @@ def sandboxed_code_eval(allowed: bool) -> Iterator[None]:
 
 
 def check_sandboxed(task: Any) -> None:
-    """Raise `InputError` for a task that runs generated code by other means than the sandboxed metric."""
+    """Check that a task runs generated code in the sandbox, and that the sandbox works.
+
+    Raises:
+        InputError: if the task runs generated code by other means than the sandboxed metric.
+        SparsityError: if this system cannot confine a program.
+    """
     for function in metric_functions(task):
         # The helper module of a task keeps the metric in a global variable.
         values = getattr(function, "__globals__", {}).values()
@@ -108,3 +113,4 @@ def check_sandboxed(task: Any) -> None:
                 " machine where that is safe, run it with"
                 " sparsing lm-eval run --model sparsing --confirm_run_unsafe_code"
             )
+    check_sandbox()

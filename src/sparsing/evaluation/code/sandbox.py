@@ -1,30 +1,39 @@
-"""Runs a program that a model wrote, in a process of its own that the Linux kernel confines.
+"""Runs a program that a model wrote, in namespaces of its own that bubblewrap makes.
 
-The program has no network, no environment and no file outside an empty folder. It can start no other process and send
-no signal (Landlock, seccomp). Processor time, wall time, memory and files are limited. The process runs `confined.py`,
-which confines itself before it runs the program; the confinement ends with the process. Needs Linux 5.13 or newer.
+bubblewrap (`bwrap`, a package of every Linux distribution) starts the program with its own processes, network, mounts,
+users and System V objects. The program sees the libraries read-only and an empty folder in memory, and nothing else of
+the machine. Memory, tasks, files and processor time are limited inside. Wall time is limited from outside, by killing
+the whole namespace. Without bubblewrap no program is run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import json
 import os
 import secrets
 import select
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
+import threading
 from pathlib import Path
 
 from sparsing.errors import SparsityError
 
 _CHILD = Path(__file__).with_name("confined.py")
-_POLL_SEC = 0.02
-"""How often the size of the files and the wall time are checked."""
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
+_ROOT_LINKS = ("/lib", "/lib32", "/lib64", "/libx32")
+_FIRST_USER, _NUM_USERS = 61184, 4336
+"""Range of user ids that systemd keeps for short-lived users."""
+_READY = "ready\n"
+"""Written by `confined.py` when all limits are set, just before the program runs."""
+_INSTALL = (
+    "install it (apt-get install bubblewrap, dnf install bubblewrap, pacman -S bubblewrap), or leave out the tasks that"
+    " execute code"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,13 +41,15 @@ class Limits:
     """Limits of one program."""
 
     cpu_sec: int = 5
-    """Processor time, including the start of the interpreter."""
+    """Processor time of each process, including the start of the interpreter."""
     wall_sec: float = 15.0
     """Wall time; it ends programs that wait and use no processor."""
     memory_bytes: int = 2**30
-    """Address space."""
+    """Address space of each process."""
     file_bytes: int = 2**23
-    """Size of each file, and of all files together."""
+    """Size of all files together, which are in memory."""
+    tasks: int = 8
+    """Processes and threads, with those of bubblewrap."""
     open_files: int = 32
 
 
@@ -61,99 +72,132 @@ def run_program(program: str, limits: Limits | None = None) -> ProgramEnd:
         limits: None for the default limits.
 
     Raises:
-        SparsityError: if this system cannot confine a process; the program was not run.
+        SparsityError: if this system cannot confine a process, or the sandbox itself fails; the program was not run.
     """
     limits = limits or Limits()
-    token = secrets.token_hex(16)  # the program does not know it, so it cannot claim to have passed
-    with tempfile.TemporaryDirectory(prefix="sparsing-run-") as folder:
-        reader, writer = os.pipe()
+    token = secrets.token_hex(16)  # the program does not get it, so it cannot simply claim to have passed
+    reader, writer = os.pipe()
+    try:
         try:
-            process = _start(folder, writer, limits)
-            os.close(writer)
-            _send(process, json.dumps([token, program]).encode())
-            ended = _wait(process, Path(folder), limits)
-            report = _read_report(reader)
+            process = _start(writer, limits)
         finally:
-            os.close(reader)
-    if report.startswith("unconfined:"):
+            os.close(writer)
+        errors, timed_out = _wait(process, json.dumps([token, program]).encode(), limits.wall_sec)
+        report = _read_report(reader)
+    finally:
+        os.close(reader)
+    if not report.startswith(_READY):
+        reason = (errors.strip().splitlines() or [_describe_status(process.returncode)])[-1]
         raise SparsityError(
-            f"generated code is not run: {report.partition(':')[2].strip()}; its confinement needs Landlock and"
-            " seccomp (Linux 5.13 or newer, x86-64 or arm64). Leave out the tasks that execute code"
+            f"generated code is not run, because bubblewrap failed: {reason}; it needs the right to make namespaces"
+            " (sysctl kernel.unprivileged_userns_clone=1; in a container --security-opt seccomp=unconfined)."
+            " Leave out the tasks that execute code if this cannot be changed"
         )
-    if report == token and not ended:
+    report = report.removeprefix(_READY)
+    if timed_out:
+        return ProgramEnd(passed=False, reason="time")
+    if report == token:
         return ProgramEnd(passed=True, reason="passed")
     exception = report.removeprefix("failed: ") if report.startswith("failed: ") else ""
-    return ProgramEnd(passed=False, reason=ended or exception or _describe_status(process.returncode))
+    return ProgramEnd(passed=False, reason=exception or _describe_status(process.returncode))
 
 
-def _start(folder: str, writer: int, limits: Limits) -> subprocess.Popen:
+@functools.cache
+def check_sandbox() -> None:
+    """Raises SparsityError if this system cannot confine a program. Called before hours of generation, not after."""
+    end = run_program("pass")
+    if not end.passed:
+        raise SparsityError(f"the sandbox for generated code does not run an empty program ({end.reason})")
+
+
+def _start(writer: int, limits: Limits) -> subprocess.Popen[bytes]:
+    bubblewrap = shutil.which("bwrap")
+    if bubblewrap is None:
+        raise SparsityError(f"generated code is run only inside bubblewrap, which is missing; {_INSTALL}")
+    user = _FIRST_USER + os.getpid() % _NUM_USERS
+    numbers = json.dumps({**dataclasses.asdict(limits), "user": user})
     return subprocess.Popen(
-        [sys.executable, "-I", str(_CHILD), str(writer), json.dumps(dataclasses.asdict(limits))],
+        [
+            *(bubblewrap, *_namespaces(), *_mounts(limits)),
+            *("--", sys.executable, "-I", "/confined.py", str(writer), numbers),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env={},
+        stderr=subprocess.PIPE,
         pass_fds=(writer,),
         start_new_session=True,
     )
 
 
-def _send(process: subprocess.Popen, data: bytes) -> None:
-    assert process.stdin is not None
-    for step in (lambda stdin: stdin.write(data), lambda stdin: stdin.close()):
-        with contextlib.suppress(BrokenPipeError):  # the process has ended already; its report says why
-            step(process.stdin)
+def _namespaces() -> list[str]:
+    options = ["--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    if os.geteuid() == 0:
+        # in a namespace of users, root would stay root for the limit on tasks; `confined.py` changes the user instead
+        options[0:1] = [
+            "--unshare-ipc",
+            "--unshare-pid",
+            "--unshare-net",
+            "--unshare-uts",
+            "--unshare-cgroup-try",
+        ]
+        options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    return options
 
 
-def _wait(process: subprocess.Popen, folder: Path, limits: Limits) -> str:
-    """Wait for the end of the process, and kill it at a limit.
+def _mounts(limits: Limits) -> list[str]:
+    """The libraries of the system and of Python read-only, some devices, and an empty folder of limited size."""
+    options: list[str] = []
+    bound = sorted({"/usr", os.path.realpath(sys.base_prefix), sys.base_prefix, sys.prefix})
+    for folder in sorted({parent for path in bound for parent in Path(path).parents} | {Path("/dev")}):
+        options += [
+            "--perms",
+            "0755",
+            "--dir",
+            str(folder),
+        ]  # by default only root could enter the folders on the way
+    for path in bound:
+        options += ["--ro-bind", path, path]
+    for path in map(Path, _ROOT_LINKS):
+        if path.is_symlink():
+            options += ["--symlink", str(path.readlink()), str(path)]
+        elif path.exists():
+            options += ["--ro-bind", str(path), str(path)]
+    for device in _DEVICES:
+        options += ["--dev-bind", device, device]
+    options += ["--ro-bind", str(_CHILD), "/confined.py"]
+    options += ["--perms", "1777", "--size", str(limits.file_bytes), "--tmpfs", "/tmp"]
+    return [*options, "--remount-ro", "/"]
 
-    Returns: The limit, `time` or `files`; empty if the process ended by itself.
+
+def _wait(process: subprocess.Popen[bytes], data: bytes, wall_sec: float) -> tuple[str, bool]:
+    """Sends the program, and waits for the end of the process or kills its namespace.
+
+    Returns: what bubblewrap wrote to stderr, and whether the time was up.
     """
-    deadline = time.monotonic() + limits.wall_sec
-    ended = ""
-    while not ended:
-        try:
-            process.wait(_POLL_SEC)
-            break
-        except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
-                ended = "time"
-            elif _size(folder) > limits.file_bytes:
-                ended = "files"
-    if ended:
+    ended = threading.Event()
+    timer = threading.Timer(wall_sec, lambda: (ended.set(), process.kill()))
+    timer.start()
+    try:
+        _, errors = process.communicate(data)
+    finally:
+        timer.cancel()
         process.kill()
         process.wait()
-    return ended
-
-
-def _size(folder: Path) -> int:
-    """Bytes that the files below `folder` take on the disk."""
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(Path(path) / name).st_blocks * 512
-            except FileNotFoundError:  # the program has deleted the file in the meantime
-                continue
-    return total
+    return errors.decode("utf-8", "replace")[:2000], ended.is_set()
 
 
 def _read_report(reader: int) -> str:
-    """The line that the process wrote to the pipe; empty if there is none.
+    """What the process wrote to the pipe; empty if it wrote nothing.
 
-    Reads without waiting and not to the end: a process that the limits ended wrote nothing, and a program may fill
-    the pipe.
+    Reads without waiting and not to the end, because a program may fill the pipe.
     """
     ready, _, _ = select.select([reader], [], [], 0)
-    return os.read(reader, 300).decode("utf-8", "replace") if ready else ""
+    return os.read(reader, 400).decode("utf-8", "replace") if ready else ""
 
 
 def _describe_status(code: int) -> str:
-    """The reason for the end of a process that left no report, from its exit status."""
-    if code == -signal.SIGXCPU:
+    """The reason for the end of a process that left no report, from the exit status of bubblewrap."""
+    number = code - 128 if code > 128 else -code  # bubblewrap ends with 128 + the signal of the program
+    if number in (signal.SIGXCPU, signal.SIGKILL):
         return "time"
-    if code == -signal.SIGXFSZ:
-        return "files"
-    return f"killed by signal {-code}" if code < 0 else "left before its last line"
+    return f"killed by signal {number}" if number > 0 else "left before its last line"

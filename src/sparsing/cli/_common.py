@@ -37,6 +37,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--revision", help="branch, tag or commit on the hub (default: main)")
     group.add_argument(
+        "--tokenizer", metavar="SOURCE", help="folder or hub name of the tokenizer (default: the model's own)"
+    )
+    group.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run code that comes with the checkpoint (default: off)",
@@ -145,6 +148,7 @@ def load_checkpoint(args: argparse.Namespace, name: str) -> LoadedModel:
         device=args.device,
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
+        tokenizer=args.tokenizer,
     )
 
 

@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         return gguf.generate_gguf(args)
     from sparsing.decode._accelerate import accelerate
     from sparsing.decode.timed_generation import generate_timed
+    from sparsing.models.tokenizer import check_token_ids
     from sparsing.rules.thresholds import read_thresholds
 
     _check(args)
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = common.load_to_decode(args, args.model)
     predictor = None if args.dense else _predictor(args, loaded, thresholds)
     ids = loaded.tokenizer(args.prompt, return_tensors="pt")["input_ids"]
+    check_token_ids(loaded.model, loaded.tokenizer, ids[0].tolist())
     fast = accelerate(
         loaded.model,
         thresholds,

@@ -27,6 +27,7 @@ from sparsing.models.checkpoint import (
     training_position,
     weight_format,
 )
+from sparsing.models.tokenizer import load_tokenizer
 from sparsing.sites.discovery import find_sites
 from sparsing.sites.site import Site
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
-_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json", "*.tiktoken")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,6 +108,7 @@ def load_model(
     device: str | torch.device | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    tokenizer: str | Path | None = None,
 ) -> LoadedModel:
     """Loads a causal LM of any type with feed-forward blocks, from a local folder or from the hub.
 
@@ -119,6 +120,7 @@ def load_model(
             package accelerate. None takes `cuda` if available, else `cpu`.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the checkpoint's own code for model types that transformers does not know.
+        tokenizer: Folder or hub name of the tokenizer, for checkpoints that have none. None takes the checkpoint's own.
 
     Raises:
         InputError: If there is no such model, the checkpoint is incomplete or broken, weights are not finite, the
@@ -134,7 +136,7 @@ def load_model(
         config = build_config(folder, raw, trust_remote_code)
         kind = weight_format(folder)
         position = training_position(folder, revision)
-        tokenizer = _load_tokenizer(folder, trust_remote_code)
+        tokens = load_tokenizer(folder, config, source=tokenizer, trust_remote_code=trust_remote_code)
         check_architecture(config, trust_remote_code)
         model = _load_weights(
             folder,
@@ -149,7 +151,7 @@ def load_model(
         model.to(device_name)  # pyright: ignore[reportArgumentType]  (transformers' decorator hides `self`)
     return LoadedModel.of(
         model,
-        tokenizer,
+        tokens,
         name=name,
         revision=commit,
         model_type=raw["model_type"],
@@ -232,30 +234,6 @@ def _check_finite(model: PreTrainedModel) -> None:
                 f"parameter {name} has {bad} values of {parameter.numel()} that are NaN or infinite;"
                 " the checkpoint is broken, use an earlier checkpoint"
             )
-
-
-def _load_tokenizer(folder: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer that AutoTokenizer loads, or the plain tokenizer of `tokenizer.json` if AutoTokenizer fails."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if not any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern)):
-        raise InputError(
-            f"no tokenizer in {str(folder)!r}, wanted tokenizer.json;"
-            " save the tokenizer there with tokenizer.save_pretrained(folder)"
-        )
-    try:
-        return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except Exception as error:  # the checkpoint chooses the tokenizer class, so any error is possible
-        logger.info("%s: AutoTokenizer failed (%s), trying tokenizer.json", folder, error)
-        try:
-            return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        except Exception:
-            raise InputError(
-                f"the tokenizer in {str(folder)!r} cannot be loaded: {error}; save it again"
-                " with tokenizer.save_pretrained(folder)"
-            ) from error
 
 
 @contextlib.contextmanager

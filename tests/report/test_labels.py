@@ -76,7 +76,8 @@ def test_escaping_loses_only_what_cannot_be_printed(text):
 
 
 def test_model_labels():
-    assert model_label(Provenance(model="org/sparsing-law-0.1b-relu")) == "sparsing-law-0.1b-relu"
+    assert model_label(Provenance(model="org/sparsing-law-0.1b-relu")) == "org/sparsing-law-0.1b-relu"
+    assert model_label(Provenance(model="/data/a/final")) != model_label(Provenance(model="/data/b/final"))
     assert model_label(Provenance(model="runs/relu/step-100", train_step=100)) == "relu/step-100"
     assert model_label(Provenance(model="")) == "model"
     assert len(model_label(Provenance(model="x" * 90))) == 48

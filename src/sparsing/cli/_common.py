@@ -119,7 +119,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say where results go and what is printed."""
     group = parser.add_argument_group("run")
     group.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder for the results (default: outputs/<model>)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the results (default: outputs/<owner>--<model>)",
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="windows per batch (default: by memory)")
     group.add_argument("--json", action="store_true", help="print one JSON document (default: tables)")

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         return gguf.advise_gguf(args)
     from sparsing.decode.advice._advise import advise
     from sparsing.errors import InputError
-    from sparsing.measuring.run_folder import default_folder
+    from sparsing.measuring.run_folder import claim_folder, default_folder
     from sparsing.rules import make_rule
 
     if not args.text or args.thresholds:
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         )
     folder = common.open_run_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_decode(args, args.model)
+    claim_folder(folder, loaded)
     subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules}, claim=False)
     advice = advise(
         subject,

@@ -74,8 +74,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     group.add_argument("--engines", nargs="*", choices=names, default=names, help=engines)
     group = parser.add_argument_group("output")
-    folder, output = Path("outputs/bench"), "folder of the results (default: outputs/bench)"
-    group.add_argument("-o", "--output", type=Path, default=folder, metavar="DIR", help=output)
+    output = "folder of the results (default: outputs/bench/<shapes>, or outputs/<owner>--<model>/bench)"
+    group.add_argument("-o", "--output", type=Path, metavar="DIR", help=output)
     group.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     group.add_argument("--no-figures", action="store_true", help="draw no figures (default: PNG and SVG)")
     group.add_argument("--quiet", action="store_true", help="show no progress bar")
@@ -86,21 +86,29 @@ def run(args: argparse.Namespace) -> int:
     if args.model and gguf.is_gguf(args.model):
         return gguf.run_gguf_bench(args)
     # before minutes of timing, not after
-    common.open_run_folder(args, args.output)
+    folder = common.open_run_folder(args, args.output or _default_folder(args))
     if args.model or args.whole:
-        bench = _bench_checkpoint(args) if args.model else _bench_planted_models(args)
-        path = bench.save(args.output / "whole.json")
+        bench = _bench_checkpoint(args, folder) if args.model else _bench_planted_models(args)
+        path = bench.save(folder / "whole.json")
     else:
         bench = _bench_blocks(args)
-        path = bench.save(args.output / "ffn.json")
+        path = bench.save(folder / "ffn.json")
         if not args.no_figures:
-            _draw(bench, args.output)
+            _draw(bench, folder)
     if args.json:
         common.print_json(bench)
     else:
         _print_tables(bench)
         print(f"written to {path}")
     return 0
+
+
+def _default_folder(args: argparse.Namespace) -> Path:
+    from sparsing.measuring.run_folder import default_folder
+
+    if args.model:
+        return default_folder(args.model) / "bench"
+    return Path("outputs/bench") / "+".join(dict.fromkeys(args.shape))
 
 
 def _bench_blocks(args: argparse.Namespace) -> BlockBenchmark:
@@ -117,9 +125,10 @@ def _bench_planted_models(args: argparse.Namespace) -> ModelBenchmark:
     return bench_planted_models(_shapes(args), _model_plan(args), progress=common.make_progress(args))
 
 
-def _bench_checkpoint(args: argparse.Namespace) -> ModelBenchmark:
+def _bench_checkpoint(args: argparse.Namespace, folder: Path) -> ModelBenchmark:
     from sparsing.bench.model_bench import bench_loaded_model
     from sparsing.errors import InputError
+    from sparsing.measuring.run_folder import claim_folder
     from sparsing.rules.thresholds import read_thresholds
     from sparsing.text.corpus import load_corpus
 
@@ -130,8 +139,9 @@ def _bench_checkpoint(args: argparse.Namespace) -> ModelBenchmark:
     thresholds, plan = read_thresholds(args.thresholds), _model_plan(args)
     # the kernels of the benchmark run on the CPU only
     options = {"dtype": args.dtype[0] if args.dtype else None, "device": "cpu"}
-    options |= {"revision": None, "trust_remote_code": False}
+    options |= {"revision": None, "trust_remote_code": False, "tokenizer": None}
     loaded = common.load_to_decode(argparse.Namespace(**options), args.model)
+    claim_folder(folder, loaded)
     text = None
     if args.text:
         count = 2 * plan.text_tokens  # twice what is needed, since end-of-text tokens are left out later

@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     common.add_model_arguments(parser)
     group = parser.add_argument_group("run")
     group.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder (default: outputs/<model>/evaluate)"
+        "-o", "--output", type=Path, metavar="DIR", help="folder (default: outputs/<owner>--<model>/evaluate)"
     )
     group.add_argument("--json", action="store_true", help="one JSON document on stdout in place of tables")
     group.add_argument(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EPILOG = """examples:
   sparsing neurons ./my-checkpoint --text code=src/ prose=book.txt --max-tokens 500000
-  sparsing neurons Qwen/Qwen3-0.6B --text book.txt --thresholds outputs/Qwen3-0.6B/cett-ppl-1/thresholds.json
+  sparsing neurons Qwen/Qwen3-0.6B --text book.txt --thresholds outputs/Qwen--Qwen3-0.6B/cett-ppl-1/thresholds.json
 """
 
 

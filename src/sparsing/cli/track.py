@@ -15,7 +15,7 @@ EPILOG = """examples:
   sparsing track runs/nano-relu --text heldout.txt
   sparsing track output_dir --text book.txt --tokens-per-step 65536 --ppl 5 -o tracks/mine
 
-Then:  sparsing fit outputs/track-nano-relu/points.csv
+Then:  sparsing fit outputs/track-runs--nano-relu/points.csv
 """
 
 

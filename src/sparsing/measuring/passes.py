@@ -24,6 +24,7 @@ from sparsing.errors import InputError
 from sparsing.measuring.batch_size import BatchLimit, default_batch_size, input_device, is_out_of_memory
 from sparsing.measuring.journal import Arrays, Journal
 from sparsing.measuring.window_loss import WindowLoss
+from sparsing.models.tokenizer import check_token_ids
 from sparsing.sites.tap import Rows, tapped
 from sparsing.text.corpus import Batch, Corpus
 
@@ -194,7 +195,11 @@ def run_pass(
         key: Key of the pass in the journal.
         label: Text of the progress bar; empty uses the key.
         head: False skips the language-model head and therefore the loss; `nll` and `labels` are then 0.
+
+    Raises:
+        InputError: If the model has no embedding for a token of the corpus, or a window does not fit into memory.
     """
+    check_token_ids(loaded.model, loaded.tokenizer, corpus.token_ids())
     settings = settings or PassSettings()
     device = input_device(loaded)
     run = _Pass.of(observer.totals, corpus.n_windows, device)

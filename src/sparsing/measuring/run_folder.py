@@ -140,14 +140,17 @@ def save_measurement(result: Measurement, folder: Path) -> None:
 
 
 def default_folder(model: str) -> Path:
-    """The default output folder of a model: `outputs/<last part of its name>`.
+    """The default output folder of a model: `outputs/` and the last two parts of its name, e.g. `owner--model`.
+
+    A single part stands alone: `outputs/my-checkpoint` for `./my-checkpoint`.
 
     Raises:
         InputError: If the name has no last part, e.g. for `/`.
     """
-    name = Path(model).expanduser().resolve().name if Path(model).exists() else model.rpartition("/")[2]
-    if not name:
+    path = Path(model).expanduser()
+    parts = path.resolve().parts[1:] if path.exists() else tuple(part for part in model.split("/") if part)
+    if not parts:
         raise InputError(
             f"the model name {model!r} gives no name for an output folder; choose a folder with -o"
         )
-    return Path("outputs") / name
+    return Path("outputs") / "--".join(parts[-1:] if len(path.parts) < 2 else parts[-2:])

@@ -24,6 +24,7 @@ from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, Spa
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
 from sparsing.measuring.target_interval import target_interval
+from sparsing.models.tokenizer import check_token_ids
 from sparsing.rules import Rule
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds, thresholds_at
@@ -62,6 +63,7 @@ class Subject:
         batch_size: int | None = None,
         progress: Progress | None = None,
     ):
+        check_token_ids(loaded.model, loaded.tokenizer, corpus.token_ids())
         self.loaded, self.corpus, self.heldout = loaded, corpus, heldout
         self.journal = journal or Journal()
         self.is_half_precision = loaded.dtype in ("bfloat16", "float16")

@@ -52,7 +52,7 @@ def check_token_ids(model: Any, tokenizer: Any, ids: Iterable[int] | np.ndarray)
     Raises:
         InputError: If an id is not below the number of rows of the embedding.
     """
-    array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64)
+    array = ids if isinstance(ids, np.ndarray) else np.array(list(ids), dtype=np.int64)
     rows = model.get_input_embeddings().weight.shape[0]
     if array.size and (largest := int(array.max())) >= rows:
         token = tokenizer.convert_ids_to_tokens(largest)
@@ -70,14 +70,18 @@ def _place(source: str) -> Path | str:
     if path.is_dir():
         return path
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or not source:
-        raise InputError(f"no folder {source!r}; give --tokenizer a folder with tokenizer.json, or a hub name")
+        raise InputError(
+            f"no folder {source!r}; give --tokenizer a folder with tokenizer.json, or a hub name"
+        )
     return source
 
 
 def _check_files(folder: Path, *, is_given: bool) -> None:
     files = [path for pattern in _FILES for path in sorted(folder.glob(pattern))]
     if not files:
-        way_out = "give --tokenizer another folder" if is_given else "give a folder or a hub name with --tokenizer"
+        way_out = (
+            "give --tokenizer another folder" if is_given else "give a folder or a hub name with --tokenizer"
+        )
         raise InputError(
             f"no tokenizer in {str(folder)!r}, wanted tokenizer.json; {way_out}, or save the tokenizer there with"
             " tokenizer.save_pretrained(folder)"

@@ -65,9 +65,8 @@ def drawable(text: str) -> str:
 
 
 def model_label(provenance: Provenance, *, length: int = 48) -> str:
-    """Short name of the model: the last part of its path, and the one before it for a training checkpoint."""
-    parts = PurePath(provenance.model).parts
-    label = drawable("/".join(parts[-1 if provenance.train_step is None else -2 :])) or "model"
+    """Short name of the model: the last two parts of its path, since many models have the same last part."""
+    label = drawable("/".join(PurePath(provenance.model).parts[-2:])) or "model"
     return label if len(label) <= length else label[: length - 1] + ELLIPSIS
 
 

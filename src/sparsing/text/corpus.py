@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -23,6 +24,10 @@ from sparsing.text.reading import Piece, check_options, read_pieces
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
+
+_UNKNOWN_SHARE = 0.01
+"""Largest share of unknown tokens without a warning."""
 _CONTEXT_CHARS = 200
 """Characters on either side of a token that may influence where a tokenizer splits the text."""
 
@@ -66,6 +71,10 @@ class Corpus:
     @property
     def _bos_counts(self) -> bool:
         return self.count_bos and self.bos is not None
+
+    def token_ids(self) -> np.ndarray:
+        """Every id that a model gets: the ids of the text, and BOS, shape `(num_ids,)` or one more, int32."""
+        return self.ids if self.bos is None else np.append(self.ids, np.int32(self.bos))
 
     def sha256(self) -> str:
         """SHA-256 of the ids, the windows and the choice of counted tokens, in hexadecimal."""
@@ -222,6 +231,7 @@ def load_corpus(
         raise InputError(
             f"{label!r} gives {len(ids)} tokens; perplexity needs at least 2 tokens: give a longer text"
         )
+    _warn_of_lost_tokens(ids, tokenised, tokenizer, label, is_packed=not documents)
     if documents:
         edges = _document_edges(tokenised)
         windows = [w for a, b in itertools.pairwise(edges) for w in _windows(a, b, capacity, capacity)]
@@ -238,6 +248,30 @@ def load_corpus(
     return Corpus(
         ids=ids, starts=starts, lengths=lengths, fresh=fresh, bos=lead, count_bos=count_bos, source=label
     )
+
+
+def _warn_of_lost_tokens(
+    ids: np.ndarray, tokenised: list[_TokenisedPiece], tokenizer: Any, label: str, *, is_packed: bool
+) -> None:
+    """Warns if documents follow each other without a separator, or if much of the text is unknown to the tokenizer."""
+    num_documents = sum(piece.ends_document for piece in tokenised)
+    if is_packed and num_documents > 1 and tokenizer.eos_token_id is None:
+        logger.warning(
+            "%s: the tokenizer has no end-of-text token, so nothing separates the %d documents; choose a separator with"
+            " --join, or give each document its own windows with --documents",
+            label,
+            num_documents,
+        )
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    # some tokenizers use one token for both, and then it is no sign of unknown text
+    if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        return
+    share = float((ids == unknown).mean())
+    if share > _UNKNOWN_SHARE:
+        message = (
+            "%s: the tokenizer does not know %.1f%% of the tokens (%s); is it the tokenizer of this language?"
+        )
+        logger.warning(message, label, 100 * share, tokenizer.unk_token)
 
 
 def split_holdout(corpus: Corpus, share: float) -> tuple[Corpus, Corpus | None]:

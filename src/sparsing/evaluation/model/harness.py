@@ -18,6 +18,7 @@ from sparsing.errors import InputError
 from sparsing.evaluation.model.activity import Activity, Tally
 from sparsing.evaluation.model.launching import gather, launch_accelerator
 from sparsing.evaluation.model.lm_eval_internals import HarnessModel, Request, make_model_class
+from sparsing.models.tokenizer import check_token_ids
 
 if TYPE_CHECKING:
     import torch
@@ -46,12 +47,13 @@ class SparseForwards(HarnessModel):
         dtype: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        tokenizer: str | None = None,
         show_progress: bool = True,
         **options: Any,
     ):
         """Args:
-            pretrained: A loaded model, or the folder or hub name of one. `device` to `trust_remote_code` are
-                those of `load_model` and apply only to a name.
+            pretrained: A loaded model, or the folder or hub name of one. `device` to `tokenizer` are those of
+                `load_model` and apply only to a name.
             thresholds: As an object, as the path of a file, or as one number per layer; None for the dense model.
             show_progress: Show lm-eval's progress bars on stderr.
             options: Further arguments of `HFLM`, such as `max_length`.
@@ -62,9 +64,10 @@ class SparseForwards(HarnessModel):
         accelerator = launch_accelerator()
         if isinstance(pretrained, str):
             device = _choose_device(device) if accelerator is None else str(accelerator.device)
-            pretrained = _load(pretrained, device, dtype, revision, trust_remote_code)
+            pretrained = _load(pretrained, device, dtype, revision, trust_remote_code, tokenizer)
         self.loaded: LoadedModel = pretrained
-        self._encode = functools.lru_cache(_CACHED_TEXTS)(super().tok_encode)
+        _check_tokenizer(self.loaded)
+        self._encode = functools.lru_cache(_CACHED_TEXTS)(self._encode_checked)
         super().__init__(pretrained=self.loaded.model, tokenizer=self.loaded.tokenizer, **options)
         self.pretrained, self.revision = self.loaded.name, self.loaded.revision
         if accelerator is not None:
@@ -104,6 +107,11 @@ class SparseForwards(HarnessModel):
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         """Token ids of `string`, cached: the options of an item follow each other and share their prompt."""
         return self._encode(string, *args, **kwargs).copy()  # lm-eval changes the list in place
+
+    def _encode_checked(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
+        ids = super().tok_encode(string, *args, **kwargs)
+        check_token_ids(self.loaded.model, self.loaded.tokenizer, ids)
+        return ids
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = False) -> Any:
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm or not self._show_progress)
@@ -247,6 +255,16 @@ class SparseForwards(HarnessModel):
         return min(stopped + 1, length)
 
 
+def _check_tokenizer(loaded: LoadedModel) -> None:
+    """Raises InputError if the tokenizer has neither BOS nor EOS: lm-eval puts one of them before a text alone."""
+    tokenizer = loaded.tokenizer
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of {loaded.name!r} has neither a BOS nor an EOS token, and benchmarks need one of them;"
+            " give another tokenizer with --tokenizer, or name the token in tokenizer_config.json, e.g. eos_token"
+        )
+
+
 def _append_counts(
     mask: CountingMask, steps: list[torch.Tensor], module: Any, args: tuple, kwargs: dict, output: Any
 ) -> None:
@@ -280,13 +298,23 @@ def _choose_device(device: str | None) -> str | None:
 
 
 def _load(
-    name: str, device: str | None, dtype: str | None, revision: str | None, trust_remote_code: bool
+    name: str,
+    device: str | None,
+    dtype: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    tokenizer: str | None,
 ) -> LoadedModel:
     from sparsing.models.loading import load_model
 
     dtype = None if dtype == "auto" else dtype  # lm-eval writes `auto` for the dtype of the checkpoint
     return load_model(
-        name, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code
+        name,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        tokenizer=tokenizer,
     )
 
 

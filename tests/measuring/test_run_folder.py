@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sparsing.errors import InputError
-from sparsing.measuring.run_folder import RUN_FILE, claim_folder, open_journal, write_claim
+from sparsing.measuring.run_folder import RUN_FILE, claim_folder, default_folder, open_journal, write_claim
 
 from ..helpers.measuring import text_corpus, tiny_loaded
 
@@ -73,3 +74,40 @@ def test_a_damaged_identity_of_an_interrupted_run_does_not_stop_others(tmp_path)
     (path,) = tmp_path.glob(".journal/*/identity.json")
     path.write_text(json.dumps([1]))
     assert open_journal(tmp_path, tiny_loaded(), text_corpus(60)).get("k") is None
+
+
+def test_models_with_the_same_last_name_have_their_own_folders(tmp_path, monkeypatch):
+    """`runA/checkpoint-1000` and `runB/checkpoint-1000` wrote into one folder, the second over the first."""
+    monkeypatch.chdir(tmp_path)
+    for run in ("runA", "runB"):
+        (tmp_path / run / "checkpoint-1000").mkdir(parents=True)
+    names = [
+        "runA/checkpoint-1000",
+        "runB/checkpoint-1000",
+        "meta-llama/Llama-3.2-1B",
+        "unsloth/Llama-3.2-1B",
+        "runA",
+    ]
+    folders = [default_folder(name) for name in names]
+    assert folders[0] == Path("outputs/runA--checkpoint-1000")
+    assert folders[2] == Path("outputs/meta-llama--Llama-3.2-1B")
+    assert folders[4] == Path("outputs/runA"), "a single part stands alone"
+    assert len(set(folders)) == len(names)
+    assert not any(a in b.parents for a in folders for b in folders), "a report of one would contain another"
+
+
+def test_the_same_model_has_the_same_folder_however_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runA" / "last").mkdir(parents=True)
+    spellings = [
+        "runA/last",
+        "runA/last/",
+        "./runA/last",
+        "runA/../runA/last",
+        str(tmp_path / "runA" / "last"),
+    ]
+    assert {default_folder(name) for name in spellings} == {Path("outputs/runA--last")}
+    assert default_folder("./runA") == default_folder("runA/") == Path("outputs/runA")
+    assert default_folder(".") == Path("outputs") / tmp_path.name
+    with pytest.raises(InputError, match="gives no name for an output folder; choose a folder with -o"):
+        default_folder("/")

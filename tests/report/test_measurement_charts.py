@@ -189,4 +189,4 @@ def test_calibration_curves_mark_the_cut():
 
 def test_the_subtitle_names_model_measure_cost_and_tokens():
     line = measurement_subtitle(make_measurement())
-    assert line == "cost_$5_$6  |  PPL-1%  |  perplexity x 1.0100  |  5,000 tokens of a$b$c.txt"
+    assert line == "folder/cost_$5_$6  |  PPL-1%  |  perplexity x 1.0100  |  5,000 tokens of a$b$c.txt"

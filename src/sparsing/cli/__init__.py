@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         subparser = command.add_parser(subparsers)
         if subparser.prefix_chars == "-":  # lm-eval reads its own options
             subparser.add_argument("--threads", type=int, metavar="N", help=THREADS_HELP)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
     return parser
 
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +135,32 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+TEXT_OPTIONS = (
+    *("text", "split", "column", "join", "max_tokens", "window", "stride", "documents", "bos", "count_bos"),
+    "holdout",
+)
+"""The options of `add_corpus_arguments`."""
+
+
+def refuse_without_effect(args: argparse.Namespace, options: Iterable[str], because: str) -> None:
+    """Raises InputError if one of these options was given, since it would be ignored.
+
+    An option that was given with its default value changes nothing and passes.
+
+    Args:
+        options: Names in the namespace, e.g. `max_tokens` for `--max-tokens`.
+        because: Why they have no effect, e.g. "without --predict".
+    """
+    from sparsing.errors import InputError
+
+    given = [name for name in options if getattr(args, name) != args.parser.get_default(name)]
+    if given:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(
+            f"{names} would have no effect {because}; leave out {'it' if len(given) == 1 else 'them'}"
+        )
+
+
 def make_progress(args: argparse.Namespace) -> Progress:
     """Progress bars on a terminal, or none with `--quiet`."""
     from sparsing.base.progress import Progress
@@ -144,8 +170,13 @@ def make_progress(args: argparse.Namespace) -> Progress:
 
 def load_checkpoint(args: argparse.Namespace, name: str) -> LoadedModel:
     """Loads the model `name` as the options of `add_model_arguments` say."""
+    from sparsing.errors import InputError
     from sparsing.models.loading import load_model
 
+    if args.revision is not None and Path(name).expanduser().exists():
+        raise InputError(
+            f"--revision chooses a version on the hub, but {name!r} is a local folder; leave out --revision"
+        )
     return load_model(
         name,
         dtype=args.dtype,
@@ -186,6 +217,7 @@ def load_to_decode(args: argparse.Namespace, name: str) -> LoadedModel:
 
 def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Corpus | None]:
     """Reads the text as the options of `add_corpus_arguments` say; returns calibration and held-out corpus."""
+    from sparsing.errors import InputError
     from sparsing.text.corpus import load_corpus, split_holdout
 
     corpus = load_corpus(
@@ -201,6 +233,11 @@ def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Co
         column=args.column,
         join=args.join,
     )
+    if args.count_bos and corpus.bos is None:
+        raise InputError(
+            "--count-bos would have no effect, because no BOS token is put before the windows; add --bos always, or"
+            " leave it out"
+        )
     return split_holdout(corpus, args.holdout)
 
 

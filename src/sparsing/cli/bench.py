@@ -85,6 +85,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     if args.model and gguf.is_gguf(args.model):
         return gguf.run_gguf_bench(args)
+    _check_options(args)
     # before minutes of timing, not after
     folder = common.open_run_folder(args, args.output or _default_folder(args))
     if args.model or args.whole:
@@ -101,6 +102,27 @@ def run(args: argparse.Namespace) -> int:
         _print_tables(bench)
         print(f"written to {path}")
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises InputError for options that would be ignored."""
+    from sparsing.errors import InputError
+
+    if args.model:
+        common.refuse_without_effect(args, ["ratio"], "with --model, whose thresholds decide the ratio")
+    else:
+        common.refuse_without_effect(args, ["thresholds", "text"], "without --model")
+    if args.model or args.whole:
+        common.refuse_without_effect(args, ["batch"], "on a whole model, which decodes one token at a time")
+        if args.engines != args.parser.get_default("engines") and (
+            extra := set(args.engines) - {"llama.cpp"}
+        ):
+            raise InputError(
+                f"--engines {' '.join(sorted(extra))} would have no effect on a whole model, which is compared with"
+                " Hugging Face and llama.cpp; give --engines llama.cpp, or --engines alone"
+            )
+    else:
+        common.refuse_without_effect(args, ["prompt_tokens", "new_tokens"], "on a block; add --whole")
 
 
 def _default_folder(args: argparse.Namespace) -> Path:

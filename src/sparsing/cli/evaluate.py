@@ -144,6 +144,7 @@ def _check_levels(args: argparse.Namespace) -> None:
     from sparsing.evaluation.model.launching import world_size
 
     if args.ppl is None:
+        common.refuse_without_effect(args, common.TEXT_OPTIONS, "without --ppl")
         return
     if args.text is None:
         raise InputError("--ppl measures thresholds on a text before it evaluates; give --text SOURCE")

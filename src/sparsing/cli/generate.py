@@ -145,6 +145,11 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(
             "generate needs thresholds: give --thresholds FILE from sparsing measure, or --dense for the baseline"
         )
+    if args.dense:
+        common.refuse_without_effect(args, ["predictor", "predict"], "with --dense, which skips nothing")
+    if not args.predict:
+        options = ["recall", "save_predictor", *common.TEXT_OPTIONS]
+        common.refuse_without_effect(args, options, "without --predict")
     if args.predictor and args.predict:
         raise InputError("--predictor and --predict exclude each other; give only one of them")
     if args.predict and not args.text:

@@ -103,6 +103,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     chosen = [name for name in ("ppl", "level", "thresholds") if getattr(args, name) is not None]
     if len(chosen) > 1:
         raise InputError(f"--{chosen[0]} and --{chosen[1]} exclude each other; give only one of them")
+    _check_options(args)
     if args.cett_from and (chosen not in ([], ["ppl"]) or args.rule not in (None, ["cett"])):
         raise InputError("--cett-from works only with --ppl and the rule cett; leave out the other options")
     if not 0 < args.tolerance < 1:
@@ -124,6 +125,18 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     if args.cett_from and len(asked) > 1:
         raise InputError(f"--cett-from finds one level, got --ppl {asked}; give one percentage")
     return [(rule, {"ppl_ratio": 1 + p / 100}) for rule in rules for p in asked]
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises InputError for options that would be ignored."""
+    if args.thresholds:
+        common.refuse_without_effect(args, ["rule", "scope", "tolerance"], "with --thresholds")
+    if args.level is not None:
+        common.refuse_without_effect(args, ["tolerance"], "with --level, since nothing is searched")
+    if args.cett_from:
+        common.refuse_without_effect(args, ["tolerance"], "with --cett-from")
+    if "top_k" not in (args.rule or []):
+        common.refuse_without_effect(args, ["scope"], "without --rule top_k")
 
 
 def _joint_subjects(args: argparse.Namespace, jobs: list, folder: Path) -> list[Subject]:

@@ -155,8 +155,13 @@ def _training_tokens(checkpoints: Sequence[str | Path], tokens_per_step: int | N
     tokens: dict[str, int] = {}
     for path in map(str, checkpoints):
         step, seen = training_position(Path(path))
-        if seen is None and tokens_per_step is not None and step is not None:
-            seen = step * tokens_per_step
+        counted = step * tokens_per_step if tokens_per_step is not None and step is not None else None
+        if seen is not None and counted not in (None, seen):
+            raise InputError(
+                f"{path!r} records {seen:,} training tokens, but --tokens-per-step {tokens_per_step} makes {counted:,};"
+                " leave it out"
+            )
+        seen = counted if seen is None else seen
         if seen is None:
             raise InputError(
                 f"the training tokens of {path!r} are not known; give --tokens-per-step (sequences per step times"

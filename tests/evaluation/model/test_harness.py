@@ -11,6 +11,8 @@ from sparsing.evaluation.model.harness import make_sparsing_lm
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.tap import tapped
 
+from ...helpers.tiny import tiny_tokenizer
+
 PAIRS = [
     ("Once upon a time", " there was a little girl named Lily"),
     ("One day, Tom and his dog went to the big park to", " play"),
@@ -50,6 +52,28 @@ def test_dense_is_lm_evals_own_model(lm, stories):
     assert score(lm) == score(own)
     assert generate(lm) == generate(own)
     assert lm.activities() is None
+
+
+def test_a_tokenizer_without_special_tokens_is_refused(lm_eval, tiny_model):
+    """lm-eval decodes the id None, which is a TypeError of the tokenizer after all items were built."""
+    from transformers import PreTrainedTokenizerFast
+
+    from sparsing.models.loading import LoadedModel
+
+    plain = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
+    with pytest.raises(InputError, match="has neither a BOS nor an EOS token.*--tokenizer"):
+        make_sparsing_lm()(LoadedModel.of(tiny_model("llama"), plain), batch_size=1)
+
+
+def test_a_token_beyond_the_embedding_is_named(lm_eval, tiny_model):
+    from sparsing.models.loading import LoadedModel
+
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"word{i}" for i in range(40)])
+    lm = make_sparsing_lm()(LoadedModel.of(tiny_model("llama"), tokenizer), batch_size=1)
+    assert lm.tok_encode("letters")
+    with pytest.raises(InputError, match="gives token 'word39' the id 143"):
+        lm.tok_encode("word39")
 
 
 def test_a_prompt_shared_by_options_is_encoded_once(lm, stories, monkeypatch):

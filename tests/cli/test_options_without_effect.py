@@ -112,7 +112,7 @@ def test_options_that_a_source_needs_are_applied(checkpoint, tmp_path, capsys):
             "--holdout",
             "0",
             "-o",
-            str(tmp_path / "out"),
+            str(tmp_path / str(number)),
         ]
         assert main([*command, *options]) == 0
         result = json.loads(capsys.readouterr().out)[0]

@@ -61,7 +61,7 @@ def test_a_tokenizer_without_special_tokens_is_refused(lm_eval, tiny_model):
     from sparsing.models.loading import LoadedModel
 
     plain = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer().backend_tokenizer)
-    with pytest.raises(InputError, match="has neither a BOS nor an EOS token.*--tokenizer"):
+    with pytest.raises(InputError, match=r"has neither a BOS nor an EOS token.*--tokenizer"):
         make_sparsing_lm()(LoadedModel.of(tiny_model("llama"), plain), batch_size=1)
 
 

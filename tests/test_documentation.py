@@ -72,12 +72,20 @@ EXTRA = {
     "neurons": "--max-tokens 400 --window 48",
     "track": "--max-tokens 400 --window 64 --last 2 --dtype float32",
     "fit": "--resamples 5",
-    "bench": "--rounds 1 --bits 4 --engines --new-tokens 4 --prompt-tokens 4 --ratio 0.1 --batch 1",
+    "bench": "--rounds 1 --bits 4 --engines",
     "generate": "--max-new-tokens 4",
-    "evaluate": "--task-data bench --limit 2 --max-tokens 600 --window 48",
+    "evaluate": "--task-data bench --limit 2",
     "demo": "--max-tokens 1100",
 }
 """Command to the options that make it cheap; options that the command has already keep the value of `SMALLER`."""
+
+EXTRA_WITH = {
+    ("evaluate", "--ppl"): "--max-tokens 600 --window 48",
+    ("bench", "--shape"): "--ratio 0.1",
+    ("bench", "--whole"): "--new-tokens 4 --prompt-tokens 4",
+    ("bench", "--model"): "--new-tokens 4 --prompt-tokens 4",
+}
+"""Command and one of its options to further options that have an effect only together with it."""
 
 
 def commands_of(text: str) -> Iterator[str]:
@@ -230,6 +238,8 @@ def cheap(command: str) -> str:
     for pattern, replacement in SMALLER.items():
         command = re.sub(pattern, replacement, command)
     options = EXTRA.get(name_of(command), "")
+    for (name, option), extra in EXTRA_WITH.items():
+        options += f" {extra}" if name == name_of(command) and option in command else ""
     present = re.findall(r"(?<=\s)--?[a-z][\w-]*", command)
     for option in re.findall(r"--[\w-]+(?: (?!--)\S+)*", options):
         if option.split()[0] not in present:

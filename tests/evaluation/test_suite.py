@@ -98,6 +98,54 @@ def test_dense_scores_are_those_of_lm_eval(tmp_path, make_suite, stories, bench,
         assert score.stderr == pytest.approx(mean_stderr(score.items.tolist()), abs=1e-15)
 
 
+CHAT = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""A chat template whose turns are plain to see."""
+
+
+def test_chat_templates_are_applied_as_lm_eval_does(
+    tmp_path, make_suite, stories, bench, read_jsonl, monkeypatch
+):
+    """The scores of lm-eval with template, system message and examples as turns; they differ from plain prompts."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    with pytest.raises(InputError, match="has no chat template; leave out --chat-template"):
+        make_suite(tmp_path, ["piqa"], chat_template=True)
+    monkeypatch.setattr(stories.tokenizer, "chat_template", CHAT)
+    write_definitions(tmp_path / "tasks", bench, read_jsonl, gen_toks=8)
+    manager = TaskManager(include_defaults=False, include_path=str(tmp_path / "tasks"))
+    own = HFLM(pretrained=stories.model, tokenizer=stories.tokenizer, batch_size=4)
+    chat = {"apply_chat_template": True, "fewshot_as_multiturn": True, "system_instruction": "Tell a story."}
+    settings = {"tasks": ["piqa"], "task_manager": manager, "limit": 8, "bootstrap_iters": 0}
+    wanted = simple_evaluate(model=own, **settings, **chat)["samples"]
+    results, prompts = {}, {}
+    for label, options in (
+        ("plain", {}),
+        ("chat", {"chat_template": True, "system_instruction": "Tell a story."}),
+    ):
+        folder = tmp_path / label
+        suite, tasks = make_suite(folder, ["piqa", "gsm8k"], limit=8, batch_size=4, log_items=True, **options)
+        results[label] = suite.run(tasks, [Level(name=DENSE)])
+        prompts[label] = [read_jsonl(folder / DENSE / f"{name}.items.jsonl") for name in ("piqa", "gsm8k")]
+    for line, sample in zip(prompts["chat"][0], wanted["piqa"], strict=True):
+        assert sample["arguments"][0][0].startswith("<system>Tell a story.\n<user>")
+        assert line["arguments"][0][0] == sample["arguments"][0][0]
+        assert line["filtered_resps"] == json.loads(json.dumps(sample["filtered_resps"]))
+    assert prompts["chat"][1][0]["arguments"][0][0].count("<assistant>") == 9, (
+        "eight examples are earlier turns"
+    )
+    saved = [TaskOutcome.load(tmp_path / "chat" / DENSE / f"{name}.json") for name in ("piqa", "gsm8k")]
+    plain = [TaskOutcome.load(tmp_path / "plain" / DENSE / f"{name}.json") for name in ("piqa", "gsm8k")]
+    assert [a.identity != b.identity for a, b in zip(saved, plain, strict=True)] == [True, True]
+    assert results["chat"].chat_template
+    assert results["chat"].system_instruction == "Tell a story."
+    assert not results["plain"].chat_template
+
+
 def test_sparse_is_paired_with_dense(tmp_path, make_suite, levels):
     suite, tasks = make_suite(tmp_path, ["piqa", "copa"], limit=20)
     table = suite.run(tasks, levels)

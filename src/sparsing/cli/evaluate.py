@@ -86,6 +86,14 @@ def _add_setting_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-gen-toks", type=int, metavar="N", help="most tokens to generate (default: the task's own)"
     )
     group.add_argument(
+        "--chat-template",
+        action="store_true",
+        help="put prompts through the model's chat template, examples as earlier turns (default: plain text)",
+    )
+    group.add_argument(
+        "--system-instruction", metavar="TEXT", help="text before every prompt (default: none)"
+    )
+    group.add_argument(
         "--log-items", action="store_true", help="also write prompts and answers (default: off)"
     )
 
@@ -119,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
         max_length=args.max_length,
         log_items=args.log_items,
         show_progress=shown,
+        chat_template=args.chat_template,
+        system_instruction=args.system_instruction,
     )
     evaluation = suite.run(tasks, [*levels, *_measured_levels(args, loaded, folder)], on_done=_log_outcome)
     if suite.is_main:

@@ -165,6 +165,10 @@ class Evaluation(Result):
     """Items per part; None for all."""
     harness_version: str
     provenance: Provenance
+    chat_template: bool = False
+    """True if the prompts went through the model's chat template."""
+    system_instruction: str | None = None
+    """Text before every prompt; None for none."""
 
     @property
     def levels(self) -> list[str]:

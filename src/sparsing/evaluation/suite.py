@@ -73,6 +73,8 @@ class Suite:
         max_length: int | None = None,
         log_items: bool = False,
         show_progress: bool = False,
+        chat_template: bool = False,
+        system_instruction: str | None = None,
     ):
         """Args:
             folder: Where the outcomes of tasks are saved.
@@ -81,14 +83,22 @@ class Suite:
             max_length: Tokens of prompt and answer together; None for the model's own length.
             log_items: Also write prompts, answers and metrics of each item to `<level>/<task>.items.jsonl`.
             show_progress: Show lm-eval's progress bars on stderr.
+            chat_template: Put every prompt through the tokenizer's chat template; examples become earlier turns.
+            system_instruction: Text before every prompt, with a chat template the message of the system.
 
         Raises:
-            InputError: if the limit is below 1 or the batch size is not valid.
+            InputError: if the limit is below 1, the batch size is not valid, or the tokenizer has no chat template.
         """
         from sparsing.evaluation.model.harness import make_sparsing_lm
 
         if limit is not None and limit < 1:
             raise InputError(f"--limit is a number of items, at least 1, got {limit}")
+        if chat_template and not loaded.tokenizer.chat_template:
+            raise InputError(
+                f"the tokenizer of {loaded.name!r} has no chat template; leave out --chat-template, or give the"
+                " tokenizer of the chat model with --tokenizer"
+            )
+        self.chat_template, self.system_instruction = chat_template, system_instruction
         if loaded.dtype == "float16" and loaded.model.device.type == "cpu":
             logger.warning("most CPUs multiply float16 several times slower than float32: --dtype float32")
         self.loader, self.folder, self.limit, self.log_items = loader, Path(folder), limit, log_items
@@ -137,6 +147,8 @@ class Suite:
             changes=changes_of(outcomes),
             limit=self.limit,
             harness_version=harness_version(),
+            chat_template=self.chat_template,
+            system_instruction=self.system_instruction,
             provenance=made_now(**self.lm.loaded.provenance()),
         )
 
@@ -195,6 +207,9 @@ class Suite:
                     limit=self.limit,
                     bootstrap_iters=0,  # standard errors come from the items
                     confirm_run_unsafe_code=self.loader.allow_code_execution,
+                    apply_chat_template=self.chat_template,
+                    fewshot_as_multiturn=self.chat_template,
+                    system_instruction=self.system_instruction,
                 )
             activities = self.lm.activities()
         finally:
@@ -217,6 +232,9 @@ class Suite:
         cut = (thresholds.on, thresholds.select, thresholds.numbers) if thresholds is not None else None
         loaded = self.lm.loaded
         settings = (self.limit, self.batch_size, self.lm.max_length, loaded.dtype, loaded.device)
+        if self.chat_template or self.system_instruction:  # else the outcomes of earlier versions stay valid
+            template = loaded.tokenizer.chat_template if self.chat_template else None
+            settings = (*settings, template, self.system_instruction)
         versions = (harness_version(), torch.__version__, transformers.__version__)
         return {
             **{f"model {name}": digest for name, digest in self._model.items()},

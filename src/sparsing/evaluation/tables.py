@@ -33,6 +33,7 @@ def overview(evaluation: Evaluation) -> ScoreTable:
     header = ["task", "level", "score", "stderr", "to dense", "95%", "prefill ratio", "decode ratio"]
     header += ["items", "seconds"]
     part = f", {evaluation.limit} items a part" if evaluation.limit else ""
+    part += ", with its chat template" if evaluation.chat_template else ""
     title = f"{evaluation.provenance.model}{part} (scores and ratios in percent)"
     return ScoreTable(title=title, header=header, rows=[_cells(row) for row in evaluation.rows])
 

@@ -112,6 +112,8 @@ def test_options_without_meaning_are_refused(files, checkpoint, capsys):
     for option, message in (
         (["--predict", "4"], "--predict cannot be used here"),
         (["--dtype", "float32"], "--dtype cannot be used here"),
+        (["--recall", "0.9", "--max-tokens", "5"], "--recall, --max-tokens cannot be used here"),
+        (["--tokenizer", "x"], "--tokenizer cannot be used here"),
         (["--temperature", "-1"], "sampling needs"),
     ):
         assert main([*generate, *option]) == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import pytest
@@ -123,24 +122,6 @@ def test_options_that_a_source_needs_are_applied(checkpoint, tmp_path, capsys):
 def test_a_line_break_in_join_can_be_written_in_a_shell(checkpoint):
     args = build_parser().parse_args(["measure", "m", "--text", "t", "--join", r"\n\t|"])
     assert args.join == "\n\t|"
-
-
-def test_every_option_of_a_command_is_read_by_the_code():
-    """An option whose name no line of the command, nor of the shared module, reads would be dropped."""
-    import inspect
-    import sys
-
-    import sparsing.cli._common
-
-    subparsers = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    shared = inspect.getsource(sparsing.cli._common)
-    for name, parser in subparsers.choices.items():
-        source = shared + inspect.getsource(sys.modules[f"sparsing.cli.{name.replace('-', '_')}"])
-        source += inspect.getsource(sys.modules["sparsing.cli"])
-        for action in parser._actions:
-            if action.dest not in ("help", "print_help"):
-                reads = (f"args.{action.dest}", f'args, "{action.dest}"')
-                assert any(read in source for read in reads), f"{name}: --{action.dest}"
 
 
 def test_a_run_of_another_model_does_not_overwrite(checkpoint, text, tmp_path, capsys):

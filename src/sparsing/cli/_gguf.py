@@ -6,8 +6,8 @@ The commands share their arguments with checkpoints; options that have no meanin
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
 """Options of the choice of tokens, with the defaults that mean greedy."""
+_CHECKPOINT = ("dtype", "device", "revision", "tokenizer", "trust_remote_code")
+"""Options of the loading of a checkpoint."""
 
 
 def is_gguf(name: str) -> bool:
@@ -52,10 +54,16 @@ def generate_gguf(args: argparse.Namespace) -> int:
     from sparsing.decode.engine.vocabulary import Vocabulary
     from sparsing.decode.engine.writing import engine_stats, write
 
-    unused = {"predictor": None, "predict": None, "save_predictor": None, "weights": None, "dtype": None}
-    _refuse(
-        args, unused | {"device": None, "revision": None, "text": None}, "a GGUF file is decoded as it is"
-    )
+    unused = [
+        "predictor",
+        "predict",
+        "save_predictor",
+        "recall",
+        "weights",
+        *common.TEXT_OPTIONS,
+        *_CHECKPOINT,
+    ]
+    _refuse(args, unused, "a GGUF file is decoded as it is")
     sampling = Sampling(**{name: getattr(args, name) for name in _SAMPLING})
     thresholds = _thresholds(args)
     with Vocabulary(args.model) as vocabulary:
@@ -95,9 +103,12 @@ def generate_gguf(args: argparse.Namespace) -> int:
 
 def run_gguf_bench(args: argparse.Namespace) -> int:
     """`sparsing bench --model model.gguf`."""
-    common.open_run_folder(args, args.output)  # before minutes of timing, not after
+    from sparsing.measuring.run_folder import default_folder
+
+    # before minutes of timing, not after
+    folder = common.open_run_folder(args, args.output or default_folder(args.model) / "bench")
     result = _bench(args, rounds=args.rounds or 5, new_tokens=args.new_tokens)
-    path = result.save(args.output / "gguf.json")
+    path = result.save(folder / "gguf.json")
     if args.json:
         common.print_json(result)
     else:
@@ -128,7 +139,10 @@ def _bench(args: argparse.Namespace, *, rounds: int, new_tokens: int) -> GgufBen
     plan = GgufPlan(
         rounds=rounds, new_tokens=new_tokens, threads=args.threads, with_llama_cpp="llama.cpp" in engines
     )
-    _refuse(args, {"dtype": None, "device": None, "revision": None}, "a GGUF file is decoded as it is")
+    _refuse(args, _CHECKPOINT, "a GGUF file is decoded as it is")
+    unused = ["ratio", "batch", "bits", "recall", "prompt_tokens", "rule", "ppl", "predict", "batch_size"]
+    text_options = [name for name in common.TEXT_OPTIONS if name != "text"]
+    _refuse(args, [*unused, *text_options], "a GGUF file is timed as a whole, on the first tokens of a text")
     return bench_gguf(
         args.model,
         _thresholds(args),
@@ -141,16 +155,15 @@ def _bench(args: argparse.Namespace, *, rounds: int, new_tokens: int) -> GgufBen
 def _text(args: argparse.Namespace, count: int) -> list[int] | None:
     """The first `count` tokens of the text of `--text`; None without one."""
     from sparsing.decode.engine.vocabulary import Vocabulary
-    from sparsing.errors import InputError
+    from sparsing.text.reading import read_pieces
 
     if not args.text:
         return None
-    try:
-        text = Path(args.text).read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(
-            f"cannot read {args.text!r}: {error}; a GGUF file is timed on one text file"
-        ) from error
+    text = ""
+    for piece in read_pieces(args.text):
+        text += piece.text
+        if len(text) >= 40 * count:
+            break
     with Vocabulary(args.model) as vocabulary:
         return vocabulary.encode(text[: 40 * count])[:count]
 
@@ -161,13 +174,15 @@ def _thresholds(args: argparse.Namespace) -> Thresholds | None:
     return read_thresholds(args.thresholds) if args.thresholds else None
 
 
-def _refuse(args: argparse.Namespace, defaults: dict[str, Any], reason: str) -> None:
+def _refuse(args: argparse.Namespace, options: Iterable[str], reason: str) -> None:
+    """Raises InputError if one of these options of the command has another value than its default."""
     from sparsing.errors import InputError
 
-    given = [name for name, default in defaults.items() if getattr(args, name, default) != default]
+    known = [name for name in options if hasattr(args, name)]
+    given = [name for name in known if getattr(args, name) != args.parser.get_default(name)]
     if given:
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise InputError(f"{options} cannot be used here: {reason}; leave it out")
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise InputError(f"{names} cannot be used here: {reason}; leave it out")
 
 
 def _print_stats(written: Written, stats: EngineStats, *, dense: bool) -> None:

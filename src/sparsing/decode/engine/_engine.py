@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sparsing.decode.engine.architecture import ACTS, Architecture, read_architecture
-from sparsing.decode.engine.attention import VALUES
+from sparsing.decode.engine.attention import PADDING, fill_turns
 from sparsing.decode.engine.ggml import F16, function_address, weight_type
 from sparsing.decode.engine.native import GROUP
 from sparsing.decode.engine.neuron_rows import CHUNK
@@ -101,6 +101,9 @@ class GgufEngine:
                 f"position must be from 0 to {self.position}, the tokens in the cache, got {position}"
             )
         self.position = position
+        self.array("values")[..., position:] = (
+            0  # values of forgotten tokens get weight 0, and 0 * inf is NaN
+        )
 
     def reset_counts(self) -> None:
         """Set the counts of rows and cycles to zero."""
@@ -167,7 +170,9 @@ def _state(arch: Architecture, weights: TensorTables, context: int, threads: int
         give_way=yield_address(),
         half_dot=half.dot,
         to_half=half.from_float,
-        from_half=function_address("ggml_cpu_fp16_to_fp32"),
+        softmax=function_address("ggml_vec_soft_max_f32"),
+        silu=function_address("ggml_vec_silu_f32"),
+        cache_size=-(-context // PADDING) * PADDING + max(PADDING, arch.head_dim),
     )
     rope, rope_of = _rope_tables(arch, weights, context)
     names = ("embedding", "head", "matrices", "norms", "post_norms", "head_norms", "output_norm", "biases")
@@ -177,18 +182,19 @@ def _state(arch: Architecture, weights: TensorTables, context: int, threads: int
         rope_of=rope_of,
         rope=rope,
     )
-    sizes = _buffer_sizes(arch, context, threads, state)
+    sizes = _buffer_sizes(arch, threads, state)
     state.keep(**{name: np.zeros(shape, dtype) for name, (dtype, shape) in sizes.items()})
     return state
 
 
-def _buffer_sizes(arch: Architecture, context: int, threads: int, state: State) -> dict[str, tuple[Any, Any]]:
+def _buffer_sizes(arch: Architecture, threads: int, state: State) -> dict[str, tuple[Any, Any]]:
     """Name of a buffer of `state.py` to its dtype and shape."""
     out_size, code_bytes = int(state.records["out_size"][0]), int(state.records["code_bytes"][0])
-    cache = np.uint16, (arch.n_layers, arch.n_kv_heads, context, arch.head_dim)
+    cache_size = int(state.records["cache_size"][0])
+    layers, kv_heads, head_dim = arch.n_layers, arch.n_kv_heads, arch.head_dim
     return {
-        "keys": cache,
-        "values": cache,
+        "keys": (np.uint16, (layers, kv_heads, cache_size, head_dim)),
+        "values": (np.uint16, (layers, kv_heads, head_dim, cache_size)),
         "qkv": (np.float32, (arch.n_heads + 2 * arch.n_kv_heads) * arch.head_dim),
         "heads": (np.float32, arch.n_heads * arch.head_dim),
         "out": (np.float32, arch.d_model),
@@ -199,10 +205,9 @@ def _buffer_sizes(arch: Architecture, context: int, threads: int, state: State) 
         "x": (np.float32, (threads, arch.d_model)),
         "normed": (np.float32, (threads, arch.d_model)),
         "codes": (np.uint8, (threads, 2, code_bytes)),
-        "scores": (np.float32, (threads, context)),
-        "exponents": (np.int32, (threads, context)),
-        "head_buffer": (np.float32, (threads, 2 + VALUES, arch.head_dim)),
-        "half": (np.uint16, (threads, arch.head_dim)),
+        "scores": (np.float32, (threads, cache_size)),
+        "head_buffer": (np.float32, (threads, 2, head_dim)),
+        "half": (np.uint16, (threads, cache_size)),
         "chunk_values": (np.float32, (threads, 2, CHUNK + 4)),
         "chunk_neurons": (np.int64, (threads, CHUNK + 4)),
         "rows_read": (np.int64, (threads, arch.n_layers, 3)),
@@ -216,11 +221,8 @@ def _buffer_sizes(arch: Architecture, context: int, threads: int, state: State) 
 def _rope_tables(arch: Architecture, weights: TensorTables, context: int) -> tuple[Array, Array]:
     """Cosine and sine for each distinct base and scale, and which of them each layer uses."""
     kinds = list(dict.fromkeys(zip(arch.rope_bases, arch.rope_scales, strict=True)))
-    pairs = np.arange(arch.rope_dims // 2)
-    tables = np.empty((len(kinds), context, len(pairs), 2), np.float32)
+    tables = np.empty((len(kinds), context, arch.rope_dims // 2, 2), np.float32)
     for table, (base, scale) in zip(tables, kinds, strict=True):
-        frequencies = base ** (-2 * pairs / arch.rope_dims) / weights.rope_factors
-        angles = np.arange(context)[:, None] * scale * frequencies
-        table[:, :, 0], table[:, :, 1] = np.cos(angles), np.sin(angles)
+        fill_turns(table, np.float32(base), np.float32(scale), weights.rope_factors)
     layers = zip(arch.rope_bases, arch.rope_scales, strict=True)
     return tables, np.array([kinds.index(kind) for kind in layers], np.int64)

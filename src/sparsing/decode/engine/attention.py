@@ -1,16 +1,29 @@
-"""Attention of one token: rotary embedding, the cache of keys and values in float16, and the heads of one thread."""
+"""Attention of one token: rotary embedding, the cache of keys and values in float16, and the heads of one thread.
+
+The order of the steps and their roundings are those of llama.cpp without flash attention, so that texts agree.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numba import njit
 
-from sparsing.decode.engine.basics import cap_all, exponentials, rms_norm, share
-from sparsing.decode.engine.native import call_convert, call_dot, floats_at, int32s_at, ints_at
-from sparsing.decode.kernels.cpu.rows import FAST
+from sparsing.decode.engine.basics import cap_all, rms_norm, share
+from sparsing.decode.engine.native import (
+    call_convert,
+    call_dot,
+    call_softmax,
+    floats_at,
+    fused,
+    halves_at,
+    ints_at,
+)
 
-VALUES = 32
-"""Cached values of a head that are decoded at a time; they stay in the first-level cache."""
+PADDING = 128
+"""Scores are padded to a multiple of this, so that ggml's vector code handles all of them; padding has weight 0."""
+_NEVER = np.float32(-np.inf)
 
 
 @njit(nogil=True, cache=True)
@@ -23,46 +36,49 @@ def attend(me, layer, position, s):
     window = ints_at(s.windows, s.n_layers)[layer]
     first = max(0, position + 1 - window) if window > 0 else 0
     count = position + 1 - first
-    buffer = s.head_buffer + 4 * size * (2 + VALUES) * me
-    query, half = floats_at(buffer, size), s.half + 2 * size * me
-    scores = floats_at(s.scores + 4 * s.context * me, count)
-    bits = int32s_at(s.exponents + 4 * s.context * me, count)
+    padded = -(-count // PADDING) * PADDING
+    buffer, half = s.head_buffer + 8 * size * me, s.half + 2 * s.cache_size * me
+    query, scores = floats_at(buffer, size), floats_at(s.scores + 4 * s.cache_size * me, padded)
     first_head, last_head = share(me, s, s.n_heads)
     remembered = -1
     for head in range(first_head, last_head):
         kv = head // per_kv
-        cached = 2 * size * ((layer * s.n_kv_heads + kv) * s.context)
+        cached = 2 * size * (layer * s.n_kv_heads + kv) * s.cache_size
         if kv != remembered:
             _remember(layer, kv, position, s, buffer + 4 * size)
             remembered = kv
         _turn(layer, 0, head, position, s, query)
-        for j in range(size):
-            query[j] *= s.attention_scale
         call_convert(s.to_half, buffer, half, size)
         key, target = s.keys + cached + 2 * size * first, scores.ctypes.data
         for _ in range(count):
             call_dot(dot, size, target, key, half)
             key += 2 * size
             target += 4
-        if s.attention_cap > 0:
-            cap_all(scores, s.attention_cap)
-        _softmax(scores, bits)
-        values, decoded = s.values + cached + 2 * size * first, buffer + 8 * size
-        _mix(scores, values, decoded, floats_at(s.heads + 4 * size * head, size), s.from_half)
+        _softmax(count, scores, s)
+        call_convert(s.to_half, scores.ctypes.data, half, padded)
+        values, target = s.values + cached + 2 * first, s.heads + 4 * size * head
+        for _ in range(size):
+            call_dot(dot, padded, target, values, half)
+            values += 2 * s.cache_size
+            target += 4
 
 
 @njit(nogil=True, cache=True)
 def _remember(layer, kv, position, s, buffer):
-    """Write key and value of the token to the cache."""
+    """Write key and value of the token to the cache; the values of a channel are neighbours there."""
     size = s.head_dim
-    place = 2 * size * ((layer * s.n_kv_heads + kv) * s.context + position)
-    _turn(layer, 1, kv, position, s, floats_at(buffer, size))
-    call_convert(s.to_half, buffer, s.keys + place, size)
+    cached = 2 * size * (layer * s.n_kv_heads + kv) * s.cache_size
     value = s.qkv + 4 * size * (s.n_heads + s.n_kv_heads + kv)
-    call_convert(s.to_half, value, s.values + place, size)
+    call_convert(s.to_half, value, buffer, size)
+    halves = halves_at(buffer, size)
+    values = halves_at(s.values + cached, size * s.cache_size)
+    for j in range(size):
+        values[j * s.cache_size + position] = halves[j]
+    _turn(layer, 1, kv, position, s, floats_at(buffer, size))
+    call_convert(s.to_half, buffer, s.keys + cached + 2 * size * position, size)
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _turn(layer, which, head, position, s, out):
     """Head number `head` of the queries (`which` 0) or the keys (1), normalised and turned by its position."""
     size, pairs = s.head_dim, s.rope_pairs
@@ -79,34 +95,38 @@ def _turn(layer, which, head, position, s, out):
     for i in range(pairs):
         a = i * step
         x, y, cosine, sine = out[a], out[a + apart], turns[2 * i], turns[2 * i + 1]
-        out[a] = x * cosine - y * sine
-        out[a + apart] = x * sine + y * cosine
+        out[a] = fused(x, cosine, -(y * sine))
+        out[a + apart] = fused(x, sine, y * cosine)
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
-def _softmax(scores, bits):
-    most = scores[0]
-    for i in range(scores.size):
+@njit(nogil=True, cache=True)
+def _softmax(count, scores, s):
+    """Softmax of the first `count` scores, scaled and capped; the others become 0."""
+    most = _NEVER
+    for i in range(count):
+        scores[i] *= s.attention_scale
+    if s.attention_cap > 0:
+        cap_all(scores[:count], s.attention_cap)
+    for i in range(count):
         most = max(most, scores[i])
+    scores[count:] = _NEVER
+    total = call_softmax(s.softmax, scores.size, scores.ctypes.data, most)
+    inverse = np.float32(1 / total)
     for i in range(scores.size):
-        scores[i] -= most
-    exponentials(scores, bits)
-    total = np.float32(0)
-    for i in range(scores.size):
-        total += scores[i]
-    for i in range(scores.size):
-        scores[i] /= total
+        scores[i] *= inverse
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
-def _mix(weights, values, decoded, out, from_half):
-    """`out = sum_i weights[i] values[i]`; `values` is the address of float16 rows, `decoded` of a buffer."""
-    size = out.size
-    out[:] = 0
-    for start in range(0, weights.size, VALUES):
-        count = min(VALUES, weights.size - start)
-        call_convert(from_half, values + 2 * size * start, decoded, count * size)
-        for i in range(count):
-            weight, row = weights[start + i], floats_at(decoded + 4 * size * i, size)
-            for j in range(size):
-                out[j] += weight * row[j]
+@njit(nogil=True, cache=True)
+def fill_turns(table, base, scale, factors):
+    """Write cosine and sine of the rotary embedding into `table (positions, pairs, 2)`, with the roundings of ggml.
+
+    ggml multiplies the angle by the same factor from pair to pair, in float32.
+    """
+    pairs = table.shape[1]
+    step = base ** np.float32(-2 / (2 * pairs))
+    for position in range(table.shape[0]):
+        angle = np.float32(position)
+        for i in range(pairs):
+            turned = scale * (angle / factors[i])
+            table[position, i, 0], table[position, i, 1] = math.cos(turned), math.sin(turned)
+            angle *= step

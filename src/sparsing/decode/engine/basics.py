@@ -1,4 +1,4 @@
-"""Small compiled steps that all parts of the engine use: barrier, norm, matrix times vector, exponentials.
+"""Small compiled steps that all parts of the engine use: barrier, norm, matrix times vector.
 
 In all compiled functions of the engine, `s` is the record of `state.py` and `me` the number of the thread.
 """
@@ -24,8 +24,6 @@ from sparsing.decode.kernels.cpu.rows import FAST
 
 _SPINS = 4000
 """Looks at the counter before a waiting thread offers its processor to others: a few microseconds."""
-_LOG2E, _LN2 = np.float32(math.log2(math.e)), np.float32(math.log(2))
-_LEAST = np.float32(-126)
 
 
 @njit(nogil=True, cache=True)
@@ -49,6 +47,13 @@ def share(me, s, count):
 
 
 @njit(nogil=True, cache=True)
+def share_of_blocks(me, s, count, block):
+    """As `share`, with both numbers a multiple of `block` unless they are `count`."""
+    first, last = share(me, s, -(-count // block))
+    return first * block, min(last * block, count)
+
+
+@njit(nogil=True, cache=True)
 def matrix_of(s, layer, place):
     """The fields of a matrix of a layer; see `weights.py`."""
     return ints_at(s.matrices + 8 * NUM_FIELDS * (7 * layer + place), NUM_FIELDS)
@@ -62,13 +67,13 @@ def bias_of(s, layer, place):
     return floats_at(s.biases + 4 * s.bias_size * (7 * layer + place), s.bias_size)
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def rms_norm(x, weight, eps, out):
-    """`out = x / sqrt(mean(x^2) + eps) * weight`."""
-    total = np.float32(0)
+    """`out = x / sqrt(mean(x^2) + eps) * weight`, with the roundings and the order of ggml."""
+    total = 0.0
     for j in range(x.size):
-        total += x[j] * x[j]
-    scale = np.float32(1) / np.float32(math.sqrt(total / np.float32(x.size) + eps))
+        total += np.float64(x[j] * x[j])
+    scale = np.float32(1) / np.float32(math.sqrt(np.float32(total / x.size) + eps))
     for j in range(x.size):
         out[j] = x[j] * scale * weight[j]
 
@@ -101,28 +106,6 @@ def read_row(matrix, i, out):
         out[:] = floats_at(address, out.size)
     else:
         call_convert(matrix[TO_FLOAT], address, out.ctypes.data, out.size)
-
-
-@njit(fastmath=FAST, nogil=True, cache=True)
-def exponentials(x, bits):
-    """Replace every `x <= 0` by `exp(x)`; `bits` is a buffer of the same length, int32.
-
-    The loops have no branches and no calls, so that LLVM turns them into vector code; `math.exp` would take several
-    times as long. The error is below 1e-6, relative to the exact value.
-    """
-    for i in range(x.size):
-        power = max(x[i] * _LOG2E, _LEAST)
-        whole = np.float32(math.floor(power + np.float32(0.5)))
-        bits[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-        r = (power - whole) * _LN2  # |r| <= ln(2) / 2
-        series = np.float32(1 / 720) + r * np.float32(1 / 5040)
-        series = np.float32(1 / 24) + r * (np.float32(1 / 120) + r * series)
-        x[i] = np.float32(1) + r * (
-            np.float32(1) + r * (np.float32(0.5) + r * (np.float32(1 / 6) + r * series))
-        )
-    scales = bits.view(np.float32)
-    for i in range(x.size):
-        x[i] *= scales[i]
 
 
 @njit(fastmath=FAST, nogil=True, cache=True)

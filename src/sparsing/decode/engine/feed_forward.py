@@ -12,8 +12,24 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sparsing.decode.engine.basics import bias_of, matrix_of, multiply, prepared, share, wait_for_all
-from sparsing.decode.engine.native import GROUP, add_four_rows, call_dot, floats_at, ints_at, prefetch
+from sparsing.decode.engine.basics import (
+    bias_of,
+    matrix_of,
+    multiply,
+    prepared,
+    share,
+    share_of_blocks,
+    wait_for_all,
+)
+from sparsing.decode.engine.native import (
+    GROUP,
+    add_four_rows,
+    call_dot,
+    call_silu,
+    floats_at,
+    ints_at,
+    prefetch,
+)
 from sparsing.decode.engine.neuron_rows import (
     CHUNK,
     CODES,
@@ -29,13 +45,17 @@ from sparsing.decode.kernels.cpu.block_kernel import apply_activation, at_or_bel
 
 DENSE, SPARSE = 0, 1
 """The ways to compute a block."""
+_BLOCK = 64
+"""Neurons of a dense block that stay on one thread, so that ggml's vector code computes their SiLU."""
+_SILU = 2
+"""Code of SiLU; see `block_kernel.ACTS`."""
 
 
 @njit(nogil=True, cache=True)
 def dense_block(me, layer, s):
     """Compute the block of this thread's `normed` into `out`, without a barrier at the end."""
     x, codes = s.normed + 4 * s.d_model * me, s.codes + 2 * s.code_bytes * me
-    first, last = share(me, s, s.d_ff)
+    first, last = share_of_blocks(me, s, s.d_ff, _BLOCK)
     up, down = matrix_of(s, layer, UP), matrix_of(s, layer, DOWN)
     read = ints_at(s.rows_read + 24 * (me * s.n_layers + layer), 3)
     multiply(up, prepared(up, x, codes), first, last, s.h)
@@ -59,10 +79,15 @@ def _activate(first, last, layer, s):
     gate_cut = floats_at(s.gate_cuts, s.n_layers)[layer]
     h_cuts = floats_at(s.h_cuts + 4 * s.d_ff * layer, s.d_ff)
     gate_bias, up_bias = bias_of(s, layer, GATE), bias_of(s, layer, UP)
+    if gate_bias.size:
+        for i in range(first, last):
+            gates[i] += gate_bias[i]
+    if gated and act == _SILU:  # the only activation for which ggml's own roundings matter to equal texts
+        call_silu(s.silu, last - first, s.gates + 4 * first)
     for i in range(first, last):
         value = h[i] + up_bias[i] if up_bias.size else h[i]
         if gated:
-            gate = apply_activation(act, gates[i] + gate_bias[i] if gate_bias.size else gates[i])
+            gate = gates[i] if act == _SILU else apply_activation(act, gates[i])
             value *= gate
         else:
             gate = value = apply_activation(act, value)

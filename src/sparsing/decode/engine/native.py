@@ -57,6 +57,43 @@ def call_convert(typingctx: Any, convert: Any, source: Any, target: Any, count: 
 
 
 @llvm.intrinsic
+def call_softmax(typingctx: Any, softmax: Any, count: Any, x: Any, most: Any) -> Any:
+    """Replace the floats at the address `x` by `exp(x - most)` and return their sum, by `ggml_vec_soft_max_f32`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function, n, x, most = args
+        floats = builder.inttoptr(x, llvm.F32.as_pointer())
+        arguments = [builder.trunc(n, llvm.I32), floats, floats, most]
+        kind = ir.FunctionType(ir.DoubleType(), [argument.type for argument in arguments])
+        return builder.call(builder.inttoptr(function, kind.as_pointer()), arguments)
+
+    return types.float64(*[types.int64] * 3, types.float32), codegen
+
+
+@llvm.intrinsic
+def call_silu(typingctx: Any, silu: Any, count: Any, x: Any) -> Any:
+    """Replace the floats at the address `x` by their SiLU, by `ggml_vec_silu_f32`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function, n, x = args
+        floats = builder.inttoptr(x, llvm.F32.as_pointer())
+        _call(builder, function, [builder.trunc(n, llvm.I32), floats, floats])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
+@llvm.intrinsic
+def fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """`a * b + c` with a single rounding, float32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(*[types.float32] * 3), codegen
+
+
+@llvm.intrinsic
 def call_yield(typingctx: Any, function: Any) -> Any:
     """Call the `int (void)` at this address."""
 
@@ -133,7 +170,7 @@ def _pointer_to(number: Any, kind: Any) -> Any:
 
 
 _float_pointer, _int_pointer = _pointer_to(types.float32, llvm.F32), _pointer_to(types.int64, _WORD)
-_int32_pointer = _pointer_to(types.int32, llvm.I32)
+_half_pointer = _pointer_to(types.uint16, llvm.I16)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -149,9 +186,9 @@ def ints_at(address, count):
 
 
 @njit(nogil=True, cache=True, inline="always")
-def int32s_at(address, count):
-    """The int32 array of `count` values at this address."""
-    return carray(_int32_pointer(address), (count,))
+def halves_at(address, count):
+    """The array of `count` float16 values at this address, as bits, uint16."""
+    return carray(_half_pointer(address), (count,))
 
 
 @llvm.intrinsic

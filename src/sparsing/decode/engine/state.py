@@ -19,7 +19,8 @@ INTS = (
     "out_size",  # d_model rounded up to whole groups of the copy of down
     "bias_size",  # longest bias of a layer
     "code_bytes",  # bytes of an input in the form that dot products take
-    *("give_way", "half_dot", "to_half", "from_half"),  # functions of ggml and the system, as addresses
+    "cache_size",  # tokens of the cache with padding
+    *("give_way", "half_dot", "to_half", "softmax", "silu"),  # functions of ggml and the system, as addresses
 )
 """Sizes, and functions by address."""
 SCALES = (
@@ -45,9 +46,9 @@ ARRAYS = (
     "h_cuts",  # float32 (layers, d_ff): cut of |h|, negative to keep all
     "gate_decides",  # int64 (layers,): 1 if the gate alone makes neurons inactive
     "rows",  # int64 (layers, NUM_PLACES): places of the rows of neurons
-    # keys and values of earlier tokens, float16 bits (layers, n_kv_heads, context, head_dim)
-    "keys",
-    "values",
+    # earlier tokens, float16 bits
+    "keys",  # (layers, n_kv_heads, cache_size, head_dim)
+    "values",  # (layers, n_kv_heads, head_dim, cache_size)
     # results that all threads read after a barrier, float32
     "qkv",  # queries, keys and values of the token, one after the other
     "heads",  # outputs of the attention heads
@@ -60,10 +61,9 @@ ARRAYS = (
     "x",  # float32 (threads, d_model): the residual stream, the same in every thread
     "normed",  # float32 (threads, d_model)
     "codes",  # uint8 (threads, 2, code_bytes): inputs in the form that dot products take
-    "scores",  # float32 (threads, context): attention scores of one head
-    "exponents",  # int32 (threads, context)
-    "head_buffer",  # float32 (threads, 2 + VALUES, head_dim): query, key and decoded values of one head
-    "half",  # uint16 (threads, head_dim): a query in float16
+    "scores",  # float32 (threads, cache_size): attention scores of one head
+    "head_buffer",  # float32 (threads, 2, head_dim): query and key of one head
+    "half",  # uint16 (threads, cache_size): a query, or the weights of the values, in float16
     "chunk_values",  # float32 (threads, 2, CHUNK + 4): gates and ups of a chunk of neurons
     "chunk_neurons",  # int64 (threads, CHUNK + 4)
     # counts, added to by every call

@@ -1,7 +1,7 @@
 """Writes docs/models.md and the list behind `sparsing models`: every causal-LM type of transformers, with its laws.
 
 Each type is built small from its own configuration classes, its blocks are found by structure, and the laws of
-tests/helpers/laws.py run over it. It takes about two minutes on one core.
+tests/helpers/laws.py run over it. It takes about four minutes on one core.
 
     python scripts/model_table.py            # writes both files
     python scripts/model_table.py llama opt  # prints these types and writes nothing
@@ -22,11 +22,21 @@ sys.path.insert(0, str(REPOSITORY))  # the laws and the small models belong to t
 
 import transformers  # noqa: E402
 from tests.helpers.laws import broken_law  # noqa: E402
-from tests.helpers.model_types import model_types, small_model  # noqa: E402
+from tests.helpers.model_types import composite_types, model_types, small_model  # noqa: E402
 
 from sparsing.errors import SparsityError  # noqa: E402
 from sparsing.models.model_types import LIST, ModelType  # noqa: E402
 from sparsing.sites.discovery import discover  # noqa: E402
+
+_COMPOSITE = """
+## Vision-language types
+
+These {total} types have no causal-LM class of their own. `load_model` loads them too. Their text part is found, and
+they are measured on text alone.
+
+{counts}
+
+"""
 
 PAGE = REPOSITORY / "docs" / "models.md"
 
@@ -60,7 +70,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     chosen = sys.argv[1:]
     rows = []
-    for name in chosen or model_types():
+    for name in chosen or [*model_types(), *composite_types()]:
         rows.append(check(name))
         print(f"{name}: {rows[-1].status} {rows[-1].reason}", file=sys.stderr, flush=True)
     if not chosen:
@@ -72,23 +82,26 @@ def main() -> None:
 
 def check(name: str) -> ModelType:
     """Builds the type, finds its blocks and runs the laws."""
+    status, how, without, reason = "passes", (), 0, ""
     try:
         model = small_model(name)
     except Exception as error:  # transformers raises anything for a configuration that does not fit
-        return ModelType(name=name, status="not built", blocks=(), without=0, reason=_first_line(error))
-    try:
-        found = discover(model)
-        broken = broken_law(model)
-    except SparsityError as error:
-        none = "No feed-forward block" in str(error)
-        status = "no feed-forward block" if none else "refused"
-        return ModelType(name=name, status=status, blocks=(), without=0, reason=_first_line(error))
+        status, reason = "not built", _first_line(error)
+    else:
+        try:
+            found = discover(model)
+            how, without = found.how, len(found.layers_without_site)
+            if reason := broken_law(model) or "":
+                status = "breaks a law"
+        except SparsityError as error:
+            none = "No feed-forward block" in str(error)
+            status, reason = "no feed-forward block" if none else "refused", _first_line(error)
+        except Exception as error:  # the forward of a model may need more than text
+            status, reason = "breaks a law", f"{type(error).__name__}: {_first_line(error)}"
+    blocks = tuple(sorted({re.sub(r"^\d+ x ", "", line) for line in how}))
+    composite = name in composite_types()
     return ModelType(
-        name=name,
-        status="passes" if broken is None else "breaks a law",
-        blocks=tuple(sorted({re.sub(r"^\d+ x ", "", line) for line in found.how})),
-        without=len(found.layers_without_site),
-        reason=broken or "",
+        name=name, status=status, blocks=blocks, without=without, composite=composite, reason=reason
     )
 
 
@@ -99,15 +112,23 @@ def _first_line(error: Exception) -> str:
 
 def page(rows: list[ModelType]) -> str:
     """The text of docs/models.md."""
-    counts = Counter(row.status for row in rows)
-    lines = [f"- {count} {status}" for status, count in counts.most_common()]
-    head = _HEAD.format(total=len(rows), version=transformers.__version__, counts="\n".join(lines))
-    table = ["| type | laws | blocks | layers without a block, of 4 | why not |", "|---|---|---|---|---|"]
+    causal, composite = [r for r in rows if not r.composite], [r for r in rows if r.composite]
+    head = _HEAD.format(total=len(causal), version=transformers.__version__, counts=_counts(causal))
+    middle = _COMPOSITE.format(total=len(composite), counts=_counts(composite))
+    return head + _table(causal) + middle + _table(composite)
+
+
+def _counts(rows: list[ModelType]) -> str:
+    return "\n".join(f"- {count} {status}" for status, count in Counter(r.status for r in rows).most_common())
+
+
+def _table(rows: list[ModelType]) -> str:
+    lines = ["| type | laws | blocks | layers without a block, of 4 | why not |", "|---|---|---|---|---|"]
     for row in rows:
         blocks = "<br>".join(line.replace("*", r"\*").replace("|", r"\|") for line in row.blocks)
         reason = row.reason.replace("|", r"\|").replace("*", r"\*")
-        table.append(f"| `{row.name}` | {row.status} | {blocks} | {row.without or ''} | {reason} |")
-    return head + "\n".join(table) + "\n"
+        lines.append(f"| `{row.name}` | {row.status} | {blocks} | {row.without or ''} | {reason} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from sparsing.measuring.journal import Journal
 from sparsing.measuring.passes import Intervention, Observer, PassSettings, Totals, run_pass
 from sparsing.models.loading import LoadedModel
 from sparsing.rules.scores import SCORES
-from sparsing.sites.discovery import find_sites
+from sparsing.sites.discovery import discover
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import Corpus, load_corpus
 
@@ -26,10 +26,12 @@ from .tiny import build, tiny_model, tiny_tokenizer
 
 def loaded(model: PreTrainedModel) -> LoadedModel:
     """`model` as `load_model` would give it."""
+    found = discover(model)
     return LoadedModel(
         model=model,
         tokenizer=tiny_tokenizer(),
-        sites=find_sites(model),
+        sites=found.sites,
+        layers_without_site=found.layers_without_site,
         name="tiny",
         revision=None,
         model_type=model.config.model_type,

@@ -10,9 +10,14 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from sparsing.models.architecture import auto_class
 
 VOCAB = 128
 N_LAYERS = 4
@@ -110,6 +115,7 @@ SIZES: dict[str, int] = {
 """Name of a field of a configuration to its small value."""
 
 _MLA = {"num_key_value_heads": 4}
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
 _LATENT_ATTENTION = (
     *("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"),
     *("longcat_flash", "minicpm3", "sarvam_mla", "youtu"),
@@ -133,6 +139,15 @@ _GEMMA4 = {"num_kv_shared_layers": 0}
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(_LATENT_ATTENTION, _MLA),
     **{name: {"is_decoder": True} for name in _ENCODERS},
+    "deepseek_v2": {"num_experts_per_tok": 2, **_MLA},
+    # attention to few tokens: their choice changes by rounding, so all tokens are chosen
+    **{name: {"index_topk": 64, **_MLA} for name in ("axk2", "deepseek_v32", "glm_moe_dsa")},
+    **{
+        name: {"text_config": _MROPE}
+        for name in ("qwen2_5_vl", "glm4v", "glm4v_moe", "glm46v", "paddleocr_vl")
+    },
+    "qwen2_vl": {"text_config": _MROPE, "vision_config": {"embed_dim": 32, "hidden_size": 32, "depth": 1}},
+    **{name: {"text_config": _MLA} for name in ("kimi_k25", "mistral4", "mistral_large4")},
     "bailing_hybrid": {"layer_group_size": 2, **_MLA},
     "bamba": {"attn_layer_indices": [1, 3]},
     "granitemoehybrid": {"layer_types": _ALTERNATE},
@@ -173,6 +188,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
 def model_types() -> list[str]:
     """All model types with a causal language-model head, in alphabetical order."""
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def composite_types() -> list[str]:
+    """Vision-language types without a causal-LM class of their own, in alphabetical order."""
+    return sorted(
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys() - MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    )
 
 
 def small_config(cls: Any, overrides: dict[str, Any] | None = None) -> Any:
@@ -219,12 +241,12 @@ def small_model(model_type: str, **overrides: Any) -> PreTrainedModel:
     """
     config = small_config(CONFIG_MAPPING[model_type], OVERRIDES.get(model_type, {}) | overrides)
     with torch.device("meta"):
-        size = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        size = sum(p.numel() for p in auto_class(config).from_config(config).parameters())
     if size > MOST_PARAMETERS:
         raise ValueError(f"{size:,} parameters with small sizes, more than {MOST_PARAMETERS:,}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = auto_class(config).from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
     return model.eval()

@@ -18,6 +18,7 @@ from sparsing.base.provenance import Provenance
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.models.loading import LoadedModel, load_model
 
+from ..helpers.model_types import small_model
 from ..helpers.tiny import build, save_checkpoint, tiny_input, tiny_tokenizer
 
 
@@ -340,3 +341,21 @@ def test_tied_and_renamed_weights_come_back(model_type, tmp_path):
     loaded = load_model(save_checkpoint(tmp_path, model), device="cpu")
     with torch.no_grad():
         assert torch.equal(logits(loaded), model(tiny_input()).logits)
+
+
+@pytest.mark.parametrize("model_type", ["gemma3", "llava", "mistral3", "qwen3_vl"])
+def test_a_vision_language_model_is_loaded_and_reads_text(model_type, tmp_path):
+    model = small_model(model_type)
+    loaded = load_model(save_checkpoint(tmp_path, model), device="cpu")
+    assert [site.layer for site in loaded.sites] == list(range(4))
+    assert all(".language_model." in site.name for site in loaded.sites)
+    with torch.no_grad():
+        assert torch.equal(logits(loaded), model(tiny_input()).logits)
+
+
+def test_layers_without_a_block_are_in_the_provenance(tmp_path):
+    kinds = ["linear_attention", "mlp", "full_attention", "mlp"]
+    folder = save_checkpoint(tmp_path, small_model("nemotron_h", layers_block_type=kinds))
+    loaded = load_model(folder, device="cpu")
+    assert [site.layer for site in loaded.sites] == [1, 3]
+    assert loaded.provenance()["layers_without_site"] == ("model.layers.0", "model.layers.2")

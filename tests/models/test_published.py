@@ -60,8 +60,9 @@ def test_the_command_lists_checkpoints_and_every_model_type(capsys):
     assert [row["name"] for row in listing["published"]] == [checkpoint.name for checkpoint in PUBLISHED]
     statuses = {row["name"]: row["status"] for row in listing["model_types"]}
     assert {statuses[name] for name in SIZES} == {"passes"}
-    assert listing["counts"]["passes"] == list(statuses.values()).count("passes")
-    assert sum(listing["counts"].values()) == len(statuses)
+    causal = [row["status"] for row in listing["model_types"] if not row["composite"]]
+    assert listing["counts"]["passes"] == causal.count("passes") >= 130
+    assert sum(listing["counts"].values()) == len(causal)
     assert all((row["status"] == "passes") == (not row["reason"]) for row in listing["model_types"])
     assert main(["models"]) == 0
     table = capsys.readouterr().out

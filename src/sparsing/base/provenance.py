@@ -40,6 +40,8 @@ class Provenance(Result):
     """Training step of the checkpoint. None if its folder does not record the step."""
     train_tokens: int | None = None
     """Number of training tokens up to the checkpoint. None if its folder does not record the number."""
+    layers_without_site: tuple[str, ...] = ()
+    """Module paths of the layers without a feed-forward block, such as Mamba; their activations are not counted."""
     corpus: str = ""
     """Source of the text, as the caller gave it."""
     corpus_sha256: str = ""

@@ -202,6 +202,8 @@ def _print(results: list[Measurement], folder: Path) -> None:
                 f"{result.name}: ppl_ratio {result.ppl_ratio:.5f} measured, {result.fitted_ppl_ratio:.5f} by the"
                 f" curve through {len(result.tries)} passes{rounding}"
             )
+    if without := where.layers_without_site:
+        print(f"{len(without)} layers have no feed-forward block and are not counted: {', '.join(without)}")
     cost = first.cost
     print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
     page = folder / "index.html"

@@ -34,7 +34,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         published = [dataclasses.asdict(checkpoint) for checkpoint in PUBLISHED]
         listed = [dataclasses.asdict(model_type) for model_type in types]
-        common.print_json({"published": published, "counts": _counts(types), "model_types": listed})
+        common.print_json(
+            {
+                "published": published,
+                "counts": _counts([t for t in types if not t.composite]),
+                "model_types": listed,
+            }
+        )
     else:
         _print_tables(types)
     return 0
@@ -58,11 +64,15 @@ def _print_tables(types: list[ModelType]) -> None:
             for c in PUBLISHED
         ],
     )
-    rows = [
-        [status, str(count), ", ".join(t.name for t in types if t.status == status)]
-        for status, count in _counts(types).items()
-    ]
-    common.print_table("Model types of transformers", ["laws", "types", "names"], rows, prose=True)
+    for title, part in (
+        ("Causal-LM types of transformers", [t for t in types if not t.composite]),
+        ("Vision-language types, on text alone", [t for t in types if t.composite]),
+    ):
+        rows = [
+            [status, str(count), ", ".join(t.name for t in part if t.status == status)]
+            for status, count in _counts(part).items()
+        ]
+        common.print_table(title, ["laws", "types", "names"], rows, prose=True)
     print(
         "params: without the embedding. Any local folder or name on the hub that has feed-forward blocks works; the"
     )

@@ -66,6 +66,7 @@ def _why_not_causal(config: PreTrainedConfig, raw: dict[str, Any]) -> str | None
     """The reason why the checkpoint cannot predict the next token, or None if it can."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
@@ -78,9 +79,27 @@ def _why_not_causal(config: PreTrainedConfig, raw: dict[str, Any]) -> str | None
         return f"{model_type} is an encoder-decoder"
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
         return f"{model_type} is an encoder"
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and "auto_map" not in raw:
+    known = (
+        model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        or model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    )
+    if not known and "auto_map" not in raw:
         return f"transformers has no causal head for {model_type}"
     return None
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The class of transformers that builds the model: the causal LM, or else the vision-language model.
+
+    A vision-language model is measured on text alone, which its text part reads as a causal LM."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    composite = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.keys() - MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys()
+    return AutoModelForImageTextToText if config.model_type in composite else AutoModelForCausalLM
 
 
 def check_architecture(config: PreTrainedConfig, trust_remote_code: bool) -> None:
@@ -92,7 +111,5 @@ def check_architecture(config: PreTrainedConfig, trust_remote_code: bool) -> Non
     Raises:
         UnsupportedModelError: If the model has routed experts that cannot be tapped, or no layer has a matrix.
     """
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
-        check_structure(AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code))
+        check_structure(auto_class(config).from_config(config, trust_remote_code=trust_remote_code))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsing.errors import InputError
-from sparsing.models.architecture import build_config, check_architecture
+from sparsing.models.architecture import auto_class, build_config, check_architecture
 from sparsing.models.checkpoint import (
     locate_checkpoint,
     pickle_error,
@@ -28,7 +28,7 @@ from sparsing.models.checkpoint import (
     weight_format,
 )
 from sparsing.models.tokenizer import load_tokenizer
-from sparsing.sites.discovery import find_sites
+from sparsing.sites.discovery import discover
 from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     sites: list[Site]
     """In layer order. A layer has no site if it has no feed-forward block, and two if it has a shared expert."""
+    layers_without_site: tuple[str, ...]
+    """Module paths of the layers without a feed-forward block, such as Mamba or attention alone."""
     name: str
     """Folder or name on the hub, as the caller gave it."""
     revision: str | None
@@ -81,10 +83,12 @@ class LoadedModel:
         Raises:
             UnsupportedModelError: If the sites of the model are not found.
         """
+        found = discover(model)
         return cls(
             model=model.eval(),
             tokenizer=tokenizer,
-            sites=find_sites(model),
+            sites=found.sites,
+            layers_without_site=found.layers_without_site,
             name=name,
             revision=revision,
             model_type=model_type or model.config.model_type,
@@ -97,7 +101,10 @@ class LoadedModel:
 
     def provenance(self) -> dict[str, Any]:
         """The fields of `Provenance` that describe the model."""
-        names = ("revision", "model_type", "num_parameters", "dtype", "device", "train_step", "train_tokens")
+        names = (
+            *("revision", "model_type", "num_parameters", "dtype", "device", "train_step", "train_tokens"),
+            "layers_without_site",
+        )
         return {"model": self.name, **{name: getattr(self, name) for name in names}}
 
 
@@ -192,12 +199,11 @@ def _device_name(device: str | torch.device | None) -> str:
 def _load_weights(folder: Path, kind: str, **options: Any) -> PreTrainedModel:
     """The model with its weights. A weight that the checkpoint lacks is an error, since it would be random."""
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     if kind == "bin":
         logger.warning("%s: pytorch_model.bin is a pickle; it is opened for its tensors only", folder)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  (a pair with `output_loading_info`)
+        model, report = auto_class(options["config"]).from_pretrained(
             folder,
             use_safetensors=kind == "safetensors",
             weights_only=True,

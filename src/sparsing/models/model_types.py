@@ -25,6 +25,8 @@ class ModelType:
     """One sentence per kind of block: where it is and what it computes."""
     without: int
     """Number of its four layers that have no block."""
+    composite: bool
+    """True for a vision-language type without a causal-LM class of its own; it is measured on text alone."""
     reason: str
     """Why the type does not pass; empty if it does."""
 

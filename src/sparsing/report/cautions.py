@@ -39,6 +39,9 @@ def _text(result: Measurement) -> list[str]:
         notes.append(
             f"Intervals rest on {result.n_windows} windows, which is few; give more text or a smaller --window."
         )
+    if without := result.provenance.layers_without_site:
+        names = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+        notes.append(f"{len(without)} layers have no feed-forward block and are not counted: {names}.")
     return notes
 
 

@@ -77,7 +77,9 @@ def discover(model: nn.Module) -> Discovery:
 def _search(model: nn.Module) -> Discovery:
     _check_weights(model)
     routed = routed_sites(model)
-    matches = list(match_blocks(record(model)))
+    width = _hidden_size(model)
+    # a block of another width does not write to the residual stream: it is a part of a router or of an attention
+    matches = [m for m in match_blocks(record(model)) if width is None or m.width == width]
     if not matches and not routed:
         raise unsupported_model(
             model,
@@ -96,6 +98,12 @@ def _search(model: nn.Module) -> Discovery:
     )  # a stable sort: the blocks of a layer stay in the order in which they run
     how = (*_describe(matches, proofs), *_describe_experts(routed))
     return Discovery(sites, _layers_without(model, sites), how)
+
+
+def _hidden_size(model: nn.Module) -> int | None:
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return getattr(text, "hidden_size", None)
 
 
 def _problem(match: Match, matches: list[Match]) -> str | None:

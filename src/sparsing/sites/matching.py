@@ -47,6 +47,11 @@ class Match:
     """True if `h = act(a)` or `h = act(a) * b`; False if something scales or normalizes in between."""
 
     @property
+    def width(self) -> int:
+        """`d_model`, the width of the output of `down`."""
+        return 0 if self.down.y is None else self.down.y.shape[1]
+
+    @property
     def fused(self) -> bool:
         return self.up is self.gate
 

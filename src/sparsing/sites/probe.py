@@ -136,15 +136,15 @@ _HOOKS = (
 
 
 def _forward(model: nn.Module) -> None:
-    ids = token_ids(model)
     parameters = inspect.signature(cast("Any", model).forward).parameters
     options = {"use_cache": False} if "use_cache" in parameters else {}
     try:
+        ids = token_ids(model)
         with torch.autocast(ids.device.type, enabled=False):
             model(ids, **options)
     except Exception as error:  # the code of the model decides what it raises
         raise UnsupportedModelError(
-            f"{type(model).__name__} cannot run on {ids.shape[1]} token ids alone"
+            f"{type(model).__name__} cannot run on {N_TOKENS} token ids alone"
             f" ({type(error).__name__}: {str(error)[:200]}); give a causal language model that reads plain text"
         ) from error
 

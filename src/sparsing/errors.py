@@ -13,6 +13,10 @@ class InputError(SparsityError, ValueError):
     """An argument, a file or a text is invalid, and the caller can correct it."""
 
 
+class NonFiniteError(InputError):
+    """An activation or a loss of the model is NaN or infinite, mostly because the dtype is too narrow."""
+
+
 class UnsupportedModelError(SparsityError, ValueError):
     """No feed-forward block of the model is found and proved, or the checkpoint has a format that is not loaded."""
 

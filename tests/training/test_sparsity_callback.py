@@ -269,3 +269,40 @@ def test_under_torchrun_the_main_process_measures_alone(tmp_path):
         printed[how] = next(line for line in done.stdout.splitlines() if line.startswith("losses"))
     assert printed["plain"] == printed["watched"]
     assert [row["step"] for row in read_sparsity_rows(tmp_path / "watched" / SPARSITY_FILE)] == [0, 2, 4]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_an_adapter_in_training_is_part_of_the_figures(tmp_path, corpus):
+    """The rows of a LoRA run equal those of the same model with the adapter merged, and the adapter is trained."""
+    peft = pytest.importorskip("peft", reason="needs peft: pip install 'sparsing[adapters]'")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, lora_alpha=64, target_modules=["down_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(build("llama"), config)
+    trainer = tiny_trainer(tmp_path, model, steps=4, learning_rate=0.05)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    SparsityCallback(corpus, every=2, ppl_percent=None).attach(trainer)
+    trainer.train()
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if "lora_" in name}
+    rows = read_sparsity_rows(tmp_path / SPARSITY_FILE)
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    merged = LoadedModel.of(model.merge_and_unload(), tiny_tokenizer())
+    wanted = probe(merged, corpus, eps=0.01, target_cett=0.2)
+    assert rows[-1]["cett"]["layer_activation_ratio"] == pytest.approx(
+        wanted["cett"].layer_activation_ratio, abs=2e-3
+    )
+    assert abs(rows[-1]["cett"]["activation_ratio"] - rows[0]["cett"]["activation_ratio"]) > 2e-3
+
+
+def test_a_model_that_has_diverged_is_passed_over_and_training_goes_on(tmp_path, corpus, caplog):
+    class Diverge(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            with torch.no_grad():
+                model.model.layers[1].mlp.up_proj.weight[0] = float("nan") if state.global_step == 2 else 0.1
+
+    trainer = tiny_trainer(tmp_path, steps=3, callbacks=[Diverge()], max_grad_norm=0.0)
+    SparsityCallback(corpus, every=1, ppl_percent=None).attach(trainer)
+    trainer.train()
+    assert [row["step"] for row in read_sparsity_rows(tmp_path / SPARSITY_FILE)] == [0, 1]
+    assert "step 2 is not measured: window 0" in caplog.text
+    assert trainer.state.global_step == 3

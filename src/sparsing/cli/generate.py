@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         return gguf.generate_gguf(args)
     from sparsing.decode._accelerate import accelerate
     from sparsing.decode.timed_generation import generate_timed
+    from sparsing.measuring.finite import finite_logits
     from sparsing.models.tokenizer import check_token_ids
     from sparsing.rules.thresholds import read_thresholds
 
@@ -124,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
         measure=not args.no_measure,
         threads=args.threads,
     )
-    with fast:
+    with fast, finite_logits(loaded, [("the prompt", ids.to(loaded.model.device))]):
         fast.reset_stats()
         written = generate_timed(loaded.model, ids, max_new_tokens=args.max_new_tokens)
         stats = fast.stats()

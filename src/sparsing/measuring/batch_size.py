@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from sparsing.measuring.window_loss import LOGITS_BYTES
+from sparsing.sites.effective_weight import device_of
 
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
@@ -30,7 +31,7 @@ def default_batch_size(loaded: LoadedModel, corpus: Corpus) -> int:
 
 def input_device(loaded: LoadedModel) -> torch.device:
     """The device of the input embedding, to which token ids are moved."""
-    return cast("torch.Tensor", loaded.model.get_input_embeddings().weight).device
+    return device_of(loaded.model.get_input_embeddings())
 
 
 @dataclasses.dataclass(eq=False)

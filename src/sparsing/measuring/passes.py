@@ -20,8 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from sparsing.base.progress import Progress
-from sparsing.errors import InputError
+from sparsing.errors import InputError, NonFiniteError
 from sparsing.measuring.batch_size import BatchLimit, default_batch_size, input_device, is_out_of_memory
+from sparsing.measuring.finite import FiniteCheck, NonFiniteWindows, check_totals, non_finite_error
 from sparsing.measuring.journal import Arrays, Journal
 from sparsing.measuring.window_loss import WindowLoss
 from sparsing.models.tokenizer import check_token_ids
@@ -198,6 +199,7 @@ def run_pass(
 
     Raises:
         InputError: If the model has no embedding for a token of the corpus, or a window does not fit into memory.
+        NonFiniteError: If an activation or a loss is NaN or infinite; the message names the window and the layer.
     """
     check_token_ids(loaded.model, loaded.tokenizer, corpus.token_ids())
     settings = settings or PassSettings()
@@ -212,12 +214,15 @@ def run_pass(
         bar = (settings.progress or Progress(False)).bar(label or key, total, done)
         try:
             loss = WindowLoss(loaded.model, tokens=batch_size * corpus.width) if head else None
-            with bar as advance, torch.inference_mode(), _hooks(loaded, observer, intervention):
+            with bar as advance, torch.inference_mode(), _hooks(loaded, observer, intervention, run.finite):
                 for batch in corpus.batches(batch_size, begin=begin, device=device):
                     _run_batch(loaded, batch, observer, intervention, run, loss)
                     if batch.span.stop == corpus.n_windows or settings.journal.due():
+                        run.check_finite()
                         settings.journal.put(key, run.arrays())
                     advance(int(corpus.lengths[batch.windows].sum()))
+        except NonFiniteWindows as found:
+            raise _non_finite(loaded, corpus, found.windows, intervention) from None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -226,6 +231,7 @@ def run_pass(
             run.restore(settings.journal.get(key) or saved)
     arrays = run.arrays()
     observer.totals.move_to_cpu()
+    check_totals(observer.totals.tensors(), loaded.sites, loaded.dtype, label or key)
     return PassResult(arrays["nll"], arrays["labels"], observer.totals)
 
 
@@ -240,13 +246,34 @@ def _run_batch(
     observer.begin(batch)
     if intervention is not None:
         intervention.real = batch.real
+    nll = None
     if loss is None:
         body: Any = loaded.model.base_model
         body(input_ids=batch.ids, attention_mask=batch.real.long(), use_cache=False)
     else:
-        run.nll[batch.span] = loss(batch).to(run.nll.device)
+        nll = loss(batch).to(run.nll.device)
+        run.nll[batch.span] = nll
         run.labels[batch.span] = torch.tensor(batch.label_counts, dtype=torch.float64)
+    run.finite.end_batch(batch.span, nll)
     run.next_window.fill_(batch.span.stop)
+
+
+def _non_finite(
+    loaded: LoadedModel, corpus: Corpus, windows: list[int], intervention: Intervention | None
+) -> NonFiniteError:
+    """The error for these windows of a pass; runs them again, one by one, until the layer is found."""
+
+    def suspects() -> Iterator[tuple[str, torch.Tensor]]:
+        for window in windows:
+            batch = next(corpus.part(np.array([window])).batches(1, device=input_device(loaded)))
+            if intervention is not None:
+                intervention.real = batch.real
+            yield f"window {window} of {corpus.n_windows}", batch.ids
+
+    def change(index: int, rows: Rows) -> torch.Tensor | None:
+        return None if intervention is None else intervention.change(index, rows).h
+
+    return non_finite_error(loaded, suspects(), change)
 
 
 def _smaller(batch_size: int, corpus: Corpus, device: torch.device) -> int:
@@ -268,10 +295,13 @@ def _smaller(batch_size: int, corpus: Corpus, device: torch.device) -> int:
     return batch_size // 2
 
 
-def _hooks(loaded: LoadedModel, observer: Observer[Any], intervention: Intervention | None) -> Any:
-    """Hooks that pass the rows of each site to the intervention first, then to the observer."""
+def _hooks(
+    loaded: LoadedModel, observer: Observer[Any], intervention: Intervention | None, finite: FiniteCheck
+) -> Any:
+    """Hooks that pass the rows of each site to the check, then to the intervention, then to the observer."""
 
     def see(index: int, rows: Rows) -> torch.Tensor | None:
+        finite.see(rows)
         change = None if intervention is None else intervention.change(index, rows)
         observer.see(index, rows, change)
         return None if change is None else change.h
@@ -294,14 +324,20 @@ class _Pass:
     """Predicted tokens, shape `(n_windows,)`, float64, as is `nll`; on the CPU."""
     next_window: torch.Tensor
     """Index of the first window that has not run, shape `(1,)`, int64, on the CPU."""
+    finite: FiniteCheck
+    """Not saved: totals are saved only if everything was finite."""
 
     @classmethod
     def of(cls, observed: Totals, n_windows: int, device: torch.device) -> _Pass:
         """The sums of a pass that has not run."""
         nll = torch.zeros(n_windows, dtype=torch.float64, device=device)
-        return cls(
-            observed, nll, torch.zeros(n_windows, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-        )
+        labels, next_window = torch.zeros(n_windows, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+        return cls(observed, nll, labels, next_window, FiniteCheck(n_windows, device))
+
+    def check_finite(self) -> None:
+        """Raises NonFiniteWindows if a window had NaN or infinite activations or losses. Waits for the device."""
+        if windows := self.finite.windows():
+            raise NonFiniteWindows(windows)
 
     def _named(self) -> dict[str, torch.Tensor]:
         own = {"nll": self.nll, "labels": self.labels, "next_window": self.next_window}

@@ -16,6 +16,7 @@ from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.cost import Meter
+from sparsing.measuring.finite import exp_of_nats
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import HeldOut, Interval
@@ -72,6 +73,7 @@ class Subject:
         self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
         self._settings = PassSettings(journal=self.journal, batch_size=batch_size, progress=progress)
         self.curves: Curves = calibrate(loaded, corpus, scores=scores, settings=self._settings)
+        perplexity(self.curves.window_nll, self.curves.window_labels)  # an error now, not after the search
         self.meter.add(corpus)
         self.meter.share()
         self.part = part_windows(corpus.n_windows, corpus.width)
@@ -261,12 +263,12 @@ def window_counts(totals: SparseTotals) -> np.ndarray:
 
 def perplexity(nll: np.ndarray, labels: np.ndarray) -> float:
     """`exp` of the mean negative log-likelihood."""
-    return math.exp(nll.sum() / labels.sum())
+    return exp_of_nats(nll.sum() / labels.sum())
 
 
 def ppl_ratio(sparse: np.ndarray, dense: np.ndarray, labels: np.ndarray) -> float:
     """`exp` of the mean of `nll_sparse - nll_dense` per predicted token; both losses are from the same windows."""
-    return math.exp((sparse - dense).sum() / labels.sum())
+    return exp_of_nats((sparse - dense).sum() / labels.sum())
 
 
 def ppl_ratio_interval(delta: np.ndarray, labels: np.ndarray) -> Interval | None:
@@ -276,4 +278,4 @@ def ppl_ratio_interval(delta: np.ndarray, labels: np.ndarray) -> Interval | None
         delta: `nll_sparse - nll_dense` of each window, shape `(n_windows,)`.
     """
     interval = ratio_interval(delta, labels)
-    return None if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    return None if interval is None else (exp_of_nats(interval[0]), exp_of_nats(interval[1]))

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 
+from sparsing.sites.compiled import uncompiled
+from sparsing.sites.effective_weight import device_of
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -91,12 +94,11 @@ def _body(model: Any) -> nn.Module | None:
     the logits of the whole model is returned.
     """
     head = model.get_output_embeddings()
-    embedding = cast("torch.Tensor", model.get_input_embeddings().weight)
     if head is None:
         return None
-    ids = torch.arange(1, _PROBE_TOKENS + 1, device=embedding.device)[None]
+    ids = torch.arange(1, _PROBE_TOKENS + 1, device=device_of(model.get_input_embeddings()))[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
-    with torch.inference_mode():
+    with torch.inference_mode(), uncompiled():
         logits = model(**inputs).logits[0]
         exact = logits.dtype in (torch.float32, torch.float64)
         tolerance = (1e-4 if exact else 3e-2) * float(logits.abs().max())

@@ -89,6 +89,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     config = _read_json(folder / "config.json")
     if config is None:
+        if files := sorted(folder.glob("*.gguf")):
+            raise UnsupportedModelError(
+                f"{str(folder)!r} has no config.json; give the GGUF file itself: {str(files[0])!r}"
+            )
         names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise InputError(
             f"no config.json in {str(folder)!r} (found: {names}); give the folder of a checkpoint"

@@ -14,7 +14,7 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -30,6 +30,7 @@ from sparsing.models.checkpoint import (
 from sparsing.models.tokenizer import load_tokenizer
 from sparsing.sites.discovery import discover
 from sparsing.sites.site import Site
+from sparsing.sites.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,9 +81,12 @@ class LoadedModel:
     ) -> LoadedModel:
         """Wraps a model that the caller has built, and puts it in eval mode.
 
+        A wrapper of `torch.compile`, DDP or PEFT is taken off; the layers keep their adapters.
+
         Raises:
             UnsupportedModelError: If the sites of the model are not found.
         """
+        model = cast("PreTrainedModel", unwrapped(model))
         found = discover(model)
         return cls(
             model=model.eval(),

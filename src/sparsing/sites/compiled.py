@@ -13,8 +13,6 @@ import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
-import torch
-
 from sparsing.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -30,6 +28,8 @@ class CompiledGraphs:
     def remove(self) -> None:
         """Discards the compiled graphs of this process; the next call of a compiled model compiles it again."""
         if _compiler_is_loaded():
+            import torch
+
             torch.compiler.reset()
 
 
@@ -39,12 +39,16 @@ def uncompiled() -> Generator[None]:
     if not _compiler_is_loaded():
         yield
         return
+    import torch
+
     with torch.compiler.set_stance("force_eager"):
         yield
 
 
 def refuse_scripted(name: str, module: nn.Module) -> None:
     """Raises UnsupportedModelError for a TorchScript module: it is called from compiled code, which runs no hooks."""
+    import torch
+
     if isinstance(module, torch.jit.ScriptModule):
         raise UnsupportedModelError(
             f"{name} is a TorchScript module ({type(module).__name__}), on which hooks do not run; load the model"

@@ -13,16 +13,17 @@ import logging
 import re
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from sparsing.errors import UnsupportedModelError
-from sparsing.sites.compiled import refuse_scripted
+from sparsing.sites.effective_weight import check_weight
 from sparsing.sites.families.experts import expert_modules, routed_sites
 from sparsing.sites.matching import EXPERT, Match, match_blocks
-from sparsing.sites.module_tree import is_plain, model_type, named_modules, unsupported_model
-from sparsing.sites.probe import matrix_shape, record
+from sparsing.sites.module_tree import model_type, named_modules, unsupported_model
+from sparsing.sites.probe import matrices, matrix_shape, record
 from sparsing.sites.proof import Proof, is_transposed, prove
 from sparsing.sites.site import Site
+from sparsing.sites.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,10 @@ _found: weakref.WeakKeyDictionary[nn.Module, tuple[_Structure, Discovery]] = wea
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """The sites of a causal LM, in layer order. Raises as `discover`."""
+    """The sites of a causal LM, in layer order. Raises as `discover`.
+
+    The model may be wrapped by `torch.compile`, DDP or PEFT.
+    """
     return discover(model).sites
 
 
@@ -62,6 +66,7 @@ def discover(model: nn.Module) -> Discovery:
         UnsupportedModelError: If no block is found, if a block does something else with its neurons, if the model
             cannot run on text alone, or if its weights are quantized or not in memory.
     """
+    model = unwrapped(model)
     structure = tuple((name, id(module)) for name, module in named_modules(model))
     known = _found.get(model)
     if known is not None and known[0] == structure:
@@ -176,11 +181,11 @@ def check_structure(model: nn.Module) -> None:
         UnsupportedModelError: If the model has routed experts that cannot be tapped, or no layer has a matrix.
     """
     known = {name for name, _ in expert_modules(model)}
-    matrices = 0
+    number = 0
     for name, module in named_modules(model):
         if re.search(r"\.\d+\.", f".{name}") is None:
             continue
-        matrices += matrix_shape(module) is not None
+        number += matrix_shape(module) is not None
         stacked = "Expert" in type(module).__name__ and any(
             p.ndim == 3 for p in module.parameters(recurse=False)
         )
@@ -188,25 +193,12 @@ def check_structure(model: nn.Module) -> None:
             raise unsupported_model(
                 model, f"{name} of {model_type(model)!r} holds routed experts in a form that cannot be tapped"
             )
-    if not matrices:
+    if not number:
         raise unsupported_model(
             model, f"No feed-forward block was found in {model_type(model)!r}: no layer has a matrix"
         )
 
 
 def _check_weights(model: nn.Module) -> None:
-    for name, module in named_modules(model):
-        weight = cast("Any", module).weight if matrix_shape(module) is not None else None
-        if weight is None:
-            continue
-        refuse_scripted(name, module)
-        if weight.is_meta:
-            raise UnsupportedModelError(
-                f"{name}.weight is on the meta device, so it holds no numbers; load the weights, and if they were"
-                " offloaded, use a device with more memory or a smaller dtype"
-            )
-        if not is_plain(weight):
-            raise UnsupportedModelError(
-                f"{name}.weight is {weight.dtype} {tuple(weight.shape)}, but it must be a matrix of float32, float64,"
-                " bfloat16 or float16; load a checkpoint that is not quantized"
-            )
+    for name, module in matrices(model):
+        check_weight(module, name)

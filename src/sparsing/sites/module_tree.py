@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 from sparsing.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -20,12 +19,6 @@ def model_type(model: nn.Module) -> str:
 def named_modules(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     """`model.named_modules()`, which PyTorch annotates incompletely."""
     return cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
-
-
-def is_plain(weight: torch.Tensor) -> bool:
-    """Whether a weight holds its own values, in at least 16 bits."""
-    # a float8 weight counts as quantized: it is multiplied by scales that are kept elsewhere
-    return weight.is_floating_point() and weight.dtype.itemsize >= 2
 
 
 def unsupported_model(model: nn.Module, what: str) -> UnsupportedModelError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sparsing.sites.effective_weight import is_plain, run_without_bias
 from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows
 
@@ -22,6 +23,8 @@ def neuron_output(
         h: `rows.h` or a part of its neurons, with zeros elsewhere, shape `(rows, d_ff)`.
         weight: The weight of the site in the dtype of `h`, if it is another dtype than that of the model.
     """
+    if rows.routing is None and weight is None and not is_plain(site.down_proj):
+        return run_without_bias(site.down_proj, h)  # as exact as its matrix, which would have to be computed
     weight = site.weight.detach() if weight is None else weight
     if rows.routing is None:
         return h @ weight.T

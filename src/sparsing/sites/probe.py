@@ -17,6 +17,7 @@ import torch
 
 from sparsing.errors import UnsupportedModelError
 from sparsing.sites.compiled import uncompiled
+from sparsing.sites.effective_weight import device_of
 from sparsing.sites.module_tree import named_modules
 
 if TYPE_CHECKING:
@@ -44,8 +45,14 @@ class Calls:
 
 
 def matrix_shape(module: nn.Module) -> tuple[int, ...] | None:
-    """Shape of the matrix that a module holds itself, as it is stored; None if the module holds none."""
+    """Shape of the matrix by which a module multiplies, as it is stored; None if there is none.
+
+    A linear with an adapter counts as one matrix, and so does a quantised linear, as `(outputs, inputs)`.
+    """
     weight = getattr(module, "weight", None)
+    features = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+    if isinstance(features[0], int) and isinstance(features[1], int) and getattr(weight, "ndim", 0) < 2:
+        return features[0], features[1]
     if (
         not isinstance(weight, torch.Tensor)
         or weight.ndim != 2
@@ -53,6 +60,21 @@ def matrix_shape(module: nn.Module) -> tuple[int, ...] | None:
     ):
         return None
     return tuple(weight.shape)
+
+
+def matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Modules that are a matrix, with their paths, without the parts of such a module, as an adapter has."""
+    yield from ((name, module) for name, module in _whole_modules(model) if matrix_shape(module) is not None)
+
+
+def _whole_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    inside = "\0"
+    for name, module in named_modules(model):  # a module comes before its parts
+        if name.startswith(inside):
+            continue
+        if matrix_shape(module) is not None:
+            inside = f"{name}."
+        yield name, module
 
 
 def rows(value: Any) -> torch.Tensor | None:
@@ -85,7 +107,7 @@ def record(model: nn.Module) -> dict[str, Calls]:
         return see
 
     with probing(model) as forward:
-        for name, module in named_modules(model):
+        for name, module in _whole_modules(model):
             is_matrix = matrix_shape(module) is not None
             if name and (is_matrix or _holds_no_matrix(module)):
                 call = Calls(name, module, is_matrix)
@@ -156,7 +178,7 @@ def token_ids(model: nn.Module) -> torch.Tensor:
     weight = getattr(embedding, "weight", None)
     size = 128 if weight is None else int(weight.shape[0])
     plain = [i for i in range(3, min(size, 1000)) if i not in special] or [0]
-    device = next(model.parameters()).device if weight is None else weight.device
+    device = next(model.parameters()).device if embedding is None else device_of(embedding)
     return torch.tensor([(plain * N_TOKENS)[:N_TOKENS]], device=device)
 
 

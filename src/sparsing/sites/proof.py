@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from sparsing.sites.effective_weight import is_plain, weight_of
 from sparsing.sites.matching import Match, close
 from sparsing.sites.probe import N_TOKENS, probing
 
@@ -151,7 +153,7 @@ class _Plant:
         if isinstance(output, torch.Tensor) and output.numel() == self.x.numel():
             self.output = _rows(output)
 
-    @property
+    @functools.cached_property
     def weight(self) -> torch.Tensor:
         """`W` of `y = h @ W.T`, shape `(d_model, d_ff)`."""
         return down_weight(self.match)
@@ -244,6 +246,8 @@ class _Plant:
 
 def down_weight(match: Match) -> torch.Tensor:
     """`W` of `y = h @ W.T`, shape `(d_model, d_ff)`, also if the module stores it transposed."""
+    if not is_plain(match.down.module):
+        return weight_of(match.down.module, match.down.name)
     weight: Any = match.down.module.weight
     return weight.detach().T if is_transposed(match) else weight.detach()
 

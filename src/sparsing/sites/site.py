@@ -10,6 +10,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from sparsing.sites.effective_weight import (
+    bias_of,
+    device_of,
+    expert_weight,
+    features_of,
+    is_plain,
+    weight_of,
+)
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -59,11 +68,16 @@ class Site:
 
     @property
     def weight(self) -> torch.Tensor:
-        """`W` of `y = h @ W.T`, shape `(d_model, d_ff)`, a view of the module's own parameter.
+        """`W` of `y = h @ W.T`, shape `(d_model, d_ff)`: the matrix that runs, with the adapters that act on it.
 
-        If the kind is `expert`, one `W` per expert, shape `(n_experts, d_model, d_ff)`."""
-        owner, name = self.down_proj, "down_proj" if self.kind == "expert" else "weight"
-        weight = cast("torch.Tensor", getattr(owner, name))
+        A view of the module's own parameter, or computed anew if there is no such parameter. If the kind is `expert`,
+        one `W` per expert, shape `(n_experts, d_model, d_ff)`."""
+        if self.kind == "expert":
+            weight = expert_weight(self.down_proj, self.name)
+        elif is_plain(self.down_proj):
+            weight = cast("torch.Tensor", self.down_proj.weight)
+        else:
+            return weight_of(self.down_proj, self.name)
         return weight.mT if self.transposed else weight
 
     @property
@@ -71,18 +85,26 @@ class Site:
         """Bias of `down_proj`, shape `(d_model,)`, or `(n_experts, d_model)` if the kind is `expert`.
 
         It belongs to no neuron, so no metric counts it."""
-        name = "down_proj_bias" if self.kind == "expert" else "bias"
-        return cast("torch.Tensor | None", getattr(self.down_proj, name, None))
+        if self.kind == "expert":
+            return cast("torch.Tensor | None", getattr(self.down_proj, "down_proj_bias", None))
+        return bias_of(self.down_proj)
 
     @property
     def d_model(self) -> int:
         """Width of the output."""
-        return self.weight.shape[-2]
+        return self._shape[0]
 
     @property
     def d_ff(self) -> int:
         """Number of neurons of the block, or of each expert."""
-        return self.weight.shape[-1]
+        return self._shape[1]
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        if self.kind != "expert":
+            return features_of(self.down_proj, self.name)
+        rows, columns = cast("torch.Tensor", self.down_proj.down_proj).shape[1:]
+        return (columns, rows) if self.transposed else (rows, columns)
 
     @property
     def n_neurons(self) -> int:
@@ -108,7 +130,7 @@ class Site:
     @property
     def device(self) -> torch.device:
         """Where the site computes; totals of the site are kept there."""
-        return self.weight.device
+        return device_of(self.down_proj)
 
     def column_norms(self) -> torch.Tensor:
         """`||W[:, i]||_2` per neuron, shape `(d_ff,)` or `(n_experts, d_ff)`, float32."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsing.errors import UnsupportedModelError
-from sparsing.sites.compiled import CompiledGraphs, refuse_scripted, uncompiled
+from sparsing.sites.compiled import CompiledGraphs, uncompiled
 from sparsing.sites.routed import ExpertTap, tap_experts
 from sparsing.sites.routing import Routing
 
@@ -86,9 +86,6 @@ def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput
             experts, the weighted sum of the outputs of each token's experts.
 
     Returns: Handles; `handle.remove()` removes a hook.
-
-    Raises:
-        UnsupportedModelError: If a site is a TorchScript module.
     """
     return [*_set_hooks(sites, see, gate=gate, see_output=see_output), CompiledGraphs()]
 
@@ -140,8 +137,6 @@ def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOu
 
         return ExpertTap(on_rows, on_output, gate)
 
-    for site in sites:
-        refuse_scripted(site.name, site.down_proj)
     for index, site in enumerate(sites):
         if site.run_experts is not None:
             handles.append(tap_experts(site.down_proj, site.run_experts, tap(index)))

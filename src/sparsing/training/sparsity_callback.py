@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import logging
 import math
 import os
 import time
@@ -26,7 +27,7 @@ import torch
 from transformers import TrainerCallback
 
 from sparsing.base.results import read_lines, write_text
-from sparsing.errors import InputError, TargetError
+from sparsing.errors import InputError, NonFiniteError, TargetError
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel
 from sparsing.rules import make_rule
@@ -35,6 +36,8 @@ from sparsing.training.probe import Reading, probe, reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 BUDGET = 0.02
 """Largest fraction of the training time to spend on measurements."""
@@ -160,12 +163,18 @@ class SparsityCallback(TrainerCallback):
     ) -> None:
         """Measure and write a row. With `step_sec`, the seconds of a training step, also choose the interval."""
         began = time.perf_counter()
-        with paused_training(kwargs["model"]) as loaded:
-            readings = probe(loaded, self._corpus, eps=self._eps, target_cett=self._target_cett)
-            probed = time.perf_counter()
-            if with_ppl and (ppl := self.find_ppl(loaded)):
-                readings["ppl"] = ppl
-            ended = time.perf_counter()
+        try:
+            with paused_training(kwargs["model"]) as loaded:
+                readings = probe(loaded, self._corpus, eps=self._eps, target_cett=self._target_cett)
+                probed = time.perf_counter()
+                if with_ppl and (ppl := self.find_ppl(loaded)):
+                    readings["ppl"] = ppl
+                ended = time.perf_counter()
+        except NonFiniteError as error:  # a diverged model must not end the training, which may recover
+            logger.warning("step %d is not measured: %s", state.global_step, error)
+            if step_sec is not None:
+                self._every = choose_interval(time.perf_counter() - began, step_sec)
+            return
         if step_sec is not None:
             self._every = choose_interval(probed - began + (ended - probed) / PPL_EVERY, step_sec)
         row = {

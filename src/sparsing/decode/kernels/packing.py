@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsing.errors import UnsupportedModelError
+from sparsing.sites.effective_weight import is_plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,6 +112,11 @@ def gate_and_up(site: Site) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         UnsupportedModelError: if the block has no gate.
     """
+    if not all(is_plain(module) for module in (*site.projections, site.down_proj)):
+        raise UnsupportedModelError(
+            f"{site.block}: the kernels read plain weights, but an adapter, a quantisation or offloading is in the way;"
+            " merge the adapter (--adapter DIR, or model.merge_and_unload()), or load unquantised weights"
+        )
     weights = [module.get_parameter("weight").detach() for module in site.projections]
     if len(weights) == 1:
         weights = list(weights[0].split(site.d_ff))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from sparsing.errors import InputError
 from sparsing.evaluation.model.activity import Activity, Tally
 from sparsing.evaluation.model.launching import gather, launch_accelerator
 from sparsing.evaluation.model.lm_eval_internals import HarnessModel, Request, make_model_class
+from sparsing.measuring.finite import finite_logits, non_finite_error
 from sparsing.models.tokenizer import check_token_ids
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _CACHED_TEXTS = 16
 """Number of texts whose token ids are cached. lm-eval encodes the prompt of an item once for each option."""
+_SUSPECTS = 8
+"""Most texts that are run again to find the layer with NaN or infinite activations."""
 _DEFAULT_DEVICE = "cuda:0"
 """The device that lm-eval's command line passes when the user gives none, also on machines without a GPU."""
 
@@ -175,6 +179,22 @@ class SparseForwards(HarnessModel):
                 self.max_length,
             )
 
+    def after_requests(self, requests: list[Request], log_likelihoods: list[float]) -> None:
+        """Raises NonFiniteError if a log-likelihood is NaN or infinite; lm-eval would count the item as wrong."""
+        import torch
+
+        bad = [place for place, value in enumerate(log_likelihoods) if not math.isfinite(value)]
+        if bad:
+            suspects = [
+                (
+                    f"text {place} of {len(requests)}",
+                    torch.tensor([prompt + continuation], device=self.device),
+                )
+                for place in bad[:_SUSPECTS]
+                for _, prompt, continuation in [requests[place]]
+            ]
+            raise non_finite_error(self.loaded, suspects)
+
     def before_scoring(self) -> None:
         self._count_pending()
 
@@ -205,8 +225,23 @@ class SparseForwards(HarnessModel):
         return self._prefill.state(), self._decode.state()
 
     def generate_with(
+        self,
+        generate: Callable[[], torch.Tensor],
+        prompts: torch.Tensor,
+        attention_mask: torch.Tensor,
+        stop: list[str],
+    ) -> torch.Tensor:
+        suspects = (
+            (f"prompt {place} of {len(prompts)} in a batch", ids[mask.bool()][None])
+            for place, (ids, mask) in enumerate(zip(prompts, attention_mask, strict=True))
+        )
+        with finite_logits(self.loaded, suspects):
+            return self._counted(generate, attention_mask, stop)
+
+    def _counted(
         self, generate: Callable[[], torch.Tensor], attention_mask: torch.Tensor, stop: list[str]
     ) -> torch.Tensor:
+        """Generates, and counts the active neurons if there are thresholds."""
         if self._mask is None:
             return generate()
         steps: list[torch.Tensor] = []  # active neurons of each forward, (n_layers, sequences, tokens)

@@ -153,19 +153,35 @@ class HarnessModel(HFLM):
         """Event: logits of the next sequence of the batch are selected; it has `num_tokens` without padding."""
 
     def generate_with(
-        self, generate: Callable[[], torch.Tensor], attention_mask: torch.Tensor, stop: list[str]
+        self,
+        generate: Callable[[], torch.Tensor],
+        prompts: torch.Tensor,
+        attention_mask: torch.Tensor,
+        stop: list[str],
     ) -> torch.Tensor:
         """Event: a batch of prompts is to be continued; returns what `generate` returns.
 
         Args:
             generate: Runs the generation; returns prompts and new tokens, shape `(sequences, tokens)`.
+            prompts: Token ids, padded on the left, shape `(sequences, prompt tokens)`.
             attention_mask: 1 for the tokens of the prompts, 0 for padding, shape `(sequences, prompt tokens)`.
             stop: Texts at which a sequence ends.
         """
         return generate()
 
+    def after_requests(self, requests: list[Request], log_likelihoods: list[float]) -> None:
+        """Event: texts were scored.
+
+        Args:
+            requests: The texts.
+            log_likelihoods: Of the continuation of each text.
+        """
+
     def _loglikelihood_tokens(self, requests: list[Request], **options: Any) -> Any:
-        return super()._loglikelihood_tokens(self.fit_requests(requests), **options)
+        fitted = self.fit_requests(requests)
+        results = super()._loglikelihood_tokens(fitted, **options)
+        self.after_requests(fitted, [value for value, _ in results])
+        return results
 
     def _model_call(self, inps: torch.Tensor, **options: Any) -> torch.Tensor:
         self.before_scoring()
@@ -184,7 +200,7 @@ class HarnessModel(HFLM):
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
     ) -> torch.Tensor:
         generate = functools.partial(super()._model_generate, context, max_length, stop, **options)
-        return self.generate_with(generate, options["attention_mask"], stop)
+        return self.generate_with(generate, context, options["attention_mask"], stop)
 
 
 Mixin = TypeVar("Mixin", bound=HarnessModel)

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from sparsing.errors import UnsupportedModelError
-from sparsing.sites.module_tree import is_plain, named_modules
+from sparsing.sites.effective_weight import expert_weight, is_unquantised
+from sparsing.sites.module_tree import named_modules
 from sparsing.sites.routed import See, run_dense_experts, run_interface_experts
 from sparsing.sites.site import Site
 
@@ -47,8 +48,8 @@ def expert_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _site(model: nn.Module, name: str, module: nn.Module) -> Site:
     block = name.rpartition(".")[0]
     experts: Any = module
-    weight: torch.Tensor = experts.down_proj
-    if not is_plain(weight):
+    weight = expert_weight(module, name)
+    if not is_unquantised(weight):
         raise UnsupportedModelError(
             f"{name}: down_proj is {weight.dtype}, but it must be float32, float64, bfloat16 or float16; load a"
             " checkpoint that is not quantized"

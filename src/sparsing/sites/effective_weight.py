@@ -93,7 +93,8 @@ def check_weight(module: nn.Module, name: str) -> None:
         raise _divided(name)
     if weight.is_meta:
         raise UnsupportedModelError(
-            f"{name}.weight is on the meta device, so it holds no numbers; load the weights first"
+            f"{name}.weight is on the meta device, so it holds no numbers; load the weights. If they do"
+            " not fit into memory, --device auto offloads them, or use a device with more memory"
         )
     if not is_unquantised(weight):
         raise UnsupportedModelError(
@@ -131,7 +132,7 @@ def _divided(name: str) -> UnsupportedModelError:
     )
 
 
-def bias_of(module: nn.Module) -> torch.Tensor | None:
+def projection_bias(module: nn.Module) -> torch.Tensor | None:
     """What the module adds to every output, shape `(outputs,)`; None if it adds nothing."""
     if is_plain(module):
         return cast("torch.Tensor | None", module.bias)

@@ -11,11 +11,11 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from sparsing.sites.effective_weight import (
-    bias_of,
     device_of,
     expert_weight,
     features_of,
     is_plain,
+    projection_bias,
     weight_of,
 )
 
@@ -87,7 +87,7 @@ class Site:
         It belongs to no neuron, so no metric counts it."""
         if self.kind == "expert":
             return cast("torch.Tensor | None", getattr(self.down_proj, "down_proj_bias", None))
-        return bias_of(self.down_proj)
+        return projection_bias(self.down_proj)
 
     @property
     def d_model(self) -> int:

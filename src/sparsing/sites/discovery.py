@@ -13,7 +13,7 @@ import logging
 import re
 import weakref
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsing.errors import UnsupportedModelError
 from sparsing.sites.effective_weight import check_weight

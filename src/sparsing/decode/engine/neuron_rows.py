@@ -96,8 +96,11 @@ def quantised_columns(down: Array) -> tuple[Array, Array, float]:
     scales = np.abs(groups).max(2) / np.float32(127)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
     codes = np.rint(groups * inverse[:, :, None]).astype(np.int8)
-    error = np.linalg.norm(codes * scales[:, :, None] - groups) / max(float(np.linalg.norm(groups)), 1e-30)
-    return codes.reshape(d_ff, -1), scales, float(error)
+    largest = max(float(scales.max()), 1e-38)  # squares of very large weights would overflow
+    error, size = (
+        np.linalg.norm(x) for x in ((codes * scales[:, :, None] - groups) / largest, groups / largest)
+    )
+    return codes.reshape(d_ff, -1), scales, float(error / max(size, 1e-30))
 
 
 def _whole_lines(size: int) -> int:

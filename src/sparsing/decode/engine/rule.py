@@ -65,7 +65,7 @@ def sparse_rule(arch: Architecture, weights: TensorTables, thresholds: Threshold
 
     Raises:
         InputError: If the thresholds are not of a threshold rule or belong to another model, or if there are no
-            thresholds and the activation has no exact zeros.
+            thresholds and the activation has no exact zeros, or `down` has values that are not finite.
     """
     zeroing = arch.act in ZEROING
     if thresholds is None and not zeroing:
@@ -80,6 +80,11 @@ def sparse_rule(arch: Architecture, weights: TensorTables, thresholds: Threshold
     for layer in range(arch.n_layers):
         fields = weights.matrices[layer, DOWN]
         down = dequantised(int(fields[ADDRESS]), int(fields[TO_FLOAT]), (arch.d_model, arch.d_ff))
+        if not np.isfinite(down).all():
+            raise InputError(
+                f"{weights.file.path}: ffn_down of layer {layer} has values that are NaN or infinite; the file is"
+                " damaged, so download it again"
+            )
         gate_cut, arrays["h_cuts"][layer] = _cuts(thresholds, layer, down, gated=arch.gated)
         # a gate of zero makes `h` zero, so its neuron adds nothing under any rule
         arrays["gate_cuts"][layer] = gate_cut = max(gate_cut, 0.0) if zeroing else gate_cut

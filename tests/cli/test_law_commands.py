@@ -75,6 +75,10 @@ def test_auto_prints_the_ranking_and_the_verdict(csv, capsys):
         (["fit", "{csv}", "--form", "rellu"], "Did you mean: relu"),
         (["fit", "{csv}", "--shared", "A0"], "name it with --form"),
         (["forecast", "none.json", "--tokens", "1e12"], "no file"),
+        (
+            ["forecast", "none.json", "--tokens", "100"],
+            "a count of training tokens, got 100; 100 billion is 1e+11",
+        ),
     ],
 )
 def test_refusals(csv, arguments, message, capsys):
@@ -92,3 +96,13 @@ def test_width_depth_has_its_figure(tmp_path, capsys):
     assert main(["fit", str(path), "--resamples", "5", "-o", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fits"][0]["form"] == "bottleneck"
     assert (tmp_path / "shapes.svg").exists()
+
+
+def test_a_series_with_a_slash_in_its_name_is_one_file(csv, tmp_path):
+    path = tmp_path / "points.csv"
+    path.write_text(csv.read_text().replace("small,", "relu/small,").replace("large,", "silu/small,"))
+    assert (
+        main(["fit", str(path), "--form", "relu", "--resamples", "0", "-o", str(tmp_path / "law"), "--json"])
+        == 0
+    )
+    assert {"relu-small.json", "silu-small.json"} <= {file.name for file in (tmp_path / "law").iterdir()}

@@ -110,3 +110,61 @@ def test_bad_files(tmp_path, name, text, message):
 def test_missing_file(tmp_path):
     with pytest.raises(ValueError, match="no file"):
         read_points([tmp_path / "none.csv"])
+
+
+def test_a_spreadsheet_with_semicolons_decimal_commas_and_empty_rows(tmp_path):
+    """As LibreOffice and Excel write it where the comma is the decimal sign."""
+    path = tmp_path / "points.csv"
+    path.write_text(
+        "\ufefftokens_billion;activation_ratio\n1;0,1\n;\n\n2,5;0,09\n4;0.085\n;;\n".replace(";;", ";")
+    )
+    (points,) = read_points([path])
+    assert points.x == (1e9, 2.5e9, 4e9)
+    assert points.ratio == (0.1, 0.09, 0.085)
+    path.write_text(path.read_text().replace(";", "\t"))
+    assert read_points([path])[0].x == points.x
+
+
+def test_a_bad_cell_is_named_by_its_line(tmp_path):
+    path = tmp_path / "points.csv"
+    for cells, message in (
+        ("2e9,", r"points\.csv' line 4: activation_ratio must be a number, got nothing"),
+        (",0.09", r"line 4: tokens must be a number, got nothing"),
+        ("2e9,9%", r"line 4: activation_ratio must be a number, got '9%'"),
+        (
+            '"2,000,000,000",0.09',
+            r"line 4: tokens must be a number, got '2,000,000,000'.*no thousands separators",
+        ),
+        ("2e9,0,09", r"line 4 has 3 fields, the header has 2; a decimal comma needs semicolons"),
+    ):
+        path.write_text(f"# a comment\ntokens,activation_ratio\n1e9,0.1\n{cells}\n4e9,0.085\n")
+        with pytest.raises(ValueError, match=message):
+            read_points([path])
+
+
+def test_tokens_that_are_plainly_in_another_unit(tmp_path):
+    """A law fitted to them would forecast at a billionth of the tokens, or a billion times too many."""
+    path = tmp_path / "points.csv"
+    path.write_text("tokens,activation_ratio\n1,0.1\n20,0.09\n100,0.085\n")
+    with pytest.raises(ValueError, match=r"the tokens go from 1 to 100, .* name the column tokens_billion"):
+        read_points([path])
+    path.write_text("tokens_billion,activation_ratio\n1e9,0.1\n2e9,0.09\n4e9,0.085\n")
+    with pytest.raises(
+        ValueError, match=r"tokens_billion goes up to 4e\+09.*; if the column counts tokens, name it"
+    ):
+        read_points([path])
+    raw = tmp_path / "raw.json"
+    raw.write_text(json.dumps({"token_passed": [1, 20, 100], "activation_ratio": RATIO}))
+    with pytest.raises(ValueError, match="in JSON, multiply token_passed by 1e9"):
+        read_points([raw])
+
+
+def test_two_series_of_the_same_name_are_refused(tmp_path):
+    """`runA/points.csv` and `runB/points.csv`: the fit of the second overwrote that of the first."""
+    paths = []
+    for run in ("runA", "runB"):
+        (tmp_path / run).mkdir()
+        paths.append(tmp_path / run / "points.csv")
+        paths[-1].write_text("tokens,activation_ratio\n1e9,0.1\n2e9,0.09\n4e9,0.085\n")
+    with pytest.raises(ValueError, match=r"two series are called 'points' in .*runA.*runB.*; rename a file"):
+        read_points(paths)

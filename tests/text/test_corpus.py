@@ -207,9 +207,22 @@ def test_a_text_of_less_than_two_tokens_is_refused(texts):
 
 
 def test_windows_and_strides_that_do_not_fit():
-    for window, stride, bos in ((1, None, "never"), (2, None, "always"), (8, 0, "never"), (8, 8, "always")):
-        with pytest.raises(InputError, match="raise --window or lower --stride"):
-            text_corpus(50, window=window, stride=stride, bos=bos)
+    """The advice names the option that was given."""
+    for window, bos in ((1, "never"), (2, "always")):
+        with pytest.raises(InputError, match=rf"at least 2 tokens.*, got {window}; raise --window$"):
+            load_corpus(["abcdefgh"], TOKENIZER, window=window, bos=bos)
+    for stride, bos, most in ((0, "never", 8), (8, "always", 7)):
+        with pytest.raises(
+            InputError, match=rf"--stride must be in \[1, {most}\] for windows of 8 tokens, got {stride}"
+        ):
+            load_corpus(["abcdefgh"], TOKENIZER, window=8, stride=stride, bos=bos)
+
+
+def test_a_stride_or_a_separator_with_documents_is_refused():
+    """Documents have their own windows, so both were dropped in silence."""
+    for options, name in (({"stride": 4}, "--stride"), ({"join": " "}, "--join")):
+        with pytest.raises(InputError, match=f"{name} has no effect with --documents"):
+            load_corpus(["abcdefgh"], TOKENIZER, window=8, documents=True, **options)
 
 
 def test_the_source_is_named_as_it_was_given(tmp_path):

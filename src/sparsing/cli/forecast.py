@@ -16,6 +16,9 @@ EPILOG = """examples:
   sparsing forecast law --ratio 0.08 --json    (the only fit in the folder)
 """
 
+_LEAST_TOKENS = 1e5
+"""Fewer tokens than this are taken for billions."""
+
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
@@ -35,9 +38,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    from sparsing.errors import InputError
     from sparsing.laws import FORMS, forecast
     from sparsing.laws import law_tables as tables
 
+    if args.tokens is not None and args.tokens < _LEAST_TOKENS:
+        raise InputError(
+            f"--tokens is a count of training tokens, got {args.tokens:g}; {args.tokens:g} billion is"
+            f" {args.tokens * 1e9:g}"
+        )
     answer = forecast(_read_fit(args.fit), tokens=args.tokens, ratio=args.ratio)
     if args.output:
         answer.save(args.output)

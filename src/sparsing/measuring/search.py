@@ -365,9 +365,20 @@ class _Search:
             level = self._rule.level(last.strength)
             raise TargetError(
                 f"no level of {self._rule.name} reaches ppl_ratio {math.exp(self._target):.4f}: the sparsest level"
-                f" ({self._rule.level_name} = {level:.4g}) has ppl_ratio {last.ppl_ratio:.4f}; ask for less than"
-                f" {100 * (last.ppl_ratio - 1):.2g}% (--ppl)"
+                f" ({self._rule.level_name} = {level:.4g}) has ppl_ratio {last.ppl_ratio:.4f};"
+                f" {_way_out(last.ppl_ratio)}"
             )
+
+
+def _way_out(reached: float) -> str:
+    """What to do when a rule reaches only this perplexity ratio."""
+    percent = math.floor(1e4 * (reached - 1)) / 100
+    if percent < 0.01:
+        return (
+            "without these neurons the model predicts the text as well, so no --ppl can be reached: give another text,"
+            " or more of it"
+        )
+    return f"ask for --ppl {percent:g} or less"
 
 
 def _bracket(points: Sequence[tuple[float, float]], target: float) -> tuple[float | None, float | None]:

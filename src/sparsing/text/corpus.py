@@ -214,10 +214,13 @@ def load_corpus(
     lead = bos_id(tokenizer, bos)
     capacity = window - (lead is not None)  # ids per window beside BOS
     stride = capacity if stride is None else stride
-    if capacity < 2 or not 1 <= stride <= capacity:
+    if capacity < 2:
+        beside = " beside BOS" if lead is not None else ""
+        raise InputError(f"a window must hold at least 2 tokens{beside}, got {window}; raise --window")
+    if not 1 <= stride <= capacity:
         raise InputError(
-            f"window {window} and stride {stride} do not fit: a window must hold at least 2 tokens beside BOS and the"
-            f" stride must be in [1, {capacity}]; raise --window or lower --stride"
+            f"--stride must be in [1, {capacity}] for windows of {window} tokens, got {stride}; windows that do not"
+            " touch would leave out tokens"
         )
     if max_tokens is not None and max_tokens < 2:
         raise InputError(f"--max-tokens must be at least 2, got {max_tokens}")

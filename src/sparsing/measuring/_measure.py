@@ -20,7 +20,7 @@ import numpy as np
 from sparsing.errors import InputError
 from sparsing.measuring.cost import Lap
 from sparsing.measuring.intervals import ratio_interval
-from sparsing.measuring.measurement import DEAD_BELOW, NOISY_SHARE, TOO_WIDE, Measurement
+from sparsing.measuring.measurement import DEAD_BELOW, NOISY_SHARE, TOO_WIDE, ExpertActivity, Measurement
 from sparsing.measuring.observers import SparseTotals
 from sparsing.measuring.search import TOLERANCE, SearchResult
 from sparsing.measuring.subject import Subject, perplexity, window_counts
@@ -133,7 +133,7 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
         dead = (frequency < DEAD_BELOW).sum(1) / [site.n_neurons for site in subject.loaded.sites]
     intervals = [ratio_interval(column, tokens) for column in per_layer.T]
     return Measurement(
-        sites=subject.curves.sites,
+        sites=tuple(site.name for site in subject.loaded.sites),
         rule=thresholds.rule,
         level=thresholds.level,
         level_name=RULES[thresholds.rule].level_name,
@@ -158,10 +158,40 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
         neuron_frequency=frequency,
         position_activation_ratio=_by_position(totals, widths),
         **_first_tokens(subject, totals.record),
+        experts=_expert_activity(subject, thresholds, totals),
         weights=weight_bytes(subject.loaded),
         cost=subject.meter.cost(laps),
         provenance=subject.provenance,
     )
+
+
+def _expert_activity(
+    subject: Subject, thresholds: Thresholds, totals: SparseTotals
+) -> tuple[ExpertActivity, ...]:
+    tokens = int(totals.tokens.sum())
+    together = subject.error_with_shared(thresholds)
+    activities: list[ExpertActivity] = []
+    for site, counts in zip(subject.loaded.sites, totals.neuron, strict=True):
+        if site.name not in totals.load:
+            continue
+        load = totals.load[site.name].numpy()
+        active = counts.numpy().reshape(site.n_experts, -1).sum(1)  # per expert
+        with np.errstate(invalid="ignore"):  # 0 / 0 for an expert without a token
+            per_expert = active / (load * site.d_ff)
+        activities.append(
+            ExpertActivity(
+                site=site.name,
+                n_experts=site.n_experts,
+                top_k=site.top_k,
+                d_ff=site.d_ff,
+                activation_ratio=float(active.sum() / (tokens * site.width)),
+                activation_ratio_of_all=float(active.sum() / (tokens * site.n_neurons)),
+                expert_load=load / tokens,
+                expert_activation_ratio=per_expert,
+                cett_with_shared=together.get(site.name),
+            )
+        )
+    return tuple(activities)
 
 
 def _frequency(totals: SparseTotals, sites: Sequence[Site]) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsing.measuring.cett import norm, site_cett
+from sparsing.measuring.cett import norm, relative_error, site_cett
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.rules.curves import Curves, ScoreCurve, inverse
 from sparsing.rules.mask import Change
@@ -47,11 +47,14 @@ def calibrate(
     *,
     scores: Sequence[str] = ("neuron_norm",),
     settings: PassSettings | None = None,
+    per_expert: bool = False,
 ) -> Curves:
     """The calibration curves of these scores and the dense loss, from one pass and a pilot of a few hundred tokens.
 
     Args:
         scores: Names of scores.
+        per_expert: Gives each routed expert a curve of its own, from the errors of its own outputs. An expert without
+            a sampled token has the curve of its layer.
 
     Raises:
         InputError: If a score is unknown. The message suggests the nearest name.
@@ -63,28 +66,19 @@ def calibrate(
     # One window at a time: products of matrices round differently in other batch sizes, and the grid, which the curves
     # rest on, must not depend on the batch size.
     run_pass(loaded, few, pilot, key="pilot", settings=PassSettings(batch_size=1), head=False)
-    observer = _CurveObserver(loaded.sites, pilot.grids(), corpus)
+    observer = _CurveObserver(loaded.sites, pilot.grids(), corpus, per_expert=per_expert)
     result = run_pass(
         loaded,
         corpus,
         observer,
-        key=f"calibrate {sorted(scores)}",
+        key=f"calibrate {sorted(scores)}{' per expert' if per_expert else ''}",
         settings=settings,
         label="calibration (dense)",
     )
     sampled = int(result.totals.sampled)
-    curves = {
-        score: ScoreCurve(
-            on=score,
-            thresholds=torch.stack(observer.grids[score]).numpy(),
-            cett=torch.stack(sums.cett).numpy() / sampled,
-            ratio=torch.stack(sums.ratio).numpy() / sampled,
-            nonzero=torch.stack(sums.nonzero).numpy() / sampled,
-        )
-        for score, sums in result.totals.scores.items()
-    }
+    curves = {score: observer.curve(score) for score in result.totals.scores}
     return Curves(
-        sites=tuple(site.name for site in loaded.sites),
+        sites=tuple(name for site in loaded.sites for name in _row_names(site, per_expert)),
         scores=curves,
         d_ff=max(site.width for site in loaded.sites),
         sampled_tokens=sampled,
@@ -92,6 +86,11 @@ def calibrate(
         window_nll=result.nll,
         window_labels=result.labels,
     )
+
+
+def _row_names(site: Site, per_expert: bool) -> list[str]:
+    split = per_expert and site.kind == "expert"
+    return [f"{site.name}.{expert}" for expert in range(site.n_experts)] if split else [site.name]
 
 
 class _Pilot(Observer[Totals]):
@@ -152,6 +151,30 @@ class _ScoreSums(Totals):
     """Sums of the activation ratio of a token."""
     nonzero: list[torch.Tensor]
     """Sums of the share of scores that are not zero, shape `()`."""
+    experts: dict[str, _ExpertSums]
+    """Sums of each routed expert, by the name of the site; empty unless experts have curves of their own."""
+
+
+@dataclasses.dataclass(eq=False)
+class _ExpertSums(Totals):
+    """Sums over the sampled rows of each expert of a layer, float64."""
+
+    rows: torch.Tensor
+    """Number of rows, shape `(n_experts,)`."""
+    cett: torch.Tensor
+    """Sums of the CETT of a row, shape `(n_experts, n_points)`."""
+    ratio: torch.Tensor
+    """Sums of the activation ratio of a row, same shape."""
+    nonzero: torch.Tensor
+    """Sums of the share of scores that are not zero, shape `(n_experts,)`."""
+
+    @classmethod
+    def empty(cls, site: Site, points: int) -> _ExpertSums:
+        """Sums before the first batch."""
+        shapes = ((), (points,), (points,), ())
+        return cls(
+            *(torch.zeros(site.n_experts, *s, dtype=torch.float64, device=site.device) for s in shapes)
+        )
 
 
 @dataclasses.dataclass(eq=False)
@@ -167,7 +190,14 @@ class _CurveTotals(Totals):
 class _CurveObserver(Observer[_CurveTotals]):
     """Adds up CETT and ratio at the grid over the sampled tokens."""
 
-    def __init__(self, sites: Sequence[Site], grids: dict[str, list[torch.Tensor]], corpus: Corpus):
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        grids: dict[str, list[torch.Tensor]],
+        corpus: Corpus,
+        *,
+        per_expert: bool,
+    ):
         def zeros(grid: list[torch.Tensor]) -> list[torch.Tensor]:
             return [torch.zeros_like(g, device=site.device) for g, site in zip(grid, sites, strict=True)]
 
@@ -175,7 +205,16 @@ class _CurveObserver(Observer[_CurveTotals]):
             return [torch.zeros((), dtype=torch.float64, device=site.device) for site in sites]
 
         sums = {
-            score: _ScoreSums(cett=zeros(grid), ratio=zeros(grid), nonzero=scalars())
+            score: _ScoreSums(
+                cett=zeros(grid),
+                ratio=zeros(grid),
+                nonzero=scalars(),
+                experts={
+                    site.name: _ExpertSums.empty(site, len(points))
+                    for site, points in zip(sites, grid, strict=True)
+                    if per_expert and site.kind == "expert"
+                },
+            )
             for score, grid in grids.items()
         }
         super().__init__(_CurveTotals(sampled=torch.zeros((), dtype=torch.int64), scores=sums))
@@ -206,6 +245,51 @@ class _CurveObserver(Observer[_CurveTotals]):
                 error = site_cett(site, rows, active, full)
                 sums.cett[index][point] += error.double().sum()
                 sums.ratio[index][point] += active.double().sum() / site.width
+            if site.name in sums.experts:
+                self._add_experts(sums.experts[site.name], site, rows, size, self._points[score][index])
+
+    def _add_experts(
+        self, sums: _ExpertSums, site: Site, rows: Rows, size: torch.Tensor, points: Sequence[float]
+    ) -> None:
+        """Adds up the error of each row on its own, by expert. The routing weight cancels in it."""
+        assert rows.routing is not None
+        expert, weight = rows.routing.expert, site.weight.detach()
+        full = norm(rows.routing.outputs(rows.h, weight))
+
+        def add(total: torch.Tensor, per_row: torch.Tensor) -> None:
+            total.index_add_(0, expert, per_row.double())
+
+        add(sums.rows, torch.ones_like(full))
+        add(sums.nonzero, is_above(size, 0.0).double().mean(-1))
+        for point, threshold in enumerate(points):
+            active = is_above(size, threshold)
+            dropped = norm(rows.routing.outputs(rows.h * ~active, weight))
+            add(sums.cett[:, point], relative_error(dropped, full))
+            add(sums.ratio[:, point], active.double().mean(-1))
+
+    def curve(self, score: str) -> ScoreCurve:
+        """The curve of a score, after the pass."""
+        sums, sampled = self.totals.scores[score], int(self.totals.sampled)
+        rows: list[list[np.ndarray]] = []
+        for index, site in enumerate(self._sites):
+            grid = self.grids[score][index].numpy()
+            pooled = [a[index].numpy() / sampled for a in (sums.cett, sums.ratio, sums.nonzero)]
+            own = sums.experts.get(site.name)
+            if own is None:
+                rows.append([grid, *pooled, np.ones(())])
+                continue
+            for expert, count in enumerate(own.rows.numpy()):
+                values = [a[expert].numpy() / max(count, 1) for a in (own.cett, own.ratio, own.nonzero)]
+                rows.append([grid, *(values if count else pooled), count / own.rows.numpy().sum()])
+        thresholds, cett, ratio, nonzero, share = (np.stack(column) for column in zip(*rows, strict=True))
+        return ScoreCurve(
+            on=score,
+            thresholds=thresholds,
+            cett=cett,
+            ratio=ratio,
+            nonzero=nonzero,
+            share=share / len(self._sites) if sums.experts else None,
+        )
 
 
 def _numbers(tensor: torch.Tensor) -> list[float]:

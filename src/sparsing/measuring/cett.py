@@ -22,9 +22,10 @@ def output_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def norm(output: torch.Tensor) -> torch.Tensor:
-    """L2 norm per token of outputs of shape `(tokens, d_model)`. Shape `(tokens,)`, float32."""
-    # in float32, since squares of half-precision outputs overflow or vanish
-    return cast("Any", output.float()).norm(dim=-1)  # PyTorch does not annotate the parameters of `norm`
+    """L2 norm per token of outputs of shape `(tokens, d_model)`. Shape `(tokens,)`, at least float32."""
+    # at least in float32, since squares of half-precision outputs overflow or vanish
+    wide = output if output.dtype == torch.float64 else output.float()
+    return cast("Any", wide).norm(dim=-1)  # PyTorch does not annotate the parameters of `norm`
 
 
 def relative_error(dropped: torch.Tensor, full: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,30 @@ class HeldOut(Result):
     activation_ratio: float
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ExpertActivity(Result):
+    """Activity of the routed experts of one layer. A token is routed to `top_k` of `n_experts` experts."""
+
+    kind = "expert_activity"
+
+    site: str
+    """Name of the site, one of `Measurement.sites`."""
+    n_experts: int
+    top_k: int
+    d_ff: int
+    """Neurons of each expert."""
+    activation_ratio: float
+    """Of the neurons of the experts that a token is routed to, mean over tokens."""
+    activation_ratio_of_all: float
+    """Of the neurons of all experts of the layer, mean over tokens: `activation_ratio * top_k / n_experts`."""
+    expert_load: NDArray[np.float64]
+    """Share of tokens that are routed to each expert, shape `(n_experts,)`. The shares add up to `top_k`."""
+    expert_activation_ratio: NDArray[np.float64]
+    """Activation ratio of each expert over its own tokens, shape `(n_experts,)`; NaN for an expert without a token."""
+    cett_with_shared: float | None
+    """Realised CETT of the sum of routed and shared experts on dense inputs; None if the layer has no shared expert."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cost(Result):
     """The cost of a measurement."""
@@ -107,7 +131,10 @@ class Measurement(Result):
     thresholds: Thresholds
     heldout: HeldOut | None
     neuron_frequency: NDArray[np.float32]
-    """Share of tokens on which each neuron is active, `(n_layers, d_ff)`, float32; NaN beyond a narrower layer."""
+    """Share of tokens on which each neuron is active, `(n_layers, d_ff)`, float32; NaN beyond a narrower layer.
+
+    Neuron `i` of routed expert `e` has the number `e * d_ff + i`. Its tokens are those that are routed to its expert;
+    without such a token its share is 0."""
     position_activation_ratio: NDArray[np.float32]
     """Mean over layers and windows by position in the window, shape `(width,)`, float32; NaN where no token counts."""
     token_activation_ratio: NDArray[np.float32]
@@ -118,6 +145,8 @@ class Measurement(Result):
     """Neurons with the largest `neuron_norm` at these tokens, largest first, shape `(shown, n_layers, top)`, int32."""
     token_top_norm: NDArray[np.float32] | None = None
     """The `neuron_norm` of these neurons, same shape, float32."""
+    experts: tuple[ExpertActivity, ...] = ()
+    """Activity of the routed experts, one entry per layer that has them."""
     weights: WeightBytes | None = None
     """Bytes of weights that decoding a token reads."""
     cost: Cost

@@ -15,6 +15,7 @@ import torch
 
 from sparsing.measuring.cett import norm, relative_error
 from sparsing.measuring.passes import Observer, Totals
+from sparsing.measuring.shared_experts import OutputParts, find_shared, joint_error
 from sparsing.measuring.token_record import TokenRecord, TokenRecorder
 from sparsing.rules.mask import Change, Mask
 from sparsing.sites.neuron_output import bias_output, neuron_output
@@ -74,14 +75,27 @@ def _error(
     return relative_error(norm(dropped), norm(full + dropped if sparse else full))
 
 
-class DenseErrorObserver(Observer[ErrorTotals]):
+@dataclasses.dataclass(eq=False)
+class DenseErrorTotals(ErrorTotals):
+    """CETT of several thresholds, summed over counted tokens."""
+
+    with_shared: dict[str, torch.Tensor]
+    """CETT of routed and shared experts together, shape `(n_thresholds,)`, by the name of the routed site."""
+
+
+class DenseErrorObserver(Observer[DenseErrorTotals]):
     """Adds up the CETT that each of several thresholds would cause at each site, while the model stays dense."""
 
     needs_output = True
 
     def __init__(self, sites: Sequence[Site], several: Sequence[Thresholds]):
         zeros = [torch.zeros(len(several), dtype=torch.float64, device=site.device) for site in sites]
-        super().__init__(ErrorTotals(cett=zeros))
+        self._shared = find_shared(sites)
+        with_shared = {sites[index].name: torch.zeros_like(zeros[index]) for index in self._shared}
+        super().__init__(DenseErrorTotals(cett=zeros, with_shared=with_shared))
+        self.needs_block = bool(self._shared)
+        # the parts of blocks with shared experts, until the block has run
+        self._parts: dict[int, OutputParts] = {}
         self._sites = sites
         self._masks = [Mask(sites, thresholds) for thresholds in several]
         self.needs_gate = any(mask.needs_gate for mask in self._masks)
@@ -104,7 +118,19 @@ class DenseErrorObserver(Observer[ErrorTotals]):
         for place, dropped in enumerate(self._dropped):
             error = _error(dropped, output, self._bias, sparse=False)
             self.totals.cett[index][place] += (error * counted).sum(dtype=torch.float64)
+        if index in self._shared or index in self._shared.values():
+            # a copy, since some blocks add the other part to this tensor in place
+            self._parts[index] = OutputParts(self._dropped, output.clone(), self._bias)
         self._dropped = []
+
+    def see_block(self, index: int, output: torch.Tensor) -> None:
+        if index not in self._shared:
+            return
+        routed, shared = self._parts.pop(index), self._parts.pop(self._shared[index])
+        counted = self._counted.flatten().to(output.device)
+        total = self.totals.with_shared[self._sites[index].name]
+        for place, error in enumerate(joint_error(routed, shared, output)):
+            total[place] += (error * counted).sum(dtype=torch.float64)
 
 
 class SparseObserver(Observer[SparseTotals]):

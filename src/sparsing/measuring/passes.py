@@ -108,6 +108,8 @@ class Observer(Generic[T]):
     """False if `see` does nothing, so that the pass needs no hooks."""
     needs_output = False
     """True if `see_output` has to be called."""
+    needs_block = False
+    """True if `see_block` has to be called."""
 
     def __init__(self, totals: T):
         self.totals = totals
@@ -122,7 +124,10 @@ class Observer(Generic[T]):
         """
 
     def see_output(self, index: int, output: torch.Tensor) -> None:
-        """Called after `down_proj` of site `index` has run; `output` has shape `(rows, d_model)`."""
+        """Called after `down_proj` of site `index` has run; `output` has shape `(tokens, d_model)`."""
+
+    def see_block(self, index: int, output: torch.Tensor) -> None:
+        """Called after the block around the routed experts of site `index`; `output` has shape `(tokens, d_model)`."""
 
 
 class LossOnly(Observer[Totals]):
@@ -311,6 +316,7 @@ def _hooks(
         see if observer.needs_rows or intervention is not None else None,
         gate=observer.needs_gate or (intervention is not None and intervention.needs_gate),
         see_output=observer.see_output if observer.needs_output else None,
+        see_block=observer.see_block if observer.needs_block else None,
     )
 
 

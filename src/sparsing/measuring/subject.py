@@ -63,7 +63,13 @@ class Subject:
         journal: Journal | None = None,
         batch_size: int | None = None,
         progress: Progress | None = None,
+        per_expert: bool = False,
     ):
+        """Calibrates.
+
+        Args:
+            per_expert: Gives each routed expert its own threshold, and not one threshold to all experts of a layer.
+        """
         check_token_ids(loaded.model, loaded.tokenizer, corpus.token_ids())
         self.loaded, self.corpus, self.heldout = loaded, corpus, heldout
         self.journal = journal or Journal()
@@ -72,7 +78,9 @@ class Subject:
         self.meter = Meter(loaded, corpus)
         self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
         self._settings = PassSettings(journal=self.journal, batch_size=batch_size, progress=progress)
-        self.curves: Curves = calibrate(loaded, corpus, scores=scores, settings=self._settings)
+        self.curves: Curves = calibrate(
+            loaded, corpus, scores=scores, settings=self._settings, per_expert=per_expert
+        )
         perplexity(self.curves.window_nll, self.curves.window_labels)  # an error now, not after the search
         self.meter.add(corpus)
         self.meter.share()
@@ -80,6 +88,7 @@ class Subject:
         """Indices of the windows of the bracketing part of a search; None if the corpus is too short to have a part."""
         self._known: dict[str, list[Observation]] = {}
         self._dense_errors: dict[str, np.ndarray] = {}
+        self._errors_with_shared: dict[str, dict[str, float]] = {}
 
     @property
     def widths(self) -> np.ndarray:
@@ -200,6 +209,11 @@ class Subject:
             self.find_dense_errors([thresholds])
         return self._dense_errors[thresholds.identity]
 
+    def error_with_shared(self, thresholds: Thresholds) -> dict[str, float]:
+        """Realised CETT of routed and shared experts together on dense inputs, by the name of the routed site."""
+        self.dense_error(thresholds)
+        return self._errors_with_shared[thresholds.identity]
+
     def find_dense_errors(self, several: Sequence[Thresholds]) -> None:
         """Run one dense pass that computes `dense_error` for all of these thresholds."""
         several = [one for one in several if one.identity not in self._dense_errors]
@@ -211,6 +225,11 @@ class Subject:
         errors = result.totals.stacked_cett.numpy() / self.corpus.num_tokens  # (n_sites, thresholds)
         for thresholds, error in zip(several, errors.T, strict=True):
             self._dense_errors[thresholds.identity] = error
+        for place, thresholds in enumerate(several):
+            self._errors_with_shared[thresholds.identity] = {
+                name: float(total[place]) / self.corpus.num_tokens
+                for name, total in result.totals.with_shared.items()
+            }
 
     def held_out(self, thresholds: Thresholds) -> HeldOut | None:
         """Measure the thresholds on the held-out tokens; None if the subject has no held-out tokens."""

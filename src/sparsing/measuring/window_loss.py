@@ -60,7 +60,7 @@ class WindowLoss:
         losses: list[torch.Tensor] = []
         for part, labels in zip(_split(hidden, self._rows), _split(targets, self._rows), strict=True):
             logits = _run_head(self._model, self._body, output, part)
-            losses.append(F.cross_entropy(logits.float(), labels.to(logits.device), reduction="none"))
+            losses.append(F.cross_entropy(_wide(logits), labels.to(logits.device), reduction="none"))
         per_window = _split(torch.cat(losses).double(), batch.label_counts)
         return torch.stack([window.sum() for window in per_window])
 
@@ -77,9 +77,14 @@ def window_nll(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     nll: list[torch.Tensor] = []
     flat, targets = logits.flatten(0, 1), batch.ids.flatten()
     for index in _split(batch.label_index, batch.label_counts):
-        kept = flat[(index - 1).to(flat.device)].float()
+        kept = _wide(flat[(index - 1).to(flat.device)])
         nll.append(F.cross_entropy(kept, targets[index].to(flat.device), reduction="none").double().sum())
     return torch.stack(nll)
+
+
+def _wide(logits: torch.Tensor) -> torch.Tensor:
+    """The logits in at least float32."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _split(tensor: torch.Tensor, sizes: int | tuple[int, ...]) -> tuple[torch.Tensor, ...]:

@@ -38,6 +38,8 @@ class ScoreCurve(Result):
     """Activation ratio of the sampled tokens."""
     nonzero: Floats | None = None
     """Share of the scores that are not exactly zero, shape `(n_sites,)`; None in files of schema 1."""
+    share: Floats | None = None
+    """Share of each row in the mean over sites, shape `(n_sites,)`, if experts have rows; None if all are equal."""
 
     def threshold_at_cett(self, target: float) -> Floats:
         """The threshold of each site at which its CETT is `target`, shape `(n_sites,)`; 0 for a target of 0.
@@ -64,7 +66,9 @@ class Curves(Result):
     kind = "curves"
 
     sites: tuple[str, ...]
-    """Name of each site; row `i` of every curve belongs to `sites[i]`. `#0`, `#1`, ... in files of schema 1."""
+    """Name of each site; row `i` of every curve belongs to `sites[i]`. `#0`, `#1`, ... in files of schema 1.
+
+    After a calibration per expert, routed experts have one row each: `<site>.0`, `<site>.1`, ..."""
     scores: dict[str, ScoreCurve]
     """Score name to its curve, for the scores that the calibration was run with."""
     d_ff: int

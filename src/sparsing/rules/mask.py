@@ -49,7 +49,7 @@ class Mask:
             InputError: If the thresholds are for other sites, or if their score is not defined on this kind of site.
         """
         self._score, self._selection = thresholds.score, thresholds.selection
-        self._numbers = thresholds.for_sites(sites)
+        numbers = thresholds.for_sites(sites)
         if odd := [site.name for site in sites if site.kind not in self._score.kinds]:
             raise InputError(
                 f"score {thresholds.on!r} is not defined on {odd[0]!r}; choose a rule with another score"
@@ -57,7 +57,16 @@ class Mask:
         self._scales = [self._score.scale(site) for site in sites]
         self._cuts: list[torch.Tensor | float] = []
         if self._selection.is_threshold:  # computed once: generation compares on every token
-            self._cuts = [cut(n, scale) for n, scale in zip(self._numbers, self._scales, strict=True)]
+            self._cuts = [
+                cut(
+                    torch.tensor(own, device=site.device)[:, None]
+                    if site.n_experts == len(own) > 1
+                    else own[0],
+                    scale,
+                )
+                for site, own, scale in zip(sites, numbers, self._scales, strict=True)
+            ]
+        self._numbers = [own[0] for own in numbers]  # only selections without cuts read them
         self.needs_gate = self._score.needs_gate
         self.real: torch.Tensor | None = None
         """Which tokens of the batch are no padding, shape `(windows, tokens)`; None if all are.

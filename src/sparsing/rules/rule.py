@@ -77,7 +77,8 @@ class Rule(abc.ABC):
     def expected_ratio(self, level: float, curves: Curves) -> float:
         """Activation ratio that the calibration curves predict at this level, mean over sites."""
         curve = curves[self.score]
-        return float(curve.ratio_at(self.values(level, curves, len(curve.thresholds))).mean())
+        ratios = curve.ratio_at(self.values(level, curves, len(curve.thresholds)))
+        return float(ratios.mean() if curve.share is None else ratios @ curve.share)
 
     @abc.abstractmethod
     def reach(self, curves: Curves) -> Reach:

@@ -62,8 +62,12 @@ def sizes(value: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
     return size if scale is None else size * scale
 
 
-def cut(threshold: float, scale: torch.Tensor | None) -> torch.Tensor | float:
-    """The cut of `|value|` that cuts the score at `threshold`: `threshold / scale`, inf where `scale` is 0."""
+def cut(threshold: torch.Tensor | float, scale: torch.Tensor | None) -> torch.Tensor | float:
+    """The cut of `|value|` that cuts the score at `threshold`: `threshold / scale`, inf where `scale` is 0.
+
+    Args:
+        threshold: A number, or one per expert, shape `(n_experts, 1)`.
+    """
     if scale is None:
         return threshold
     # inf also for threshold 0, where 0 / 0 would be NaN: a neuron with a zero column is never active

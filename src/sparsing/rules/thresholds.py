@@ -7,6 +7,7 @@ the reference code, which identifies sites by position only.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ class Thresholds(Result):
     values: Mapping[str, float]
     """One number per site, by site name, in layer order.
 
+    Routed experts may have one number per expert: `<site>.0`, `<site>.1`, ... in place of `<site>`.
+
     A plain sequence is accepted too. It stands for numbers by position, as in files of schema 1 and in the
     reference's line, and gets the keys `#0`, `#1`, ..."""
     target_ppl_ratio: float | None = None
@@ -71,28 +74,44 @@ class Thresholds(Result):
         """The numbers without the site names, in layer order."""
         return tuple(self.values.values())
 
-    def for_sites(self, sites: Sequence[Site]) -> tuple[float, ...]:
-        """The number of each of these sites, in the order of `sites`.
+    def for_sites(self, sites: Sequence[Site]) -> tuple[tuple[float, ...], ...]:
+        """The numbers of each of these sites, in the order of `sites`: one, or one per expert.
 
         The site names must be equal, except for a prefix that a wrapper of the model adds to all names.
 
         Raises:
-            InputError: If these thresholds belong to a model with other sites.
+            InputError: If these thresholds belong to a model with other sites, or if a selection that is no threshold
+                has one number per expert.
         """
-        if len(self.values) != len(sites):
+        per_expert = len(self.values) > len(sites)
+        units = [
+            [f"{site.name}.{i}" for i in range(site.n_experts)]
+            if per_expert and site.kind == "expert"
+            else [site.name]
+            for site in sites
+        ]
+        names = [name for unit in units for name in unit]
+        if len(self.values) != len(names):
+            experts = " (or one per routed expert)" if any(site.kind == "expert" for site in sites) else ""
             raise InputError(
                 f"{len(self.values)} thresholds for a model of {len(sites)} feed-forward layers;"
-                " give one per layer, in layer order"
+                f" give one per layer{experts}, in layer order"
+            )
+        if per_expert and not self.selection.is_threshold:
+            raise InputError(
+                f"{self.select} compares all experts of a token, so it cannot have one number per expert; measure"
+                " without --per-expert"
             )
         if self.has_names:
             # both are in layer order, so the names of a pair may differ by a prefix only
-            for own, site in zip(self.values, sites, strict=True):
-                if not (own == site.name or own.endswith("." + site.name) or site.name.endswith("." + own)):
+            for own, name in zip(self.values, names, strict=True):
+                if not (own == name or own.endswith("." + name) or name.endswith("." + own)):
                     raise InputError(
-                        f"these thresholds are for {own!r} where the model has {site.name!r}; they were"
+                        f"these thresholds are for {own!r} where the model has {name!r}; they were"
                         " measured on another architecture, so measure this model"
                     )
-        return self.numbers
+        numbers = iter(self.numbers)
+        return tuple(tuple(itertools.islice(numbers, len(unit))) for unit in units)
 
     @property
     def has_names(self) -> bool:
@@ -170,7 +189,7 @@ def thresholds_at(
     """The rule at this level as `Thresholds` of a model.
 
     Args:
-        sites: Names of the sites of the model, in layer order.
+        sites: Names of the sites of the model, in layer order, or `curves.sites`.
         curves: Calibration curves of the model, for rules that need curves.
 
     Raises:

@@ -63,6 +63,8 @@ class Site:
     """Routed experts of the layer; 1 if the kind is not `expert`."""
     top_k: int = 1
     """Experts that each token is routed to; 1 if the kind is not `expert`."""
+    moe_block: nn.Module | None = None
+    """The block that adds up routed and shared experts; None if the kind is not `expert`."""
     run_experts: RunExperts | None = None
     """Computes the experts and taps their rows; None if the kind is not `expert`."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -73,7 +73,14 @@ class Rows:
         return cls(gate, h, (len(h) if routing is None else routing.n_tokens,), routing)
 
 
-def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None = None) -> list[Any]:
+def attach(
+    sites: Sequence[Site],
+    see: See,
+    *,
+    gate: bool,
+    see_output: SeeOutput | None = None,
+    see_block: SeeOutput | None = None,
+) -> list[Any]:
     """Calls `see(index, rows)` in each forward of each site; a returned tensor replaces `h`.
 
     Compiled graphs are discarded, now and when the hooks are removed, since they would not call the hooks.
@@ -84,13 +91,17 @@ def attach(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput
         gate: False sets no hook on the activation, and `rows.gate` is then `h`.
         see_output: Receives the index of the site and the output of `down_proj`, shape `(tokens, d_model)`; of routed
             experts, the weighted sum of the outputs of each token's experts.
+        see_block: Receives the index of a site of routed experts and the output of the block around them, which adds
+            shared experts, shape `(tokens, d_model)`.
 
     Returns: Handles; `handle.remove()` removes a hook.
     """
-    return [*_set_hooks(sites, see, gate=gate, see_output=see_output), CompiledGraphs()]
+    return [*_set_hooks(sites, see, gate, see_output, see_block), CompiledGraphs()]
 
 
-def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOutput | None) -> list[Any]:
+def _set_hooks(
+    sites: Sequence[Site], see: See, gate: bool, see_output: SeeOutput | None, see_block: SeeOutput | None
+) -> list[Any]:
     # a gate waits here from the activation until `down_proj` of the same block runs
     held: dict[int, torch.Tensor] = {}
     handles: list[Any] = []
@@ -122,8 +133,10 @@ def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOu
         return hook
 
     def pass_on(index: int, see_output: SeeOutput) -> Callable[..., None]:
-        def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
-            see_output(index, output.reshape(-1, output.shape[-1]))
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            # some blocks return the scores of their router too
+            first = cast("torch.Tensor", output[0] if isinstance(output, tuple) else output)
+            see_output(index, first.reshape(-1, first.shape[-1]))
 
         return hook
 
@@ -140,6 +153,8 @@ def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOu
     for index, site in enumerate(sites):
         if site.run_experts is not None:
             handles.append(tap_experts(site.down_proj, site.run_experts, tap(index)))
+            if see_block is not None and site.moe_block is not None:
+                handles.append(site.moe_block.register_forward_hook(pass_on(index, see_block)))
             continue
         if gated(site):
             assert site.gate_source is not None
@@ -152,13 +167,18 @@ def _set_hooks(sites: Sequence[Site], see: See, *, gate: bool, see_output: SeeOu
 
 @contextlib.contextmanager
 def tapped(
-    sites: Sequence[Site], see: See | None, *, gate: bool, see_output: SeeOutput | None = None
+    sites: Sequence[Site],
+    see: See | None,
+    *,
+    gate: bool,
+    see_output: SeeOutput | None = None,
+    see_block: SeeOutput | None = None,
 ) -> Generator[None]:
     """`attach` for a `with` block; the hooks are removed at its end, also after an exception.
 
     `see=None` sets no hook. Compiled models run by their Python code, so they keep their graphs.
     """
-    handles = [] if see is None else _set_hooks(sites, see, gate=gate, see_output=see_output)
+    handles = [] if see is None else _set_hooks(sites, see, gate, see_output, see_block)
     try:
         with uncompiled():
             yield

@@ -76,6 +76,7 @@ def _site(model: nn.Module, name: str, module: nn.Module) -> Site:
         transposed=_is_transposed(experts),
         n_experts=weight.shape[0],
         top_k=top_k,
+        moe_block=model.get_submodule(block),
         run_experts=run if run is run_interface_experts else functools.partial(run, top_k=top_k),
     )
     if not hasattr(module, "has_gate"):

@@ -57,12 +57,12 @@ def test_unknown_scores_and_selections():
 
 
 def test_the_number_of_layers():
-    sites = [SimpleNamespace(name=f"model.layers.{i}.mlp.down_proj") for i in range(4)]
-    assert made().for_sites(sites[:3]) == made().numbers
+    four = sites(*(f"model.layers.{i}.mlp.down_proj" for i in range(4)))
+    assert made().for_sites(four[:3]) == tuple((number,) for number in made().numbers)
     with pytest.raises(
         InputError, match="3 thresholds for a model of 4 feed-forward layers; give one per layer"
     ):
-        made().for_sites(sites)
+        made().for_sites(four)
 
 
 def test_saved_and_read_again(tmp_path):
@@ -72,14 +72,31 @@ def test_saved_and_read_again(tmp_path):
 
 
 def sites(*names: str) -> list[SimpleNamespace]:
-    return [SimpleNamespace(name=name) for name in names]
+    return [SimpleNamespace(name=name, kind="ffn", n_experts=1) for name in names]
+
+
+def test_routed_experts_have_one_number_or_one_each():
+    shared, routed = sites("layers.0.mlp.shared.down_proj", "layers.0.mlp.experts")
+    routed.kind, routed.n_experts = "expert", 2
+    values = {"layers.0.mlp.shared.down_proj": 0.1, "layers.0.mlp.experts": 0.2}
+    assert made(values=values).for_sites([shared, routed]) == ((0.1,), (0.2,))
+    each = {
+        "layers.0.mlp.shared.down_proj": 0.1,
+        "layers.0.mlp.experts.0": 0.2,
+        "layers.0.mlp.experts.1": 0.3,
+    }
+    assert made(values=each).for_sites([shared, routed]) == ((0.1,), (0.2, 0.3))
+    with pytest.raises(InputError, match=r"one per layer \(or one per routed expert\)"):
+        made(values=(0.1, 0.2, 0.3, 0.4)).for_sites([shared, routed])
+    with pytest.raises(InputError, match="cannot have one number per expert"):
+        made(values=each, select="top_k").for_sites([shared, routed])
 
 
 def test_names_of_sites_have_to_agree_but_for_a_prefix_of_all():
     named = made(values={"model.layers.0.mlp.down_proj": 0.1, "model.layers.1.mlp.down_proj": 0.2})
     plain = sites("model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj")
     wrapped = sites("_orig_mod.model.layers.0.mlp.down_proj", "_orig_mod.model.layers.1.mlp.down_proj")
-    assert named.for_sites(plain) == named.for_sites(wrapped) == (0.1, 0.2)
+    assert named.for_sites(plain) == named.for_sites(wrapped) == ((0.1,), (0.2,))
     with pytest.raises(
         InputError, match=r"are for 'model\.layers\.0\.mlp\.down_proj' where the model has 'h\.0'"
     ):

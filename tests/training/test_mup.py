@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from sparsing import find_sites
 from sparsing.errors import InputError
 from sparsing.training.config import ModelTable, TrainingTable
 from sparsing.training.mup import build_granite, make_granite_config, parameter_groups
@@ -77,3 +78,25 @@ def test_initial_outputs_have_the_same_size_at_every_width():
 def test_an_unknown_activation_function_is_refused():
     with pytest.raises(InputError, match=r"hidden_act must be one of .*relu.*, got 'rleu'"):
         make_granite_config(ModelTable(**SHAPE, hidden_act="rleu"))
+
+
+def test_experts_are_routed_and_balanced_in_training_only():
+    shape = ModelTable(**SHAPE, n_experts=4, top_k=2, router_loss=0.5)
+    model = build_granite(shape, seed=0)
+    assert sum(p.numel() for p in model.parameters()) == shape.num_parameters
+    (site, *_) = find_sites(model)
+    assert (site.kind, site.n_experts, site.top_k, site.d_ff) == ("expert", 4, 2, shape.d_ff)
+    ids = torch.arange(2 * 16).view(2, 16)
+    with torch.no_grad():
+        plain = model.eval()(input_ids=ids, labels=ids)
+        balanced = model.train()(input_ids=ids, labels=ids)
+    assert plain.aux_loss is None
+    assert float(balanced.loss) == pytest.approx(float(plain.loss + 0.5 * balanced.aux_loss), rel=1e-6)
+    groups = parameter_groups(model.named_parameters(), shape.width_ratio, TRAINING)
+    hidden = {id(p) for p in groups[1]["params"]}
+    assert {id(p) for name, p in model.named_parameters() if "experts" in name} <= hidden
+
+
+def test_a_token_cannot_be_routed_to_more_experts_than_there_are():
+    with pytest.raises(InputError, match=r"model\.top_k = 2 is more than the 1 experts"):
+        ModelTable(**SHAPE, n_experts=1)

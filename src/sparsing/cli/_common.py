@@ -265,12 +265,19 @@ def open_run_folder(args: argparse.Namespace, folder: Path) -> Path:
 
 
 def open_subject(
-    args: argparse.Namespace, loaded: LoadedModel, folder: Path, scores: set[str], *, claim: bool = True
+    args: argparse.Namespace,
+    loaded: LoadedModel,
+    folder: Path,
+    scores: set[str],
+    *,
+    claim: bool = True,
+    per_expert: bool = False,
 ) -> Subject:
     """Reads the text and calibrates the model on it; a journal in `folder` lets a later run continue.
 
     Args:
         claim: Whether the results in `folder` are of this model, see `claim_folder`.
+        per_expert: Gives each routed expert its own threshold.
     """
     from sparsing.measuring.run_folder import claim_folder, open_journal
     from sparsing.measuring.subject import Subject
@@ -288,6 +295,7 @@ def open_subject(
         journal=open_journal(folder, loaded, corpus, batch_size=args.batch_size, identity=identity),
         batch_size=args.batch_size,
         progress=make_progress(args),
+        per_expert=per_expert,
     )
 
 

@@ -57,6 +57,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="what top_k ranks together: a token, or a sequence as the reference does (default: token)",
     )
     group.add_argument(
+        "--per-expert",
+        action="store_true",
+        help="give each routed expert its own threshold (default: one for all experts of a layer)",
+    )
+    group.add_argument(
         "--cett-from",
         nargs="+",
         metavar="CKPT",
@@ -76,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     joint = _joint_subjects(args, jobs, folder)
     level = _joint_level(joint, jobs, folder) if joint else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
-    subject = common.open_subject(args, common.load_to_measure(args, args.model), folder, scores)
+    subject = common.open_subject(
+        args, common.load_to_measure(args, args.model), folder, scores, per_expert=args.per_expert
+    )
     asked = [(rule, asked if level is None else {"level": level}) for rule, asked in jobs]
     results = _measure(subject, asked, args.tolerance, folder)
     if not args.no_figures:
@@ -143,7 +150,9 @@ def _joint_subjects(args: argparse.Namespace, jobs: list, folder: Path) -> list[
     """The checkpoints of --cett-from."""
     scores = {jobs[0][0].score} if args.cett_from else set()
     return [
-        common.open_subject(args, common.load_to_measure(args, name), folder, scores, claim=False)
+        common.open_subject(
+            args, common.load_to_measure(args, name), folder, scores, claim=False, per_expert=args.per_expert
+        )
         for name in args.cett_from or []
     ]
 
@@ -194,6 +203,8 @@ def _print(results: list[Measurement], folder: Path) -> None:
         *tables.summary(results),
     )
     common.print_table(f"{first.name}, layer by layer", *tables.layers(first))
+    if first.experts:
+        common.print_table(f"{first.name}, routed experts", *tables.experts(first))
     for result in results:
         if result.fitted_ppl_ratio is not None:
             noise = result.ppl_ratio_noise

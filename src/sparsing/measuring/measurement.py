@@ -7,6 +7,8 @@ torch is not installed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -156,6 +158,24 @@ class Measurement(Result):
     def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
         """Schema 1 identifies layers by position only."""
         return {"sites": [f"#{i}" for i in range(len(document["layer_activation_ratio"]))]} | document
+
+    @property
+    def site_thresholds(self) -> tuple[tuple[float, ...], ...]:
+        """The numbers of each site: one, or one per routed expert of the site."""
+        if len(self.thresholds.values) == len(self.sites):
+            return tuple((number,) for number in self.thresholds.numbers)
+        sizes = {activity.site: activity.n_experts for activity in self.experts}
+        numbers = iter(self.thresholds.numbers)
+        return tuple(tuple(itertools.islice(numbers, sizes.get(site, 1))) for site in self.sites)
+
+    @property
+    def site_labels(self) -> tuple[str, ...]:
+        """A short label of each site: its place, or its layer and its block if the model has experts."""
+        if not self.experts:
+            return tuple(str(i) for i in range(len(self.sites)))
+        routed = {activity.site for activity in self.experts}
+        paths = [site if site in routed else site.rpartition(".")[0] for site in self.sites]
+        return tuple(re.sub(r"^.*?(\d+)\.(?:.*\.)?", r"\1 ", path) for path in paths)
 
     @property
     def sparsity(self) -> float:

@@ -200,12 +200,22 @@ def _panels(results: Sequence[Measurement], *, several: bool) -> list[Panel]:
         panels.append(
             Panel(
                 label=f"{model_label(result.provenance)}: {result.name}" if several else result.name,
-                table=PageTable(caption="Layer by layer", header=header, rows=rows),
+                tables=[
+                    PageTable(caption="Layer by layer", header=header, rows=rows),
+                    *_expert_tables(result),
+                ],
                 charts=list(panel_charts(result).values()),
                 text=text if fits else None,
             )
         )
     return panels
+
+
+def _expert_tables(result: Measurement) -> list[PageTable]:
+    if not result.experts:
+        return []
+    header, rows = tables.experts(result)
+    return [PageTable(caption="Routed experts", header=header, rows=rows)]
 
 
 def _by_model(items: Sequence[_T], results: Sequence[NeuronStudy] | Sequence[Evaluation]) -> dict[str, _T]:

@@ -40,17 +40,53 @@ def layers(result: Measurement) -> Rows:
         "dead neurons",
     ]
     columns = zip(
+        result.site_labels,
         result.layer_activation_ratio,
-        result.thresholds.numbers,
+        result.site_thresholds,
         result.cett_dense_inputs,
         result.cett_sparse_inputs,
         result.dead_neuron_ratio,
         strict=True,
     )
     return header, [
-        [str(i), percent(ratio), f"{threshold:.4e}", f"{dense:.4f}", f"{sparse:.4f}", percent(dead)]
-        for i, (ratio, threshold, dense, sparse, dead) in enumerate(columns)
+        [label, percent(ratio), _between(thresholds, ".4e"), f"{dense:.4f}", f"{sparse:.4f}", percent(dead)]
+        for label, ratio, thresholds, dense, sparse, dead in columns
     ]
+
+
+def experts(result: Measurement) -> Rows:
+    """One row per layer with routed experts; ranges are over its experts."""
+    header = [
+        "layer",
+        "experts per token",
+        "activation ratio, routed experts",
+        "of all experts",
+        "share of tokens per expert",
+        "activation ratio per expert",
+        "CETT with shared expert",
+    ]
+    labels = dict(zip(result.sites, result.site_labels, strict=True))
+    return header, [
+        [
+            labels[activity.site],
+            f"{activity.top_k} of {activity.n_experts}",
+            percent(activity.activation_ratio),
+            percent(activity.activation_ratio_of_all),
+            _between(activity.expert_load, ".2%"),
+            _between(activity.expert_activation_ratio, ".2%"),
+            "-" if activity.cett_with_shared is None else f"{activity.cett_with_shared:.4f}",
+        ]
+        for activity in result.experts
+    ]
+
+
+def _between(values: Sequence[float] | np.ndarray, style: str) -> str:
+    """The smallest and the largest of some values, or their one value; NaN is left out."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "-"
+    low, high = format(min(known), style), format(max(known), style)
+    return low if low == high else f"{low} to {high}"
 
 
 def frontier(comparison: RuleComparison) -> Rows:

@@ -48,10 +48,10 @@ class Section:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The charts, text and layer table of one measurement. The page shows one panel at a time."""
+    """The charts, text and tables of one measurement. The page shows one panel at a time."""
 
     label: str
-    table: PageTable
+    tables: Sequence[PageTable]
     charts: Sequence[Chart]
     text: dict[str, Any] | None = None
     """Data of the text view; see `text_view.py`."""

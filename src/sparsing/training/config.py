@@ -40,7 +40,7 @@ class ConfigTable:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelTable(ConfigTable):
-    """[model]: the shape of a Granite decoder, which has the architecture of MiniCPM."""
+    """[model]: the shape of a Granite decoder, which has the architecture of MiniCPM; with experts, of a GraniteMoe."""
 
     table = "model"
 
@@ -51,7 +51,13 @@ class ModelTable(ConfigTable):
     n_kv_heads: PositiveInt = 0
     """Key-value heads; 0 means as many as `n_heads`."""
     d_ff: PositiveInt = 0
-    """Neurons of a feed-forward block; 0 means `2.5 * d_model`, as in the paper."""
+    """Neurons of a feed-forward block, or of each expert; 0 means `2.5 * d_model`, as in the paper."""
+    n_experts: NonNegativeInt = 0
+    """Routed experts of each layer; 0 means an ordinary feed-forward block."""
+    top_k: PositiveInt = 2
+    """Experts that each token is routed to; has no effect without experts."""
+    router_loss: Annotated[float, Bounds(0)] = 0.01
+    """Factor of the loss that spreads the tokens over the experts, in training only; no effect without experts."""
     vocab_size: Annotated[
         int, Bounds(258, hint="a byte-level vocabulary has 256 bytes and two special tokens")
     ] = 1024
@@ -77,6 +83,11 @@ class ModelTable(ConfigTable):
         super().__post_init__()
         check_divides("model.n_heads", self.n_heads, "model.d_model", self.d_model)
         check_divides("model.n_kv_heads", self.n_kv_heads, "model.n_heads", self.n_heads)
+        if self.n_experts and self.top_k > self.n_experts:
+            raise InputError(
+                f"model.top_k = {self.top_k} is more than the {self.n_experts} experts of model.n_experts; a token can"
+                " be routed to each expert once"
+            )
         if self.d_model // self.n_heads % 2:
             raise InputError(
                 f"model.n_heads = {self.n_heads} gives heads of size {self.d_model // self.n_heads}, but rotary"
@@ -90,9 +101,10 @@ class ModelTable(ConfigTable):
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the blocks, the norms and the embedding, which is also the head."""
+        """Parameters of the blocks, the norms and the embedding, which is also the head. Every expert counts."""
+        ffn = 3 * self.d_model * self.d_ff * max(self.n_experts, 1) + self.n_experts * self.d_model
         kv = self.d_model * self.n_kv_heads // self.n_heads
-        block = 2 * self.d_model * (self.d_model + kv) + 3 * self.d_model * self.d_ff + 2 * self.d_model
+        block = 2 * self.d_model * (self.d_model + kv) + ffn + 2 * self.d_model
         return self.n_layers * block + (self.vocab_size + 1) * self.d_model
 
 

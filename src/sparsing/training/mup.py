@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -18,19 +18,27 @@ from torch import nn
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerBase
+    from transformers import (
+        GraniteConfig,
+        GraniteForCausalLM,
+        GraniteMoeConfig,
+        GraniteMoeForCausalLM,
+        PreTrainedTokenizerBase,
+    )
 
     from sparsing.training.config import ModelTable, TrainingTable
 
 
-def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | None = None) -> GraniteConfig:
+def make_granite_config(
+    model: ModelTable, tokenizer: PreTrainedTokenizerBase | None = None
+) -> GraniteConfig | GraniteMoeConfig:
     """The Granite configuration of this shape. A tokenizer adds its special tokens.
 
     Raises:
         InputError: if transformers does not know the activation function, or if the tokenizer has more entries than
             the vocabulary of the model.
     """
-    from transformers import GraniteConfig
+    from transformers import GraniteConfig, GraniteMoeConfig
     from transformers.activations import ACT2FN
 
     if model.hidden_act not in ACT2FN:
@@ -43,7 +51,15 @@ def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | 
             f" set it to {len(tokenizer)} or more"
         )
     mup = model.parametrization == "mup"
-    config = GraniteConfig(
+    experts: dict[str, Any] = {}
+    if model.n_experts:
+        experts = {
+            "num_local_experts": model.n_experts,
+            "num_experts_per_tok": model.top_k,
+            "router_aux_loss_coef": model.router_loss,
+        }
+    config = (GraniteMoeConfig if experts else GraniteConfig)(
+        **experts,
         vocab_size=model.vocab_size,
         hidden_size=model.d_model,
         intermediate_size=model.d_ff,
@@ -67,20 +83,30 @@ def make_granite_config(model: ModelTable, tokenizer: PreTrainedTokenizerBase | 
 
 def build_granite(
     model: ModelTable, seed: int, tokenizer: PreTrainedTokenizerBase | None = None
-) -> GraniteForCausalLM:
+) -> GraniteForCausalLM | GraniteMoeForCausalLM:
     """A new float32 model with random weights. The random state of the caller is not changed."""
-    from transformers import GraniteForCausalLM
+    from transformers import GraniteForCausalLM, GraniteMoeForCausalLM
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built = GraniteForCausalLM(make_granite_config(model, tokenizer)).float()
+        config = cast(
+            "Any", make_granite_config(model, tokenizer)
+        )  # the class depends on the number of experts
+        built = (GraniteMoeForCausalLM if model.n_experts else GraniteForCausalLM)(config).float()
         for name, weight in built.named_parameters():
-            if weight.ndim == 2:
+            if weight.ndim >= 2:  # the experts of a layer are one 3-D parameter
                 scale = model.width_ratio**-0.5 if _is_hidden(name) else 1.0
                 nn.init.normal_(weight, std=model.init_std * scale)
+    if model.n_experts:
+        built.register_forward_pre_hook(_add_router_loss_in_training, with_kwargs=True)
     if not torch.cuda.is_available():
         built.set_attn_implementation("eager")  # in bfloat16 on a CPU faster than the fused kernel
     return built
+
+
+def _add_router_loss_in_training(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """The model adds the loss of the router if it returns the router's logits. A held-out loss is without it."""
+    return args, kwargs | {"output_router_logits": module.training}
 
 
 def parameter_groups(

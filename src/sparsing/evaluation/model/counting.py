@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -78,11 +78,11 @@ def _drop(rows: torch.Tensor, value: torch.Tensor, limit: torch.Tensor | float) 
     Returns: Active neurons of each row, shape `(rows,)`, int64.
     """
     step = max(1, _CACHE_VALUES // rows.shape[-1])
-    per_row = isinstance(limit, torch.Tensor) and limit.ndim == 2
     if rows.is_cuda or len(rows) <= step:
         active = is_active(value, limit)
         rows.mul_(active)
         return active.sum(-1)
-    limits = limit.split(step) if per_row else itertools.repeat(limit)
+    per_row = isinstance(limit, torch.Tensor) and limit.ndim == 2
+    limits = cast("Any", limit).split(step) if per_row else itertools.repeat(limit)
     pieces = zip(rows.split(step), value.split(step), limits)  # noqa: B905  (one limit may serve all pieces)
     return torch.cat([_drop(piece, seen, cut) for piece, seen, cut in pieces])

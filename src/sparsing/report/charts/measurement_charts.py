@@ -56,12 +56,20 @@ def measurement_pictures(measurement: Measurement, curves: Curves | None = None)
         "neuron_frequency": [frequency],
         "position_ratios": [position_ratios(measurement)],
     }
+    if measurement.experts:
+        pictures["expert_ratios"] = [expert_ratios(measurement)]
+        pictures["expert_loads"] = [expert_loads(measurement)]
     if measurement.token_text:
         pictures["token_layer_heatmap"] = [token_ratios(measurement)]
     if np.nanmin(measurement.neuron_frequency) < RARE_BELOW:
         log = dataclasses.replace(frequency.y, scales=("log",))
         pictures["neuron_frequency_log"] = [dataclasses.replace(frequency, y=log)]
-    if curves is not None and measurement.thresholds.on in curves.scores:
+    # after a calibration per expert a layer has more than one curve
+    if (
+        curves is not None
+        and measurement.thresholds.on in curves.scores
+        and curves.sites == measurement.sites
+    ):
         pictures["calibration_curves"] = [calibration_curves(curves, measurement)]
     return {name: _picture(measurement, charts) for name, charts in pictures.items()}
 
@@ -74,6 +82,8 @@ def token_picture(measurement: Measurement) -> Picture:
 def panel_charts(measurement: Measurement) -> dict[str, Chart]:
     """Every chart of the page that applies, by name, in reading order."""
     charts = {"layers": layer_ratios(measurement)}
+    if measurement.experts:
+        charts |= {"experts": expert_ratios(measurement), "load": expert_loads(measurement)}
     if thresholds := layer_thresholds(measurement):
         charts["thresholds"] = thresholds
     charts |= {"cett": layer_cett(measurement), "frequency": neuron_frequency(measurement)}
@@ -115,6 +125,44 @@ def layer_ratios(measurement: Measurement) -> Chart:
     )
 
 
+def expert_ratios(measurement: Measurement) -> Chart:
+    """Activation ratio of each routed expert over its own tokens, one series per layer."""
+    return Chart(
+        title="Activation ratio of each routed expert",
+        note="Over the tokens that are routed to the expert. An expert without a token has no point.",
+        x=Axis(label="expert", whole=True),
+        y=Axis(label="activation ratio"),
+        series=_expert_series(measurement, "expert_activation_ratio"),
+    )
+
+
+def expert_loads(measurement: Measurement) -> Chart:
+    """Share of tokens that are routed to each expert, one series per layer."""
+    even = {activity.top_k / activity.n_experts for activity in measurement.experts}
+    marks = [Mark(at=share, label=f"even load {share:.3f}") for share in sorted(even)]
+    return Chart(
+        title="Load of each routed expert",
+        note="Share of the tokens that are routed to the expert.",
+        x=Axis(label="expert", whole=True),
+        y=Axis(label="share of tokens", low=0.0),
+        series=_expert_series(measurement, "expert_load"),
+        marks=marks,
+    )
+
+
+def _expert_series(measurement: Measurement, field: str) -> list[Series]:
+    labels = dict(zip(measurement.sites, measurement.site_labels, strict=True))
+    last = max(len(measurement.experts) - 1, 1)
+    series: list[Series] = []
+    for index, activity in enumerate(measurement.experts):
+        values = getattr(activity, field)
+        known = np.flatnonzero(np.isfinite(values))
+        series.append(
+            Series(name=labels[activity.site], x=known, y=values[known], mode="points", depth=index / last)
+        )
+    return series
+
+
 def _interval_note(measurement: Measurement) -> str:
     if not is_interval(measurement.activation_ratio_interval):
         return "A single window has no interval."
@@ -130,7 +178,8 @@ def layer_thresholds(measurement: Measurement) -> Chart | None:
     """The threshold of each layer; None for a rule that keeps a share of the neurons and has no threshold."""
     if not measurement.thresholds.selection.is_threshold:
         return None
-    values = measurement.thresholds.numbers
+    sites = [(index, number) for index, own in enumerate(measurement.site_thresholds) for number in own]
+    index, values = zip(*sites, strict=True)
     score = measurement.thresholds.on
     scales = scales_for(values)
     return Chart(
@@ -138,7 +187,7 @@ def layer_thresholds(measurement: Measurement) -> Chart | None:
         note=f"A neuron is active if its {score} is above the threshold.",
         x=Axis(label="layer", whole=True),
         y=Axis(label=f"threshold on {score}", scales=scales, low=0.0 if scales[0] == "linear" else None),
-        series=[Series(name="threshold", x=range(len(values)), y=values, mode="points")],
+        series=[Series(name="threshold", x=index, y=values, mode="points")],
     )
 
 

@@ -40,6 +40,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer", metavar="SOURCE", help="folder or hub name of the tokenizer (default: the model's own)"
     )
     group.add_argument(
+        "--adapter", metavar="DIR", help="folder of a LoRA or other PEFT adapter, merged into the weights"
+    )
+    group.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run code that comes with the checkpoint (default: off)",
@@ -184,6 +187,7 @@ def load_checkpoint(args: argparse.Namespace, name: str) -> LoadedModel:
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
         tokenizer=args.tokenizer,
+        adapter=args.adapter,
     )
 
 

@@ -18,6 +18,8 @@ WeightFormat = Literal["safetensors", "bin"]
 _STEMS: dict[WeightFormat, str] = {"safetensors": "model.safetensors", "bin": "pytorch_model.bin"}
 _SMALL_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken")
 _PICKLES = (".bin", ".ckpt", ".pkl", ".pickle", ".pt", ".pth")
+_POINTER, _POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
+"""Beginning of a pointer of Git LFS, and the size below which a file may be one."""
 _HOW_TO_CONVERT = (
     "A pickle can run code when it is opened. If you trust the file, convert it once, in a separate process:"
     " `model.load_state_dict(torch.load(file, weights_only=True)); model.save_pretrained(folder)`"
@@ -119,6 +121,8 @@ def weight_format(folder: Path) -> WeightFormat:
         index = _read_json(folder / f"{name}.index.json")
         if index is not None:  # an index lists the shards of a large checkpoint
             shards = sorted(set(index.get("weight_map", {}).values()))
+            for shard in shards:
+                _refuse_pointer(folder / shard)
             if missing := [shard for shard in shards if not (folder / shard).is_file()]:
                 raise InputError(
                     f"{str(folder)!r} lacks {len(missing)} of {len(shards)} files of weights,"
@@ -126,6 +130,7 @@ def weight_format(folder: Path) -> WeightFormat:
                 )
             return kind
         if (folder / name).is_file():
+            _refuse_pointer(folder / name)
             return kind
     names = sorted(path.name for path in folder.iterdir())
     if pickles := [name for name in names if name.endswith(_PICKLES)]:
@@ -141,6 +146,16 @@ def weight_format(folder: Path) -> WeightFormat:
     raise InputError(
         f"no weights in {str(folder)!r}; wanted: model.safetensors. Download the checkpoint again"
     )
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Raises InputError if the file is the short text that Git LFS leaves in place of a file."""
+    if path.is_file() and path.stat().st_size < _POINTER_BYTES:
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise InputError(
+                    f"{str(path)!r} is a Git LFS pointer and not the file itself; run `git lfs pull` in the folder"
+                )
 
 
 def pickle_error(folder: Path, error: Exception) -> UnsupportedModelError:

@@ -19,14 +19,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from sparsing.errors import InputError
+from sparsing.models.adapter import base_of, check_adapter, is_adapter, merge_adapter
 from sparsing.models.architecture import auto_class, build_config, check_architecture
 from sparsing.models.checkpoint import (
+    TrainingPosition,
     locate_checkpoint,
     pickle_error,
     read_config,
     training_position,
     weight_format,
 )
+from sparsing.models.checkpoint_tensors import explain_tensors
+from sparsing.models.gguf import is_gguf_file, load_gguf
 from sparsing.models.tokenizer import load_tokenizer
 from sparsing.sites.discovery import discover
 from sparsing.sites.site import Site
@@ -120,18 +124,21 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     tokenizer: str | Path | None = None,
+    adapter: str | Path | None = None,
 ) -> LoadedModel:
     """Loads a causal LM of any type with feed-forward blocks, from a local folder or from the hub.
 
     Args:
-        name_or_path: Folder with `config.json`, weights and tokenizer (the network is not used), or a name on the
-            hub. `model_type: minicpm` is loaded as Granite, without remote code.
+        name_or_path: Folder with `config.json`, weights and tokenizer (the network is not used), a GGUF file, a folder
+            with an adapter of PEFT, or a name on the hub. `model_type: minicpm` is loaded as Granite, without remote
+            code.
         dtype: `float32`, `float64`, `bfloat16` or `float16`. None takes the dtype of the configuration.
         device: E.g. `cpu`, `cuda`, `cuda:1`, `mps`. `auto` spreads a large model over all devices and needs the
             package accelerate. None takes `cuda` if available, else `cpu`.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run the checkpoint's own code for model types that transformers does not know.
         tokenizer: Folder or hub name of the tokenizer, for checkpoints that have none. None takes the checkpoint's own.
+        adapter: Folder of an adapter of PEFT, such as LoRA, that is merged into the weights.
 
     Raises:
         InputError: If there is no such model, the checkpoint is incomplete or broken, weights are not finite, the
@@ -141,22 +148,33 @@ def load_model(
     """
     name = str(name_or_path)
     dtype_name, device_name = _dtype_name(dtype), _device_name(device)
-    folder, commit = locate_checkpoint(name, revision=revision, code=trust_remote_code)
-    raw = read_config(folder)
+    base = name
+    if adapter is None and is_adapter(name):
+        base, adapter = base_of(Path(name).expanduser()), name
+    elif adapter is not None:
+        name = f"{name} + {adapter}"
+    tuned = None if adapter is None else Path(adapter).expanduser()
+    if tuned is not None:
+        check_adapter(tuned)
+    options: dict[str, Any] = {"dtype": dtype_name, "device_map": "auto" if device_name == "auto" else None}
+    commit, path = None, Path(base).expanduser()
     with _silence_transformers():
-        config = build_config(folder, raw, trust_remote_code)
-        kind = weight_format(folder)
-        position = training_position(folder, revision)
-        tokens = load_tokenizer(folder, config, source=tokenizer, trust_remote_code=trust_remote_code)
-        check_architecture(config, trust_remote_code)
-        model = _load_weights(
-            folder,
-            kind,
-            config=config,
-            dtype=dtype_name,
-            device_map="auto" if device_name == "auto" else None,
-            trust_remote_code=trust_remote_code,
-        )
+        if is_gguf_file(path):
+            model, tokens = load_gguf(path, tokenizer=tokenizer, **options)
+            model_type, position = model.config.model_type, TrainingPosition(None, None)
+        else:
+            folder, commit = locate_checkpoint(base, revision=revision, code=trust_remote_code)
+            raw = read_config(folder)
+            model_type = raw["model_type"]
+            config = build_config(folder, raw, trust_remote_code)
+            kind = weight_format(folder)
+            position = training_position(folder, revision)
+            tokens = load_tokenizer(folder, config, source=tokenizer, trust_remote_code=trust_remote_code)
+            check_architecture(config, trust_remote_code)
+            options |= {"trust_remote_code": trust_remote_code}
+            model = _load_weights(folder, kind, config=config, **options)
+        if tuned is not None:
+            model, position = merge_adapter(model, tuned), training_position(tuned)
     _check_finite(model)
     if device_name != "auto":
         model.to(device_name)  # pyright: ignore[reportArgumentType]  (transformers' decorator hides `self`)
@@ -165,7 +183,7 @@ def load_model(
         tokens,
         name=name,
         revision=commit,
-        model_type=raw["model_type"],
+        model_type=model_type,
         train_step=position.step,
         train_tokens=position.tokens,
     )
@@ -218,10 +236,14 @@ def _load_weights(folder: Path, kind: str, **options: Any) -> PreTrainedModel:
     except pickle.UnpicklingError as error:
         raise pickle_error(folder, error) from error
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        if kind == "safetensors":
+            explain_tensors(folder, options["config"])
         raise InputError(
             f"the weights in {str(folder)!r} cannot be loaded: {error}; download the checkpoint again"
         ) from error
     if missing := sorted(report["missing_keys"]):
+        if kind == "safetensors":
+            explain_tensors(folder, options["config"])
         raise InputError(
             f"the weights in {str(folder)!r} lack {len(missing)} parameters, the first: {missing[0]};"
             " they belong to another architecture, or the checkpoint is incomplete"

@@ -26,12 +26,14 @@ from sparsing.measuring.measurement import Measurement
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.run_folder import open_journal, save_measurement, write_claim
 from sparsing.measuring.subject import Subject
+from sparsing.models.adapter import ADAPTER_CONFIG
 from sparsing.models.checkpoint import training_position
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.rules import Rule, make_rule
 from sparsing.text.corpus import Corpus
 from sparsing.training.track_result import Track, TrackPoint
 
+_CONFIGS = ("config.json", ADAPTER_CONFIG)
 JOINT_CHECKPOINTS = 5
 """Checkpoints, from the end, on which the CETT is found (Sparsing Law)."""
 
@@ -42,15 +44,15 @@ CorpusReader = Callable[[LoadedModel], tuple[Corpus, Corpus | None]]
 def find_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoint folders directly below `run`, in the order of training.
 
-    A checkpoint has a `config.json`, and its training step in `training_state.json`, in `trainer_state.json` (written
-    by the Trainer) or in its name, such as `checkpoint-1200`.
+    A checkpoint has a `config.json`, or an `adapter_config.json` if an adapter was trained. Its training step is
+    in `training_state.json`, in `trainer_state.json` (written by the Trainer) or in its name, such as `checkpoint-1200`.
 
     Raises:
         InputError: if there is no checkpoint in the folder, or the step of a checkpoint is not known.
     """
     run = Path(run)
     order: dict[Path, int] = {}
-    for folder in sorted(path.parent for path in run.glob("*/config.json")):
+    for folder in sorted({path.parent for name in _CONFIGS for path in run.glob(f"*/{name}")}):
         step, tokens = training_position(folder)
         place = step if step is not None else tokens
         if place is None:

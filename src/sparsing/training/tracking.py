@@ -45,7 +45,7 @@ def find_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoint folders directly below `run`, in the order of training.
 
     A checkpoint has a `config.json`, or an `adapter_config.json` if an adapter was trained. Its training step is
-    in `training_state.json`, in `trainer_state.json` (written by the Trainer) or in its name, such as `checkpoint-1200`.
+    in `training_state.json`, in the `trainer_state.json` of the Trainer, or in its name, such as `checkpoint-1200`.
 
     Raises:
         InputError: if there is no checkpoint in the folder, or the step of a checkpoint is not known.

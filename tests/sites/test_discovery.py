@@ -127,6 +127,22 @@ def test_one_such_block_is_enough():
         find_sites(model)
 
 
+class ClippedByLayer(Block):
+    limit = 1e9
+
+    def forward(self, x):
+        return super().forward(x).clamp(-self.limit, self.limit)
+
+
+def test_blocks_of_one_class_with_other_settings_are_proved_apart():
+    model = planted(ClippedByLayer)
+    assert len(find_sites(model)) == 2
+    model = planted(ClippedByLayer)
+    model.model.layers[1].mlp.limit = 0.2
+    with pytest.raises(UnsupportedModelError, match=r"^model.layers.1.mlp has the form"):
+        find_sites(model)
+
+
 @pytest.mark.parametrize("kind", [Scaled, ClampedGate])
 def test_a_block_that_scales_or_clamps_is_proved_but_has_no_kernel(kind):
     plain, changed = find_sites(planted(Block)), find_sites(planted(kind))

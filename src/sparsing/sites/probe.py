@@ -147,6 +147,10 @@ def probing(model: nn.Module) -> Generator[Callable[[], None]]:
                 module.training = True
 
 
+class EndOfProbe(Exception):
+    """Raised by a hook to end a run: nothing behind it is needed."""
+
+
 _HOOKS = (
     "_forward_hooks",
     "_forward_hooks_with_kwargs",
@@ -164,6 +168,8 @@ def _forward(model: nn.Module) -> None:
         ids = token_ids(model)
         with torch.autocast(ids.device.type, enabled=False):
             model(ids, **options)
+    except EndOfProbe:
+        return
     except Exception as error:  # the code of the model decides what it raises
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot run on {N_TOKENS} token ids alone"

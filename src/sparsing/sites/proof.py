@@ -16,14 +16,15 @@ import dataclasses
 import enum
 import functools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from sparsing.sites.effective_weight import is_plain, weight_of
 from sparsing.sites.matching import Match, close
-from sparsing.sites.probe import N_TOKENS, probing
+from sparsing.sites.probe import N_TOKENS, EndOfProbe, probing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,13 +59,48 @@ class Proof:
 
 
 def prove(model: nn.Module, matches: Sequence[Match]) -> list[Proof]:
-    """One proof per match, from one run of the model."""
-    plants = [_Plant(model, match) for match in matches]
+    """One proof per match, from one run of the model.
+
+    Blocks of the same code, settings and form differ in nothing but their weights, so the first of them is proved for
+    all, and the run ends after the last block that is needed."""
+    kinds = [_kind(model, match) for match in matches]
+    plants = {kind: _Plant(model, match) for kind, match in reversed(list(zip(kinds, matches, strict=True)))}
+    waiting = set(plants)
+
+    def stop(kind: Hashable) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            waiting.discard(kind)
+            if not waiting:
+                raise EndOfProbe
+
+        return hook
+
     with probing(model) as forward:
-        for plant in plants:
+        for kind, plant in plants.items():
             plant.set_hooks()
+            plant.block.register_forward_hook(stop(kind))
         forward()
-    return [plant.proof() for plant in plants]
+    proofs = {kind: plant.proof() for kind, plant in plants.items()}
+    return [proofs[kind] for kind in kinds]
+
+
+def _kind(model: nn.Module, match: Match) -> Hashable:
+    """Everything but the weights on which the computation of a block depends."""
+    block = model.get_submodule(match.block)
+    parts = [match.gate.module, match.down.module, *([] if match.up is None else [match.up.module])]
+    # a whole layer contains attention too, whose settings do not matter here
+    inner = [block, *parts] if match.block == match.layer else [*block.modules(), *parts]
+    path = re.sub(r"\d+", "*", match.down.name)
+    code = tuple((type(module), _settings(module)) for module in inner)
+    return (path, match.halves, type(match.act), match.own_act, match.exact, code)
+
+
+def _settings(module: nn.Module) -> Hashable:
+    """The simple attributes of a module, and its `forward` if the instance has its own."""
+    simple = {
+        key: value for key, value in vars(module).items() if isinstance(value, (int, float, str, type(None)))
+    }
+    return (*sorted(simple.items(), key=lambda item: item[0]), vars(module).get("forward"))
 
 
 class _Plant:

@@ -59,7 +59,14 @@ def save(name: str, result: dict[str, Any]) -> Path:
     from sparsing.hardware.machine import processor_name
 
     result |= {
-        "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        # a folder or file of this machine is known by its name elsewhere
+        "command": shlex.join(
+            [
+                "python",
+                f"benchmarks/{name}.py",
+                *(Path(a).name if a.startswith("/") else a for a in sys.argv[1:]),
+            ]
+        ),
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": processor_name(), "threads": torch.get_num_threads()},
         "versions": {

@@ -18,14 +18,14 @@ from sparsing.measuring.intervals import percentiles, resampled
 def changes_of(outcomes: Sequence[TaskOutcome]) -> tuple[ScoreChange, ...]:
     """The changes of every level but dense: of each group of the paper that was run, then of all scores.
 
-    A score that is not a mean over items, such as a perplexity, is left out.
+    A score that is not a share, such as a perplexity, is left out.
     """
     dense = {outcome.task: outcome for outcome in outcomes if outcome.level == DENSE}
     differences: dict[str, list[tuple[str, np.ndarray]]] = {}  # level to (group, differences) of its tasks
     for outcome in outcomes:
         if outcome.level != DENSE and outcome.task in dense:
-            of_task = _differences(outcome, dense[outcome.task])
-            differences.setdefault(outcome.level, []).append((outcome.group, of_task))
+            for items in _differences(outcome, dense[outcome.task]):
+                differences.setdefault(outcome.level, []).append((outcome.group, items))
     return tuple(
         _change(level, group, selected)
         for level, tasks in differences.items()
@@ -34,14 +34,13 @@ def changes_of(outcomes: Sequence[TaskOutcome]) -> tuple[ScoreChange, ...]:
     )
 
 
-def _differences(outcome: TaskOutcome, dense: TaskOutcome) -> np.ndarray:
-    """Sparse minus dense of every item and column, shape `(num_items, n_columns)`."""
-    columns = [
-        score.items - other.items
-        for score, other in zip(outcome.scores, dense.scores, strict=True)
-        if score.items is not None and other.items is not None and score.is_mean and other.is_mean
-    ]
-    return np.stack(columns, axis=1) if columns else np.empty((0, 0))
+def _differences(outcome: TaskOutcome, dense: TaskOutcome) -> list[np.ndarray]:
+    """Sparse minus dense of every item, shape `(num_items, n_columns)`, for each set of columns with the same items."""
+    columns: dict[int, list[np.ndarray]] = {}
+    for score, other in zip(outcome.scores, dense.scores, strict=True):
+        if score.items is not None and other.items is not None and score.is_share and other.is_share:
+            columns.setdefault(len(score.items), []).append(score.items - other.items)
+    return [np.stack(same, axis=1) for same in columns.values()]
 
 
 def _change(level: str, group: str, tasks: list[np.ndarray]) -> ScoreChange:

@@ -48,6 +48,11 @@ class TaskScore(Result):
         )
 
     @property
+    def is_share(self) -> bool:
+        """Whether the score is a mean of values in [0, 1], which is printed in percent. A perplexity is not."""
+        return self.is_mean and self.items is not None and bool(((self.items >= 0) & (self.items <= 1)).all())
+
+    @property
     def stderr(self) -> float | None:
         """Standard error of the mean, `std / sqrt(n)` as in lm-eval; None if the score is not a mean."""
         if not self.is_mean or self.items is None or len(self.items) < 2:
@@ -122,6 +127,8 @@ class Row(Result):
     stderr: float | None
     difference: float | None
     """Score minus the dense score; None for dense."""
+    is_share: bool = True
+    """Whether the score is a mean of values in [0, 1]; others, such as a perplexity, are not printed in percent."""
     difference_interval: tuple[float, float] | None
     """95%, paired over items."""
     prefill_activation_ratio: float | None
@@ -206,10 +213,11 @@ def _row(
         stderr=score.stderr,
         difference=change,
         difference_interval=interval,
+        is_share=score.is_share,
         prefill_activation_ratio=ratio_of(outcome.prefill),
         decode_activation_ratio=ratio_of(outcome.decode),
         chance=chance if is_accuracy(score.metric) else None,
-        num_items=outcome.num_items,
+        num_items=outcome.num_items if score.items is None else len(score.items),
         wall_sec=outcome.wall_sec,
     )
 

@@ -25,6 +25,22 @@ def part_outcome(name: str, results: dict[str, Any]) -> PartOutcome:
     return PartOutcome(name=name, num_items=results["n-samples"][name]["effective"], metrics=metrics)
 
 
+def columns_of(name: str, parts: Sequence[PartOutcome]) -> list[tuple[str, str, list[PartOutcome]]]:
+    """The scores of a task without columns in the paper's tables: title, metric, and the parts that report it first.
+
+    The parts of a group may have different metrics; then there is one score per metric.
+
+    Raises:
+        InputError: if a part reports no number.
+    """
+    by_metric: dict[str, list[PartOutcome]] = {}
+    for part in parts:
+        by_metric.setdefault(first_metric(part), []).append(part)
+    if len(by_metric) == 1:
+        return [(name, metric, own) for metric, own in by_metric.items()]
+    return [(f"{name}, {metric.partition(',')[0]}", metric, own) for metric, own in by_metric.items()]
+
+
 def first_metric(part: PartOutcome) -> str:
     """The first reported `metric,filter` of a part, for tasks without columns in the paper's tables.
 

@@ -26,7 +26,7 @@ from sparsing.evaluation.changes import changes_of
 from sparsing.evaluation.level import Level
 from sparsing.evaluation.model.lm_eval_internals import harness_version
 from sparsing.evaluation.outcome import Evaluation, TaskOutcome, rows_of
-from sparsing.evaluation.scoring import first_metric, item_lines, part_outcome, score_of
+from sparsing.evaluation.scoring import columns_of, item_lines, part_outcome, score_of
 from sparsing.evaluation.tasks.chance import chance_of
 from sparsing.evaluation.tasks.identity import definition_text, item_rows
 from sparsing.evaluation.tasks.templates import compile_templates_once
@@ -261,7 +261,9 @@ def _digest(texts: Iterable[str]) -> str:
 def _task_outcome(task: LoadedTask, level: Level, identity: dict[str, str], run: _Run | None) -> TaskOutcome:
     """The outcome of a run; without a run an outcome that has no scores."""
     parts = [part_outcome(part.task_name, run.results) for part in task.parts] if run else []
-    columns = (task.paper.columns or ((task.paper.name, first_metric(parts[0])),)) if run else ()
+    columns = [(title, metric, parts) for title, metric in task.paper.columns] if run else []
+    if run and not columns:
+        columns = columns_of(task.paper.name, parts)
     prefill, decode = (run and run.activities) or (None, None)
     return TaskOutcome(
         task=task.paper.name,
@@ -270,7 +272,9 @@ def _task_outcome(task: LoadedTask, level: Level, identity: dict[str, str], run:
         identity=identity_digest(identity),
         identity_parts=identity,
         shots=int(run.results["n-shot"].get(parts[0].name) or 0) if run else 0,
-        scores=tuple(score_of(title, metric, parts, run.results) for title, metric in columns) if run else (),
+        scores=tuple(score_of(title, metric, own, run.results) for title, metric, own in columns)
+        if run
+        else (),
         parts=tuple(parts),
         absent=task.absent,
         num_items=sum(part.num_items for part in parts),

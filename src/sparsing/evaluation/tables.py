@@ -34,7 +34,7 @@ def overview(evaluation: Evaluation) -> ScoreTable:
     header += ["items", "seconds"]
     part = f", {evaluation.limit} items a part" if evaluation.limit else ""
     part += ", with its chat template" if evaluation.chat_template else ""
-    title = f"{evaluation.provenance.model}{part} (scores and ratios in percent)"
+    title = f"{evaluation.provenance.model}{part} (shares and ratios in percent)"
     return ScoreTable(title=title, header=header, rows=[_cells(row) for row in evaluation.rows])
 
 
@@ -43,10 +43,12 @@ def _cells(row: Row) -> list[str]:
     return [
         row.title,
         row.level,
-        _percent(row.score),
-        _percent(row.stderr),
-        f"{100 * row.difference:+.2f}" if row.difference is not None else "-",
-        f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}" if interval else "-",
+        _number(row, row.score),
+        _number(row, row.stderr),
+        _number(row, row.difference, sign="+"),
+        f"{_number(row, interval[0], sign='+')} to {_number(row, interval[1], sign='+')}"
+        if interval
+        else "-",
         _percent(row.prefill_activation_ratio),
         _percent(row.decode_activation_ratio),
         str(row.num_items),
@@ -105,3 +107,10 @@ def to_csv(evaluation: Evaluation) -> str:
 def _percent(value: float | None, digits: int = 2) -> str:
     """A fraction as a percentage; a dash for None."""
     return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _number(row: Row, value: float | None, sign: str = "") -> str:
+    """A score of the row, in percent if it is a share, in its own unit otherwise; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{100 * value:{sign}.2f}" if row.is_share else f"{value:{sign}.4g}"

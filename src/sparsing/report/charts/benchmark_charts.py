@@ -41,9 +41,9 @@ def group_chart(name: str, evaluation: Evaluation) -> Chart:
 def score_chart(name: str, evaluation: Evaluation) -> Chart:
     """Change of each score, a series per level.
 
-    A score that is not a mean over items, such as a perplexity, has no interval and is left out.
+    A score that is not a share, such as a perplexity, is left out.
     """
-    rows = [row for row in evaluation.rows if row.difference_interval is not None]
+    rows = [row for row in evaluation.rows if row.is_share and row.difference_interval is not None]
     titles = list(dict.fromkeys(row.title for row in rows))
     levels = list(dict.fromkeys(row.level for row in rows))
     by_level = {level: [row for row in rows if row.level == level] for level in levels}

@@ -1,51 +1,142 @@
-"""Progress bars on stderr for work that is counted in tokens.
+"""Progress of long work on stderr: bars on a terminal, and plain lines, at most 30 seconds apart, in a log.
 
-By default bars are drawn only if stderr is a terminal, so that logs of batch jobs hold none.
+A command calls `plan` with the whole amount of work. Each part of it, such as a pass over a corpus, is then a `bar`.
+The time that is left is that of the whole plan. stdout is never written, because it belongs to results.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
+import time
 from collections.abc import Callable, Generator
+
+LINE_EVERY_SEC = 30.0
+"""Seconds between two lines in a log."""
 
 
 class Progress:
-    """Draws one bar per pass over a corpus.
+    """Shows how far the work is.
 
     Args:
-        show: False draws nothing. None draws bars only when stderr is a terminal.
+        show: False shows nothing. None shows bars if stderr is a terminal, and lines otherwise.
     """
 
     def __init__(self, show: bool | None = None):
-        self._show = sys.stderr.isatty() if show is None else show
+        self._style = "" if show is False else "bars" if sys.stderr.isatty() else "lines"
+        self._what, self._planned, self._done = "", 0.0, 0.0
+        self._began = self._last_line = time.monotonic()
+        self._sec_each: float | None = None
+
+    def plan(self, what: str, total: float) -> None:
+        """Names the whole work that the following bars are parts of.
+
+        Args:
+            what: Name of the work, e.g. `measure PPL-1%`.
+            total: Estimate of the sum of all bars.
+        """
+        self._what, self._planned, self._done, self._sec_each = what, total, 0.0, None
+        self._began = self._last_line = time.monotonic()
+
+    def pace(self, sec_each: float) -> None:
+        """Takes an estimate of the seconds for one unit (usually a token), and says how long the plan will take."""
+        self._sec_each = sec_each
+        if self._style and self._planned:
+            self._print(f"about {duration(self._planned * sec_each)}, by the time of the first batches")
 
     @contextlib.contextmanager
     def bar(self, label: str, total: int, done: int = 0) -> Generator[Callable[[int], None]]:
-        """Draws a bar inside the `with` block; yields the function that advances the bar by a number of tokens.
+        """Shows one part of the work inside the `with` block; yields the function that advances it by some units.
 
         Args:
             label: Text before the bar.
-            total: Tokens of the whole work.
-            done: Tokens that an earlier run has finished already.
+            total: Units (usually tokens) of this part.
+            done: Units that an earlier run has finished already.
         """
-        if not self._show:
-            yield lambda count: None
-            return
+        part = _Part(label, total, done)
+        self._done += done
+        shown = {"bars": self._bars, "lines": self._lines}.get(self._style)
+        with shown(part) if shown else contextlib.nullcontext(lambda: None) as refresh:
+
+            def advance(count: int) -> None:
+                part.done += count
+                self._done += count
+                refresh()
+
+            yield advance
+
+    @contextlib.contextmanager
+    def _lines(self, part: _Part) -> Generator[Callable[[], None]]:
+        """Prints a line whenever `LINE_EVERY_SEC` have passed, also while a single step takes longer."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(max(0.0, self._last_line + LINE_EVERY_SEC - time.monotonic())):
+                self._print(f"{part.label}, {part.done / part.total:.0%} of {part.total:,}; {self._left()}")
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield lambda: None
+        finally:
+            stop.set()
+            thread.join()
+
+    @contextlib.contextmanager
+    def _bars(self, part: _Part) -> Generator[Callable[[], None]]:
+        """Draws the bar of the plan and the bar of this part below it."""
         # imported here: a library call without a bar does not need rich
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
         columns = (
-            TextColumn("{task.description:<28}", markup=False),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:>9,.0f}/{task.total:,.0f} tokens"),
+            TextColumn("{task.completed:>9,.0f}/{task.total:,.0f}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
         )
-        # stderr, because stdout belongs to results and may be piped
-        with Bars(*columns, console=Console(stderr=True)) as bars:
-            task = bars.add_task(label, total=total, completed=done)
-            yield lambda count: bars.advance(task, count)
+        with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+            whole = bars.add_task(self._what, total=self._planned, left="") if self._planned else None
+            task = bars.add_task(part.label, total=part.total, completed=part.done, left="")
+
+            def refresh() -> None:
+                bars.update(task, completed=part.done)
+                if whole is not None:
+                    bars.update(whole, completed=min(self._done, self._planned), left=self._left())
+
+            refresh()
+            yield refresh
+
+    def _left(self) -> str:
+        """The time that is left for the plan, from the speed so far."""
+        elapsed = time.monotonic() - self._began
+        each = elapsed / self._done if self._done and elapsed > 1 else self._sec_each
+        if each is None or not self._planned:
+            return f"{duration(elapsed)} so far"
+        # a search may need more tries than planned: something is left as long as work goes on
+        return f"about {duration(max(self._planned - self._done, 0.02 * self._planned) * each)} left"
+
+    def _print(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        sys.stderr.write((f"{self._what}: {text}" if self._what else text) + "\n")
+        sys.stderr.flush()
+
+
+class _Part:
+    """A part of the work: its label, its size and how much of it is done."""
+
+    def __init__(self, label: str, total: int, done: int):
+        self.label, self.total, self.done = label, total, done
+
+
+def duration(seconds: float) -> str:
+    """A time for readers: `40 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole < 600 and whole % 60 else "")
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

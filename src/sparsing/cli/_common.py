@@ -134,7 +134,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quiet",
         action="store_true",
-        help="no progress bars, no advice on --dtype (default: bars on a terminal)",
+        help="no progress, no advice on --dtype (default: bars on a terminal, a line every 30 s in a log)",
     )
 
 
@@ -165,7 +165,7 @@ def refuse_without_effect(args: argparse.Namespace, options: Iterable[str], beca
 
 
 def make_progress(args: argparse.Namespace) -> Progress:
-    """Progress bars on a terminal, or none with `--quiet`."""
+    """Progress: bars on a terminal, lines in a log, nothing with `--quiet`."""
     from sparsing.base.progress import Progress
 
     return Progress(False if args.quiet else None)
@@ -274,15 +274,22 @@ def open_subject(
     folder: Path,
     scores: set[str],
     *,
+    what: str,
+    searches: int,
+    levels: int = 0,
     claim: bool = True,
     per_expert: bool = False,
 ) -> Subject:
     """Reads the text and calibrates the model on it; a journal in `folder` lets a later run continue.
 
     Args:
+        what: Name of the work, for the progress.
+        searches: Number of searches that will follow, for the estimate of the time.
+        levels: Number of given levels that will be measured.
         claim: Whether the results in `folder` are of this model, see `claim_folder`.
         per_expert: Gives each routed expert its own threshold.
     """
+    from sparsing.measuring.cost import usual_passes
     from sparsing.measuring.run_folder import claim_folder, open_journal
     from sparsing.measuring.subject import Subject
     from sparsing.models.identity import identify
@@ -291,6 +298,16 @@ def open_subject(
     identity = identify(loaded)
     if claim:
         claim_folder(folder, loaded, corpus, identity=identity)
+    passes = usual_passes(
+        searches=searches,
+        levels=levels,
+        half_precision=loaded.dtype in ("bfloat16", "float16"),
+        holdout=heldout.num_tokens / corpus.num_tokens if heldout else 0,
+    )
+    progress = make_progress(args)
+    progress.plan(
+        f"{what}, {corpus.num_tokens:,} tokens, about {passes:.0f} passes", passes * corpus.num_tokens
+    )
     return Subject(
         loaded,
         corpus,
@@ -298,7 +315,7 @@ def open_subject(
         heldout=heldout,
         journal=open_journal(folder, loaded, corpus, batch_size=args.batch_size, identity=identity),
         batch_size=args.batch_size,
-        progress=make_progress(args),
+        progress=progress,
         per_expert=per_expert,
     )
 

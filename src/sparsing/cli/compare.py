@@ -57,7 +57,15 @@ def run(args: argparse.Namespace) -> int:
         )
     folder = common.open_run_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_measure(args, args.model)
-    subject = common.open_subject(args, loaded, folder, {rule.score for rule in rules})
+    subject = common.open_subject(
+        args,
+        loaded,
+        folder,
+        {rule.score for rule in rules},
+        what=f"compare {', '.join(rule.name for rule in rules)}",
+        searches=len(rules),
+        levels=len(rules) * args.steps,
+    )
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
     comparison.save(folder / "comparison.json")
     if not args.no_figures:

@@ -81,8 +81,16 @@ def run(args: argparse.Namespace) -> int:
     joint = _joint_subjects(args, jobs, folder)
     level = _joint_level(joint, jobs, folder) if joint else None
     scores = {rule.score if rule else asked["thresholds"].on for rule, asked in jobs}
+    searches = sum("ppl_ratio" in asked for _, asked in jobs) if level is None else 0
     subject = common.open_subject(
-        args, common.load_to_measure(args, args.model), folder, scores, per_expert=args.per_expert
+        args,
+        common.load_to_measure(args, args.model),
+        folder,
+        scores,
+        what=f"measure {_names(jobs)}",
+        searches=searches,
+        levels=len(jobs) - searches,
+        per_expert=args.per_expert,
     )
     asked = [(rule, asked if level is None else {"level": level}) for rule, asked in jobs]
     results = _measure(subject, asked, args.tolerance, folder)
@@ -151,10 +159,31 @@ def _joint_subjects(args: argparse.Namespace, jobs: list, folder: Path) -> list[
     scores = {jobs[0][0].score} if args.cett_from else set()
     return [
         common.open_subject(
-            args, common.load_to_measure(args, name), folder, scores, claim=False, per_expert=args.per_expert
+            args,
+            common.load_to_measure(args, name),
+            folder,
+            scores,
+            what=f"joint CETT, {name}",
+            searches=1,
+            claim=False,
+            per_expert=args.per_expert,
         )
         for name in args.cett_from or []
     ]
+
+
+def _names(jobs: list[tuple[Rule | None, dict]]) -> str:
+    """The measurements as short names, e.g. `PPL-1%, fat 0.01`."""
+    names = []
+    for rule, asked in jobs:
+        if rule is None:
+            names.append("the given thresholds")
+        elif "ppl_ratio" in asked:
+            prefix = "" if rule.name == "cett" else f"{rule.name} "
+            names.append(f"{prefix}PPL-{100 * (asked['ppl_ratio'] - 1):.4g}%")
+        else:
+            names.append(f"{rule.name} {asked['level']:g}")
+    return ", ".join(names)
 
 
 def _joint_level(subjects: list[Subject], jobs: list, folder: Path) -> float:

@@ -39,7 +39,8 @@ class Meter:
 
     def __init__(self, loaded: LoadedModel, corpus: Corpus):
         self._num_tokens = corpus.num_tokens
-        self._dense_sec = _dense_sec(loaded, corpus)
+        self.dense_sec = _dense_sec(loaded, corpus)
+        """Estimated seconds of a dense pass over the corpus."""
         self._shared_sec, self._shared_tokens = 0.0, 0.0
         self.restart()
 
@@ -69,9 +70,26 @@ class Meter:
         wall = self._shared_sec + sum(lap.sec for lap in spent)
         return Cost(
             forward_passes=(self._shared_tokens + sum(lap.tokens for lap in spent)) / self._num_tokens,
-            dense_forward_equivalents=wall / self._dense_sec,
+            dense_forward_equivalents=wall / self.dense_sec,
             wall_sec=wall,
         )
+
+
+def usual_passes(
+    *, searches: int, levels: int = 0, half_precision: bool = False, holdout: float = 0
+) -> float:
+    """Estimate of the passes over a corpus, from `benchmarks/search_cost.py`, for the progress of a run.
+
+    Args:
+        searches: Levels that are searched for a perplexity ratio.
+        levels: Levels that are given.
+        half_precision: Whether the model computes in half precision, where a search runs more passes.
+        holdout: Held-out tokens over the tokens of the corpus.
+    """
+    search = 0.6 + (3.5 if half_precision else 2.5)  # the bracketing part, then all tokens
+    measured = searches + levels
+    realised_cett = 1.0 if measured else 0.0
+    return 1 + searches * search + levels + realised_cett + holdout * (1 + measured)
 
 
 def _dense_sec(loaded: LoadedModel, corpus: Corpus) -> float:

@@ -159,6 +159,51 @@ class Measurement(Result):
         """Schema 1 identifies layers by position only."""
         return {"sites": [f"#{i}" for i in range(len(document["layer_activation_ratio"]))]} | document
 
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a measurement from its file, its folder, or the folder of a run with a single measurement.
+
+        Raises:
+            InputError: as `Result.load`, or if the folder of a run holds several measurements.
+        """
+        path = Path(path)
+        if not path.is_dir() or (path / MEASUREMENT_FILE).is_file():
+            return super().load(path / MEASUREMENT_FILE if path.is_dir() else path)
+        found = sorted(path.glob(f"*/{MEASUREMENT_FILE}"))
+        if len(found) != 1:
+            names = ", ".join(str(file.parent) for file in found) or "none"
+            raise InputError(f"{str(path)!r} holds {len(found)} measurements; give one of them: {names}")
+        return super().load(found[0])
+
+    def to_frame(self) -> DataFrame:
+        """One row per layer as a pandas `DataFrame`: site, activation ratio and its interval, threshold, CETT, dead."""
+        import pandas as pd
+
+        return pd.DataFrame(self.layer_columns())
+
+    def layer_columns(self) -> dict[str, list[Any]]:
+        """The figures of each layer, by column; `layers.csv` of a run has the same columns."""
+        intervals = self.layer_activation_ratio_interval or [(None, None)] * len(self.sites)
+        return {
+            "layer": list(range(len(self.sites))),
+            "site": list(self.sites),
+            "activation_ratio": list(self.layer_activation_ratio),
+            "activation_ratio_low": [low for low, _ in intervals],
+            "activation_ratio_high": [high for _, high in intervals],
+            "threshold": list(self.thresholds.numbers),
+            "cett_dense_inputs": list(self.cett_dense_inputs),
+            "cett_sparse_inputs": list(self.cett_sparse_inputs),
+            "dead_neuron_ratio": list(self.dead_neuron_ratio),
+        }
+
+    def __repr__(self) -> str:
+        interval = self.activation_ratio_interval
+        spread = f" [{interval[0]:.2%}, {interval[1]:.2%}]" if interval else ""
+        return (
+            f"Measurement({self.provenance.model}, {self.name}: activation ratio {self.activation_ratio:.2%}{spread},"
+            f" ppl_ratio {self.ppl_ratio:.5f}, {self.num_tokens:,} tokens)"
+        )
+
     @property
     def site_thresholds(self) -> tuple[tuple[float, ...], ...]:
         """The numbers of each site: one, or one per routed expert of the site."""

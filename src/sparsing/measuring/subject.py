@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=Totals)
 
+USUAL_TRIES = 6
+"""Passes of a usual search, over the part or over all tokens."""
+
 
 class Outcome(TypedDict):
     """Activation ratio and perplexity ratio at a level on the whole corpus; the keys are fields of `Measurement`."""
@@ -75,7 +78,9 @@ class Subject:
         self.journal = journal or Journal()
         self.is_half_precision = loaded.dtype in ("bfloat16", "float16")
         """Whether rounding moves the loss of each pass by an amount that matters for the search."""
+        self.progress = progress or Progress(False)
         self.meter = Meter(loaded, corpus)
+        self.progress.pace(self.meter.dense_sec / corpus.num_tokens)
         self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
         self._settings = PassSettings(journal=self.journal, batch_size=batch_size, progress=progress)
         self.curves: Curves = calibrate(
@@ -106,25 +111,29 @@ class Subject:
             provenance=self.provenance,
         )
 
-    def observe(self, rule: Rule, level: float, on_all: bool) -> Observation:
-        """Run a sparse pass for the search, on the whole corpus or on the bracketing part."""
+    def observe(self, rule: Rule, level: float, on_all: bool, label: str = "") -> Observation:
+        """Run a sparse pass for the search, on the whole corpus or on the bracketing part.
+
+        Args:
+            label: Text of the progress bar.
+        """
         thresholds = self.thresholds(rule, level)
         dense = self.curves.window_nll
         if on_all:
-            result = self.sparse_pass(thresholds)
+            result = self.sparse_pass(thresholds, label)
         else:
             assert self.part is not None
             dense = dense[self.part]
             mask = Mask(self.loaded.sites, thresholds)
-            key, label = f"part {thresholds.identity}", f"search {rule.name} on a part"
-            result = self._run(self.corpus.part(self.part), LossOnly(), mask, key, label)
+            key = f"part {thresholds.identity}"
+            result = self._run(self.corpus.part(self.part), LossOnly(), mask, key, label or key)
         return Observation(
             strength=rule.strength(level), rise=result.nll - dense, labels=result.labels, on_all=on_all
         )
 
-    def sparse_pass(self, thresholds: Thresholds) -> PassResult[SparseTotals]:
+    def sparse_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[SparseTotals]:
         """Run a sparse pass over the whole corpus, or take it from the journal."""
-        label = f"{thresholds.rule}, all tokens"
+        label = label or f"{thresholds.rule} {thresholds.level:.4g}, all tokens"
         return self._sparse(self.corpus, thresholds, f"all {thresholds.identity}", label)
 
     def search(self, rule: Rule, target: float, *, tolerance: float = TOLERANCE) -> SearchResult:
@@ -135,7 +144,7 @@ class Subject:
         known = self._known.setdefault(f"{rule.name} {rule.selection}", [])
 
         def run(level: float, on_all: bool) -> Observation:
-            known.append(self.observe(rule, level, on_all))
+            known.append(self.observe(rule, level, on_all, _try_label(rule, level, on_all, known)))
             return known[-1]
 
         return search(
@@ -273,6 +282,17 @@ class Subject:
         return run_pass(
             self.loaded, corpus, observer, mask, key=key, settings=self._settings, label=label, head=head
         )
+
+
+def _try_label(rule: Rule, level: float, on_all: bool, known: Sequence[Observation]) -> str:
+    """Text for the progress of a search: number, level and size of the try, and the result of the last one."""
+    tokens = "all tokens" if on_all else "a part"
+    label = f"try {len(known) + 1} of about {USUAL_TRIES}: {rule.name} {level:.4g} on {tokens}"
+    if not known:
+        return label
+    last = known[-1]
+    ratio = math.exp(last.rise.sum() / last.labels.sum())
+    return f"{label} (last: {rule.level(last.strength):.4g} gave ppl_ratio {ratio:.4f})"
 
 
 def window_counts(totals: SparseTotals) -> np.ndarray:

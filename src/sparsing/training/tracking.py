@@ -246,9 +246,9 @@ class ParkedSubject(Subject):
         finally:
             self._park()
 
-    def observe(self, rule: Rule, level: float, on_all: bool) -> Observation:
+    def observe(self, rule: Rule, level: float, on_all: bool, label: str = "") -> Observation:
         with self.awake():
-            return super().observe(rule, level, on_all)
+            return super().observe(rule, level, on_all, label)
 
     def _park(self) -> None:
         del self.loaded  # the only reference to the model

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from sparsing.decode._accelerate import accelerate
 from sparsing.decode.advice._advise import advise
+from sparsing.decode.advice.bounds import ways_of
 from sparsing.decode.advice.result import Advice
 from sparsing.measuring.subject import Subject
+from sparsing.measuring.weight_bytes import weight_bytes
 from sparsing.report.charts.decode_charts import advice_picture
 from sparsing.report.static import save_picture
+from sparsing.rules import make_rule
 from sparsing.text.corpus import split_holdout
 
 from ...helpers.decode_models import demo
@@ -20,7 +25,9 @@ def test_advice_on_a_demo_model(tmp_path, monkeypatch):
     loaded, corpus, _ = demo("relu")
     corpus, heldout = split_holdout(corpus, 0.2)
     subject = Subject(loaded, corpus, heldout=heldout)
+    monkeypatch.setattr("sparsing.decode.advice.bounds.MIN_CEILING", 1.0)  # so that everything is timed
     advice = advise(subject, rules=("cett", "top_k"), ppl_ratios=(1.05,), new_tokens=12)
+    assert [bound.leaves_hope for bound in advice.bounds] == [True]
     assert [(row.rule, row.way) for row in advice.rows] == [
         ("cett", "exact"),
         ("cett", "4-bit"),
@@ -42,3 +49,39 @@ def test_advice_on_a_demo_model(tmp_path, monkeypatch):
     assert back.sentence
     for path in save_picture(advice_picture(back), tmp_path, "advice"):
         assert path.stat().st_size > 1000
+
+
+def test_a_bound_that_says_no_ends_the_advice(monkeypatch):
+    """The break-even ratio of a huge ceiling is so small that perplexity rises far above the target."""
+    pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
+    loaded, corpus, _ = demo("relu")
+    subject = Subject(loaded, corpus)
+    monkeypatch.setattr("sparsing.decode.advice._advise.accelerate", None)  # a timing would fail
+    weights = weight_bytes(loaded)
+    exact, _ = ways_of(subject, make_rule("cett"), 4)
+    monkeypatch.setattr("sparsing.decode.advice.bounds.MIN_CEILING", exact.speedup(0.02, weights))
+    advice = advise(subject, ppl_ratios=(1.01, 1.02), bits=None, new_tokens=4)
+    assert advice.rows == ()
+    assert [bound.break_even for bound in advice.bounds] == pytest.approx([0.02, 0.02])
+    assert all(bound.ppl_ratio > 1.02 for bound in advice.bounds)
+    assert advice.sentence.startswith("decode dense: a speed-up of")
+    assert "measure again" not in advice.sentence
+
+
+def test_bytes_of_the_ways_agree_with_the_kernels():
+    """What a way reads by arithmetic is what the kernels count, at the ratio that they count."""
+    pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
+    for activation in ("relu", "silu"):
+        loaded, corpus, _ = demo(activation)
+        subject = Subject(loaded, corpus)
+        rule = make_rule("cett")
+        thresholds = subject.thresholds(rule, 0.1)
+        (exact,) = ways_of(subject, rule, None)
+        with torch.inference_mode(), accelerate(loaded.model, thresholds, measure=False) as fast:
+            for token in next(corpus.batches(1)).ids[0, 1:20]:
+                loaded.model(token.reshape(1, 1))
+            stats = fast.stats()
+        expected = exact.speedup(stats.activation_ratio, weight_bytes(loaded))
+        # a ReLU reads the up rows of positive gates, of which more exist than active neurons
+        assert stats.byte_speedup <= expected * 1.001
+        assert stats.byte_speedup == pytest.approx(expected, rel=0.15)

@@ -1,8 +1,8 @@
 """Finds out whether skipping neurons pays on this machine, for each rule and perplexity target.
 
-`advise` compares bytes read per token, the speed-up that these bytes allow, and the measured speed-up. Speeds are
-medians of short greedy runs in alternating pairs, dense against sparse, by the same kernels in the same process. A
-rule without kernels (top-k) gets the speed that its bytes predict.
+`advise` first asks the bytes (`bounds.py`): how few neurons would have to be active, and does perplexity allow it? Only
+where this leaves hope is decoding timed. Speeds are medians of short greedy runs in alternating pairs, dense against
+sparse, by the same kernels in the same process. A rule without kernels (top-k) gets the speed that its bytes predict.
 """
 
 from __future__ import annotations
@@ -10,26 +10,31 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from sparsing.decode._accelerate import Accelerated, accelerate
+from sparsing.decode.advice.bounds import Bound, find_bounds
 from sparsing.decode.advice.result import Advice, AdviceRow
 from sparsing.decode.advice.roofline import Roofline
 from sparsing.decode.advice.wording import recommendation, with_sentence
+from sparsing.decode.autotune.threads import fastest_threads
 from sparsing.decode.predict.effect import with_effect
 from sparsing.decode.predict.predictor import Predictor, calibrate_predictor
 from sparsing.decode.timed_generation import generate_timed
 from sparsing.hardware.bandwidth import measure_bandwidth
+from sparsing.hardware.threads import use_threads
 from sparsing.measuring.weight_bytes import WeightBytes, weight_bytes
 from sparsing.rules import make_rule
+from sparsing.rules.selections import SELECTIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from sparsing.measuring.subject import Subject
+    from sparsing.rules import Rule
     from sparsing.rules.thresholds import Thresholds
 
 MIN_PAIRS, MAX_PAIRS = 3, 25
@@ -51,12 +56,15 @@ class _PairSpeeds(NamedTuple):
 def advise(
     subject: Subject,
     *,
-    rules: Sequence[str] = ("cett", "fat", "top_k"),
-    ppl_ratios: Sequence[float] = (1.01, 1.05),
+    rules: Sequence[str] = ("cett",),
+    ppl_ratios: Sequence[float] = (1.01,),
     bits: int | None = 4,
     new_tokens: int = 48,
+    threads: int | None = None,
 ) -> Advice:
-    """Measure every rule at every perplexity target, with exact kernels and with a predictor.
+    """Find the bound of every rule at every perplexity target, and time decoding where the bound leaves hope.
+
+    Exact kernels are timed, and kernels with a predictor.
 
     Args:
         subject: Model and corpus. Decoding is timed on the model's device.
@@ -64,51 +72,69 @@ def advise(
         ppl_ratios: Perplexity targets, each above 1.
         bits: Width of the predictor's copy of the weights, 4 or 8; None times no predictor.
         new_tokens: Tokens of a timed run.
+        threads: CPU threads; None takes the fastest number, at most `torch.get_num_threads()`.
 
     Raises:
         InputError: if a rule is unknown, a target is 1 or below, or the device has no kernels.
         TargetError: if a rule reaches a target at no level.
         UnsupportedModelError: if no block of the model has a kernel.
     """
-    loaded = subject.loaded
-    weights = weight_bytes(loaded)
-    # before anything is accelerated, so that it is the speed of the model's own code
-    torch_speed = _dense_speed(loaded.model, _prompt(subject), new_tokens)
-    rows = [
-        row
-        for name in rules
-        for ppl_ratio in ppl_ratios
-        for row in _rows_of_rule(subject, name, ppl_ratio, weights, bits, new_tokens)
-    ]
+    model = subject.loaded.model
+    with use_threads(threads or fastest_threads(model)):
+        weights = weight_bytes(subject.loaded)
+        # before anything is accelerated, so that it is the speed of the model's own code
+        with subject.progress.bar("dense decoding, the model's own code", MIN_PAIRS + 1) as advance:
+            torch_speed = _dense_speed(model, _prompt(subject), new_tokens, advance)
+        bounds, rows = [], []
+        for rule in map(make_rule, rules):
+            has_kernels = SELECTIONS[rule.selection].is_threshold
+            of_rule = find_bounds(subject, rule, ppl_ratios, weights, bits) if has_kernels else []
+            bounds += of_rule
+            hopeless = {bound.target_ppl_ratio for bound in of_rule if not bound.leaves_hope}
+            for target in ppl_ratios:
+                if target not in hopeless:
+                    rows += _rows_of_rule(subject, rule, target, weights, bits, new_tokens)
+        return _advice(subject, bounds, rows, weights, torch_speed, new_tokens)
+
+
+def _advice(
+    subject: Subject,
+    bounds: Sequence[Bound],
+    rows: Sequence[AdviceRow],
+    weights: WeightBytes,
+    torch_speed: float,
+    new_tokens: int,
+) -> Advice:
+    """The advice, with all sentences, and with predicted speeds for the rows that were not timed."""
     dense_speeds = [row.dense_tok_per_sec for row in rows if row.measured]
     roofline = Roofline(
-        bandwidth=measure_bandwidth(device=loaded.device),
+        bandwidth=measure_bandwidth(device=subject.loaded.device),
         dense_bytes=weights.total_bytes,
         dense_tok_per_sec=statistics.median(dense_speeds) if dense_speeds else torch_speed,
     )
     worded = tuple(with_sentence(_with_predicted_speed(row, roofline), weights) for row in rows)
     return Advice(
         rows=worded,
+        bounds=tuple(bounds),
         weights=weights,
         roofline=roofline,
         torch_tok_per_sec=torch_speed,
         threads=torch.get_num_threads(),
         new_tokens=new_tokens,
-        sentence=recommendation(worded, weights),
+        sentence=recommendation(worded, weights, bounds),
         provenance=subject.provenance,
     )
 
 
 def _rows_of_rule(
-    subject: Subject, name: str, ppl_ratio: float, weights: WeightBytes, bits: int | None, new_tokens: int
+    subject: Subject, rule: Rule, ppl_ratio: float, weights: WeightBytes, bits: int | None, new_tokens: int
 ) -> Iterator[AdviceRow]:
     """The rows of one rule at one perplexity target: one per way to find the active neurons."""
-    rule = make_rule(name)
     level = subject.search(rule, ppl_ratio, tolerance=TOLERANCE).level
     thresholds = subject.thresholds(rule, level, ppl_ratio)
     outcome = subject.outcome(thresholds)
     row = AdviceRow(
-        rule=name,
+        rule=rule.name,
         level=level,
         target_ppl_ratio=ppl_ratio,
         ppl_ratio=outcome["ppl_ratio"],
@@ -122,9 +148,12 @@ def _rows_of_rule(
         return
     yield _timed_row(subject, row, thresholds, None, new_tokens)
     if bits is not None:
-        predictor = calibrate_predictor(subject.loaded, subject.corpus, thresholds, bits=bits)
+        progress = subject.progress
+        predictor = calibrate_predictor(
+            subject.loaded, subject.corpus, thresholds, bits=bits, progress=progress
+        )
         # the effect is measured on the whole corpus, since the held-out part is too short for it
-        predictor = with_effect(subject.loaded, subject.corpus, predictor)
+        predictor = with_effect(subject.loaded, subject.corpus, predictor, progress=progress)
         yield _timed_row(subject, row, thresholds, predictor, new_tokens)
 
 
@@ -132,9 +161,18 @@ def _timed_row(
     subject: Subject, row: AdviceRow, thresholds: Thresholds, predictor: Predictor | None, new_tokens: int
 ) -> AdviceRow:
     """The row with the speeds and the bytes that were measured under `thresholds`."""
-    prompt = _prompt(subject)
-    with accelerate(subject.loaded.model, thresholds, predictor=predictor, sample=prompt) as fast:
+    prompt, way = _prompt(subject), "exact" if predictor is None else f"{predictor.bits}-bit"
+    threads = torch.get_num_threads()
+    # one unit for the preparation, one for the timing
+    with (
+        subject.progress.bar(f"timing {row.rule}, {way}", 2) as advance,
+        accelerate(
+            subject.loaded.model, thresholds, predictor=predictor, sample=prompt, threads=threads
+        ) as fast,
+    ):
+        advance(1)
         pairs = _time_pairs(fast, subject.loaded.model, prompt, new_tokens)
+        advance(1)
         stats = fast.stats()
     low, median, high = statistics.quantiles(
         [pair.sparse / pair.dense for pair in pairs], n=4, method="inclusive"
@@ -142,7 +180,7 @@ def _timed_row(
     effect = predictor.effect if predictor is not None else None
     return dataclasses.replace(
         row,
-        way="exact" if predictor is None else f"{predictor.bits}-bit",
+        way=way,
         measured=True,
         step_bytes=stats.bytes_per_step,
         dense_bytes=stats.dense_bytes_per_step,
@@ -188,9 +226,15 @@ def _speed(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> flo
     return generate_timed(model, prompt, max_new_tokens=new_tokens, ignore_eos=True).tok_per_sec
 
 
-def _dense_speed(model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int) -> float:
+def _dense_speed(
+    model: PreTrainedModel, prompt: torch.Tensor, new_tokens: int, advance: Callable[[int], None]
+) -> float:
     """Median tokens per second of the model's own code; the first run warms up."""
-    return statistics.median([_speed(model, prompt, new_tokens) for _ in range(MIN_PAIRS + 1)][1:])
+    speeds = []
+    for _ in range(MIN_PAIRS + 1):
+        speeds.append(_speed(model, prompt, new_tokens))
+        advance(1)
+    return statistics.median(speeds[1:])
 
 
 def _with_predicted_speed(row: AdviceRow, roofline: Roofline) -> AdviceRow:

@@ -7,6 +7,7 @@ import math
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
+from sparsing.decode.advice.bounds import Bound
 from sparsing.decode.advice.roofline import Roofline
 from sparsing.measuring.weight_bytes import WeightBytes
 
@@ -72,7 +73,9 @@ class Advice(Result):
     kind = "advice"
 
     rows: tuple[AdviceRow, ...]
-    """One per rule, perplexity target and way."""
+    """One per rule, perplexity target and way, without those that the bounds exclude."""
+    bounds: tuple[Bound, ...] = ()
+    """One per rule with kernels and perplexity target."""
     weights: WeightBytes
     """Bytes of the model's weights."""
     roofline: Roofline

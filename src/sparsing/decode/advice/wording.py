@@ -9,9 +9,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sparsing.decode.advice.bounds import MIN_CEILING
 from sparsing.hardware.bandwidth import last_cache_bytes
 
 if TYPE_CHECKING:
+    from sparsing.decode.advice.bounds import Bound
     from sparsing.decode.advice.result import AdviceRow
     from sparsing.measuring.weight_bytes import WeightBytes
 
@@ -19,8 +21,6 @@ MIN_SPEEDUP = 1.05
 """Smaller speed-ups are within the noise of short runs."""
 MAX_OVER_BYTES = 1.25
 """Speed-ups above this multiple of the byte ceiling are rejected as disturbed measurements."""
-MIN_CEILING = 1.15
-"""Below this ceiling the bytes leave too little to gain."""
 
 
 def with_sentence(row: AdviceRow, weights: WeightBytes) -> AdviceRow:
@@ -28,9 +28,12 @@ def with_sentence(row: AdviceRow, weights: WeightBytes) -> AdviceRow:
     return dataclasses.replace(row, advice=_sentence(row, weights))
 
 
-def recommendation(rows: Sequence[AdviceRow], weights: WeightBytes) -> str:
+def recommendation(rows: Sequence[AdviceRow], weights: WeightBytes, bounds: Sequence[Bound] = ()) -> str:
     """One sentence that names the best row, or gives the reason to decode dense."""
     timed = [row for row in rows if row.measured]
+    if not timed and bounds:
+        # the largest target leaves the most hope, so its bound excludes the others too
+        return f"decode dense: {max(bounds, key=lambda bound: bound.target_ppl_ratio).sentence}"
     if not timed:
         return "nothing was timed: no rule asked for has kernels; ask for cett or fat"
     # rows that pay come first, so that a disturbed row is only reported if no other row pays
@@ -64,12 +67,17 @@ def _sentence(row: AdviceRow, weights: WeightBytes) -> str:
 def _pays(row: AdviceRow) -> bool:
     """True if the row is faster than dense, in at least three of four pairs, and not disturbed."""
     in_most_pairs = row.speedup_quartiles is None or row.speedup_quartiles[0] > 1
-    return row.speedup >= MIN_SPEEDUP and in_most_pairs and not _is_disturbed(row)
+    possible = row.speedup <= MAX_OVER_BYTES * row.byte_speedup
+    return row.speedup >= MIN_SPEEDUP and in_most_pairs and possible
 
 
 def _is_disturbed(row: AdviceRow) -> bool:
-    """True if the speed-up exceeds what the bytes explain, so something else must have slowed the dense runs."""
-    return row.measured and row.speedup > MAX_OVER_BYTES * row.byte_speedup
+    """True if the speed-up exceeds what the bytes explain, so something else must have slowed the dense runs.
+
+    A new measurement could not change the answer if the bytes allow too little anyway.
+    """
+    hope = row.byte_speedup >= MIN_CEILING
+    return row.measured and hope and row.speedup > MAX_OVER_BYTES * row.byte_speedup
 
 
 def _reason(row: AdviceRow, weights: WeightBytes) -> str:

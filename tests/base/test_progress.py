@@ -1,0 +1,55 @@
+"""Progress in a log: a line at most every so many seconds, also during a long step, with the time that is left."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from sparsing.base import progress
+from sparsing.base.progress import Progress, duration
+
+
+def test_lines_in_a_log(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY_SEC", 0.05)
+    shown = Progress()
+    shown.plan("measure PPL-1%", 1000)
+    shown.pace(0.5)
+    with shown.bar("try 2 of about 6: cett 0.1", 200) as advance:
+        advance(50)
+        time.sleep(0.2)  # one long step
+    captured = capsys.readouterr()
+    first, *lines = captured.err.splitlines()
+    assert first == "measure PPL-1%: about 8 min 20 s, by the time of the first batches"
+    assert len(lines) >= 2
+    pattern = r"measure PPL-1%: try 2 of about 6: cett 0\.1, 25% of 200; about .* left"
+    assert all(re.fullmatch(pattern, line) for line in lines)
+    assert captured.out == ""
+
+
+def test_nothing_is_shown_on_request(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY_SEC", 0.01)
+    quiet = Progress(False)
+    quiet.plan("measure", 10)
+    quiet.pace(1.0)
+    with quiet.bar("pass", 10) as advance:
+        advance(10)
+        time.sleep(0.05)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_thread_ends_with_the_bar(capsys):
+    import threading
+
+    before = threading.active_count()
+    with pytest.raises(RuntimeError), Progress().bar("pass", 10):
+        raise RuntimeError
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(41.4, "41 s"), (200, "3 min 20 s"), (700, "11 min"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,6 +1,7 @@
 """The fair comparison of rules: perplexity against activation ratio, the same tokens for all (Sparsing Law, 4.1).
 
-The levels of a rule are spread up to the one at the highest perplexity ratio asked for.
+Each rule is searched for PPL-1%, PPL-5% and the highest perplexity ratio, so its figures at these levels are measured
+and equal those of `measure`. Further levels lie below and between them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from sparsing.base.results import Result
 from sparsing.rules import Rule, make_rule
 
 if TYPE_CHECKING:
+    from sparsing.measuring.search import SearchResult
     from sparsing.measuring.subject import Subject
 
 LEAST_SHARE = 0.02
 """What the first level of a rule costs, as a share of the highest log(ppl_ratio)."""
-END_TOLERANCE = 2e-3
-"""The last level need not be exact: what is drawn is where it was measured to be."""
+SEARCHED = (1.01, 1.05)
+"""Perplexity ratios at which each rule is measured, besides the highest one."""
 
 Interval = tuple[float, float]
 
@@ -39,6 +41,8 @@ class FrontierPoint(Result):
     activation_ratio_interval: Interval | None
     ppl_ratio: float
     ppl_ratio_interval: Interval | None
+    target_ppl_ratio: float | None = None
+    """The perplexity ratio for which the level was searched; None for the levels between."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,20 +65,23 @@ class RuleComparison(Result):
         return [point for point in self.points if point.rule == rule]
 
     def ratio_at(self, rule: str, ppl_ratio: float) -> float:
-        """Activation ratio of the rule at this perplexity ratio, by linear interpolation.
+        """Activation ratio of the rule at this perplexity ratio: measured if the ratio was searched for.
 
-        NaN outside of what was measured, but for the tolerance of the last level.
+        Otherwise interpolated between two levels; NaN outside of the measured levels.
         """
+        for point in self.of(rule):
+            if point.target_ppl_ratio is not None and math.isclose(point.target_ppl_ratio, ppl_ratio):
+                return point.activation_ratio
         points = sorted((point.ppl_ratio, point.activation_ratio) for point in self.of(rule))
         cost, ratio = (np.array(column) for column in zip(*points, strict=True))
-        outside = ppl_ratio < cost[0] or ppl_ratio > cost[-1] + END_TOLERANCE
+        outside = ppl_ratio < cost[0] or ppl_ratio > cost[-1]
         return math.nan if outside else float(np.interp(ppl_ratio, cost, ratio))
 
 
 def compare(
     subject: Subject, rules: Sequence[str | Rule], *, ppl_ratio: float = 1.1, steps: int = 6
 ) -> RuleComparison:
-    """Measure each rule at `steps` levels up to the one that costs `ppl_ratio`.
+    """Measure each rule at `steps` levels (at least those of `SEARCHED`) up to the one that costs `ppl_ratio`.
 
     Raises:
         InputError: unknown rule (with a suggestion), a target of 1 or below.
@@ -85,14 +92,30 @@ def compare(
 
 
 def _frontier(subject: Subject, rule: Rule, ppl_ratio: float, steps: int) -> list[FrontierPoint]:
-    found = subject.search(rule, ppl_ratio, tolerance=END_TOLERANCE)
-    most = rule.strength(found.level)
-    # log(ppl_ratio) goes like strength ** slope, so these levels cost equal factors of it
-    shares = np.geomspace(LEAST_SHARE, 1, steps)[:-1] ** (1 / found.slope)
-    levels = [*(rule.level(most * share) for share in shares), found.level]
-    return [_point(subject, rule, level) for level in levels]
+    targets = [*(target for target in SEARCHED if target < ppl_ratio), ppl_ratio]
+    found = [subject.search(rule, target) for target in targets]
+    searched = [
+        _point(subject, rule, result.level, target) for result, target in zip(found, targets, strict=True)
+    ]
+    between = _strengths_between(rule, found, ppl_ratio, max(0, steps - len(found)))
+    others = [_point(subject, rule, rule.level(strength)) for strength in between]
+    return sorted([*searched, *others], key=lambda point: rule.strength(point.level))
 
 
-def _point(subject: Subject, rule: Rule, level: float) -> FrontierPoint:
+def _strengths_between(
+    rule: Rule, found: Sequence[SearchResult], ppl_ratio: float, count: int
+) -> list[float]:
+    """`count` strengths whose log(ppl_ratio) are about evenly spaced in the logarithm, apart from those in `found`."""
+    rise = np.log([np.log(result.ppl_ratio) for result in found])
+    strength = np.log([rule.strength(result.level) for result in found])
+    order = np.argsort(rise)
+    rise, strength = rise[order], strength[order]
+    wanted = np.log(np.geomspace(LEAST_SHARE, 1, count + 1)[:-1] * np.log(ppl_ratio))
+    # log(ppl_ratio) goes like strength ** slope below the searched levels, where only the slope there is known
+    below = strength[0] + (wanted - rise[0]) / found[order[0]].slope
+    return np.exp(np.where(wanted < rise[0], below, np.interp(wanted, rise, strength))).tolist()
+
+
+def _point(subject: Subject, rule: Rule, level: float, target: float | None = None) -> FrontierPoint:
     outcome = subject.outcome(subject.thresholds(rule, level))
-    return FrontierPoint(rule=rule.name, level=float(level), **outcome)
+    return FrontierPoint(rule=rule.name, level=float(level), target_ppl_ratio=target, **outcome)

@@ -32,5 +32,7 @@ def test_searched_levels_have_the_figures_of_measure(subject):
             measured = measure(subject, rule, ppl_ratio=ppl_ratio)
             assert comparison.ratio_at(rule, ppl_ratio) == measured.activation_ratio
         assert min(p.ppl_ratio for p in points) < 1.005, "no level below PPL-1%"
-        assert [p.activation_ratio for p in points] == sorted((p.activation_ratio for p in points), reverse=True)
+        assert [p.activation_ratio for p in points] == sorted(
+            (p.activation_ratio for p in points), reverse=True
+        )
         assert math.isnan(comparison.ratio_at(rule, 1.5))

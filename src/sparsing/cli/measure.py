@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsing.cli import _common as common
 
@@ -70,6 +70,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     common.add_corpus_arguments(parser)
     common.add_model_arguments(parser)
     common.add_run_arguments(parser)
+    parser.add_argument(
+        "--arrays",
+        action="store_true",
+        help="with --json, also print the values of every neuron, token and position (default: off)",
+    )
     return parser
 
 
@@ -99,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     for measured in (*joint, subject):
         measured.journal.clear()
     if args.json:
-        common.print_json(results)
+        common.print_json([_document(result, args.arrays) for result in results])
     else:
         _print(results, folder)
     return 0
@@ -222,8 +227,22 @@ def _draw(results: list[Measurement], subject: Subject, folder: Path) -> Path:
     return write_report(build_document(Runs(measurements=results)), folder / "index.html")
 
 
+def _document(result: Measurement, arrays: bool) -> dict[str, Any]:
+    """The fields of a measurement and its cautions; values per neuron, token and position only with `arrays`."""
+    from numpy import ndarray
+
+    from sparsing.report.cautions import measurement_cautions
+
+    document = result.to_dict() | {"cautions": measurement_cautions(result)}
+    if not arrays:
+        large = {name for name, value in vars(result).items() if isinstance(value, ndarray)} | {"token_text"}
+        document = {name: value for name, value in document.items() if name not in large}
+    return document
+
+
 def _print(results: list[Measurement], folder: Path) -> None:
     from sparsing.report import measurement_tables as tables
+    from sparsing.report.cautions import measurement_cautions
 
     first = results[0]
     where = first.provenance
@@ -244,6 +263,9 @@ def _print(results: list[Measurement], folder: Path) -> None:
             )
     if without := where.layers_without_site:
         print(f"{len(without)} layers have no feed-forward block and are not counted: {', '.join(without)}")
+    for result in results:
+        for caution in measurement_cautions(result):
+            print(f"caution, {result.name}: {caution}")
     cost = first.cost
     print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
     page = folder / "index.html"

@@ -88,11 +88,10 @@ def _beside(folder: Path) -> Path:
 
 def _draw(result: Track, folder: Path) -> None:
     from sparsing.measuring.measurement import Measurement
-    from sparsing.measuring.run_folder import MEASUREMENT_FILE
     from sparsing.report.charts.training_charts import training_picture
     from sparsing.report.static import save_picture
 
-    measured = [Measurement.load(folder / point.name / MEASUREMENT_FILE) for point in result.points]
+    measured = [Measurement.load(folder / point.name) for point in result.points]
     subtitle = f"one CETT, {result.level:.4g}, found on the last {len(result.joint)} checkpoints"
     save_picture(training_picture({result.name: measured}, subtitle=subtitle), folder, "along-training")
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
@@ -27,6 +28,7 @@ SEARCHED = (1.01, 1.05)
 """Perplexity ratios at which each rule is measured, besides the highest one."""
 
 Interval = tuple[float, float]
+Floats = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,14 +108,14 @@ def _strengths_between(
     rule: Rule, found: Sequence[SearchResult], ppl_ratio: float, count: int
 ) -> list[float]:
     """`count` strengths whose log(ppl_ratio) are about evenly spaced in the logarithm, apart from those in `found`."""
-    rise = np.log([np.log(result.ppl_ratio) for result in found])
-    strength = np.log([rule.strength(result.level) for result in found])
-    order = np.argsort(rise)
-    rise, strength = rise[order], strength[order]
-    wanted = np.log(np.geomspace(LEAST_SHARE, 1, count + 1)[:-1] * np.log(ppl_ratio))
+    ordered = sorted(found, key=lambda result: result.ppl_ratio)
+    rise: Floats = np.log([math.log(result.ppl_ratio) for result in ordered])
+    strength: Floats = np.log([rule.strength(result.level) for result in ordered])
+    wanted: Floats = np.log(np.geomspace(LEAST_SHARE, 1, count + 1)[:-1] * math.log(ppl_ratio))
     # log(ppl_ratio) goes like strength ** slope below the searched levels, where only the slope there is known
-    below = strength[0] + (wanted - rise[0]) / found[order[0]].slope
-    return np.exp(np.where(wanted < rise[0], below, np.interp(wanted, rise, strength))).tolist()
+    below = strength[0] + (wanted - rise[0]) / ordered[0].slope
+    between: Floats = np.interp(wanted, rise, strength)
+    return [float(np.exp(b if w < rise[0] else i)) for w, b, i in zip(wanted, below, between, strict=True)]
 
 
 def _point(subject: Subject, rule: Rule, level: float, target: float | None = None) -> FrontierPoint:

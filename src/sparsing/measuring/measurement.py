@@ -9,17 +9,24 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
+from sparsing.errors import InputError
 from sparsing.measuring.search import Try
 from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds
 
+if TYPE_CHECKING:
+    from pandas import DataFrame  # pyright: ignore[reportMissingTypeStubs]
+
+MEASUREMENT_FILE = "measurement.json"
+"""Name of the file of a measurement in its folder."""
 Interval = tuple[float, float]
 """Lower and upper end of a 95% confidence interval."""
 DEAD_BELOW = 1e-3
@@ -176,8 +183,8 @@ class Measurement(Result):
         return super().load(found[0])
 
     def to_frame(self) -> DataFrame:
-        """One row per layer as a pandas `DataFrame`: site, activation ratio and its interval, threshold, CETT, dead."""
-        import pandas as pd
+        """One row per layer as a pandas `DataFrame`, with the columns of `layer_columns`."""
+        import pandas as pd  # pyright: ignore[reportMissingTypeStubs]
 
         return pd.DataFrame(self.layer_columns())
 
@@ -190,7 +197,8 @@ class Measurement(Result):
             "activation_ratio": list(self.layer_activation_ratio),
             "activation_ratio_low": [low for low, _ in intervals],
             "activation_ratio_high": [high for _, high in intervals],
-            "threshold": list(self.thresholds.numbers),
+            # routed experts may have a threshold each, which thresholds.json lists
+            "threshold": [values[0] if len(values) == 1 else None for values in self.site_thresholds],
             "cett_dense_inputs": list(self.cett_dense_inputs),
             "cett_sparse_inputs": list(self.cett_sparse_inputs),
             "dead_neuron_ratio": list(self.dead_neuron_ratio),

@@ -8,6 +8,8 @@ with other options never resumes from these totals.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 from pathlib import Path
@@ -18,6 +20,7 @@ from sparsing.base.checked_files import as_object, read_object
 from sparsing.base.results import write_text
 from sparsing.errors import InputError
 from sparsing.measuring.journal import Journal
+from sparsing.measuring.measurement import MEASUREMENT_FILE
 from sparsing.models.identity import identify
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MEASUREMENT_FILE = "measurement.json"
+LAYERS_FILE = "layers.csv"
 THRESHOLDS_FILE = "thresholds.json"
 RUN_FILE = "run.json"
 
@@ -127,7 +130,7 @@ def open_journal(
 
 
 def save_measurement(result: Measurement, folder: Path) -> None:
-    """Writes `measurement.json` and `thresholds.json` to `folder`.
+    """Writes `measurement.json`, `layers.csv` (one row per layer) and `thresholds.json` to `folder`.
 
     The thresholds are written last, so a folder with `thresholds.json` is complete.
 
@@ -136,6 +139,10 @@ def save_measurement(result: Measurement, folder: Path) -> None:
     """
     (folder / THRESHOLDS_FILE).unlink(missing_ok=True)
     result.save(folder / MEASUREMENT_FILE)
+    columns = result.layer_columns()
+    rows = io.StringIO()
+    csv.writer(rows, lineterminator="\n").writerows([list(columns), *zip(*columns.values(), strict=True)])
+    write_text(folder / LAYERS_FILE, rows.getvalue())
     result.thresholds.save(folder / THRESHOLDS_FILE)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 import numpy as np
 
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
+from sparsing.errors import InputError
 from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.finite import exp_of_nats
@@ -74,6 +75,7 @@ class Subject:
             per_expert: Gives each routed expert its own threshold, and not one threshold to all experts of a layer.
         """
         check_token_ids(loaded.model, loaded.tokenizer, corpus.token_ids())
+        _check_window(loaded, corpus)
         self.loaded, self.corpus, self.heldout = loaded, corpus, heldout
         self.journal = journal or Journal()
         self.is_half_precision = loaded.dtype in ("bfloat16", "float16")
@@ -281,6 +283,19 @@ class Subject:
             self.meter.add(corpus)
         return run_pass(
             self.loaded, corpus, observer, mask, key=key, settings=self._settings, label=label, head=head
+        )
+
+
+def _check_window(loaded: LoadedModel, corpus: Corpus) -> None:
+    """Raises `InputError` if the windows are longer than the model's number of positions."""
+    config = cast(
+        "Any", loaded.model.config
+    )  # transformers leaves the parameters of `get_text_config` unknown
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if length is not None and corpus.width > length:
+        raise InputError(
+            f"windows of {corpus.width} tokens are longer than the model's {length} positions; load the corpus with"
+            f" window={length} or less"
         )
 
 

@@ -71,6 +71,10 @@ class LoadedModel:
     train_tokens: int | None
     """Tokens trained on. None if the checkpoint does not record them."""
 
+    def __repr__(self) -> str:
+        size = f"{self.num_parameters / 1e6:,.1f}M parameters, {len(self.sites)} layers"
+        return f"LoadedModel({self.name}: {self.model_type}, {size}, {self.dtype}, {self.device})"
+
     @classmethod
     def of(
         cls,

@@ -22,6 +22,7 @@ from sparsing.models.identity import identify
 from sparsing.neurons.contexts import LayerContexts
 from sparsing.neurons.study import CONTEXTS_PER_NEURON, LayerStudy, NeuronStudy, study_neurons
 from sparsing.rules.thresholds import Thresholds
+from sparsing.text.token_text import token_text
 
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
@@ -148,7 +149,7 @@ class NeuronTable:
             ) from error
 
     def _words(self, ids: np.ndarray) -> list[list[str]]:
-        text = {int(token): self._tokenizer.decode([int(token)]) for token in np.unique(ids) if token >= 0}
+        text = {int(token): token_text(self._tokenizer, int(token)) for token in np.unique(ids) if token >= 0}
         return [[text[int(token)] for token in row if token >= 0] for row in ids]
 
     def _contexts(self, contexts: LayerContexts) -> Any:
@@ -199,7 +200,7 @@ def context_text(corpus: Corpus, place: int, tokenizer: Any) -> tuple[str, str, 
     # A prefix keeps the spaces between tokens, but a token that ends inside a character changes the text before it.
     if until.startswith(before) and whole.startswith(until):
         return before, until[len(before) :], whole[len(until) :]
-    return before, _decode(tokenizer, corpus.ids[at : at + 1]), _decode(tokenizer, corpus.ids[at + 1 : end])
+    return before, token_text(tokenizer, int(corpus.ids[at])), _decode(tokenizer, corpus.ids[at + 1 : end])
 
 
 def save_vocabulary(study: NeuronStudy, tokenizer: Any, path: Path) -> Path:
@@ -211,7 +212,7 @@ def save_vocabulary(study: NeuronStudy, tokenizer: Any, path: Path) -> Path:
     table = pa.table(
         {
             "id": ids.astype(np.int32),
-            "text": [tokenizer.decode([int(token)]) for token in ids],
+            "text": [token_text(tokenizer, int(token)) for token in ids],
             "count": study.vocabulary_count[ids],
             "activation_ratio": study.vocabulary_ratio[ids],
         }

@@ -21,6 +21,8 @@ from sparsing.rules.scores import SCORES, Score
 from sparsing.rules.selections import SELECTIONS, Selection
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sparsing.rules.curves import Curves
     from sparsing.sites.site import Site
 
@@ -112,6 +114,46 @@ class Thresholds(Result):
                     )
         numbers = iter(self.numbers)
         return tuple(tuple(itertools.islice(numbers, len(unit))) for unit in units)
+
+    def cuts(self, model: Any) -> dict[str, Tensor]:
+        """Cuts for code of your own: a neuron is active where `value.abs() > cut`.
+
+        The value is `h`, the input of `down_proj`; for the score `gate` it is `gate`. Thresholds of `neuron_norm` are
+        divided by the norms of the columns of `down_proj`.
+
+        Args:
+            model: A `PreTrainedModel`, or the `LoadedModel` of one.
+
+        Returns:
+            Module path of each `down_proj` to a tensor of shape `(d_ff,)`, float32, on the device of its weights.
+
+        Raises:
+            InputError: If these are no thresholds, belong to another model, or the model has routed experts, whose
+                cuts depend on the routing weight of the token.
+        """
+        import torch
+
+        from sparsing.rules.scores import cut
+        from sparsing.sites.discovery import find_sites
+
+        sites = find_sites(getattr(model, "model", model) if hasattr(model, "tokenizer") else model)
+        if not self.selection.is_threshold:
+            raise InputError(f"{self.select!r} ranks the neurons of each token; only thresholds have cuts")
+        if any(site.kind == "expert" for site in sites):
+            raise InputError(
+                "cuts of routed experts depend on the routing weight; use sparsify(model, thresholds)"
+            )
+        numbers = self.for_sites(sites)
+        cuts: dict[str, Tensor] = {}
+        for site, (number,) in zip(sites, numbers, strict=True):
+            value = torch.as_tensor(cut(number, self.score.scale(site)), dtype=torch.float32)
+            cuts[site.name] = value.to(site.weight.device).expand(site.d_ff).contiguous()
+        return cuts
+
+    def __repr__(self) -> str:
+        target = f", PPL-{100 * (self.target_ppl_ratio - 1):.4g}%" if self.target_ppl_ratio else ""
+        selection = f"{self.select} on {self.on}, {len(self.values)} layers"
+        return f"Thresholds({self.rule} {self.level:.4g}{target}: {selection})"
 
     @property
     def has_names(self) -> bool:

@@ -54,6 +54,11 @@ class Corpus:
     source: str = "text"
     """Name of the text, as the caller gave it."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Corpus({self.source}: {self.num_tokens:,} tokens in {self.n_windows:,} windows of {self.width})"
+        )
+
     @property
     def n_windows(self) -> int:
         return len(self.starts)

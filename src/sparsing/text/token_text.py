@@ -36,6 +36,23 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     return texts
 
 
+def token_text(tokenizer: Any, token: int) -> str:
+    """The text of one token on its own; a token that is a part of a character shows its bytes as Latin-1.
+
+    A byte-level vocabulary has many such tokens, and the tokenizer would decode them all to the same character.
+    """
+    text = str(tokenizer.decode([token]))
+    if _REPLACEMENT not in text:
+        return text
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    characters = str(tokenizer.convert_ids_to_tokens(token))
+    if not all(character in byte_of for character in characters):
+        return text
+    return bytes(byte_of[character] for character in characters).decode("latin-1")
+
+
 def _decode(tokenizer: Any, ids: list[int]) -> str:
     # clean-up would remove spaces before punctuation, so the pieces would no longer give the original text
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""

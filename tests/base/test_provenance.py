@@ -25,3 +25,8 @@ def test_the_corpus_gives_the_fields_that_it_decides():
     assert provenance.corpus == corpus.source
     assert provenance.corpus_sha256 == corpus.sha256()
     assert provenance.num_tokens == corpus.num_tokens == 60
+
+
+def test_a_module_is_named_as_it_is_run(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/sparsing/__main__.py", "demo", "-o", "my demo"])
+    assert made_now().command == "python -m sparsing demo -o 'my demo'"

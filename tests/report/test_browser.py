@@ -96,6 +96,41 @@ def test_there_is_no_control_without_a_test(opened):
     assert set(found) == CONTROLS
 
 
+def test_a_phone_shows_headings_that_open(browser, whole_report):
+    window = OpenPage(browser, whole_report, width=360)
+    page = window.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    opened = page.locator("details.part").evaluate_all("parts => parts.map(part => part.open)")
+    assert opened == [True] + [False] * (len(opened) - 1)
+    assert page.locator(".panel .chart:visible").count() == 0
+    page.locator("nav a", has_text="Inside the model").click()
+    page.locator(".panel .chart:visible").first.wait_for()
+    page.wait_for_function(
+        "document.querySelector('nav').getBoundingClientRect().top === 0"
+    )  # it stays in sight
+    window.close()
+
+
+def test_every_category_keeps_its_label(browser, whole_report):
+    window = OpenPage(browser, whole_report, width=360)
+    page = window.page
+    page.locator("nav a", has_text="All measurements").click()
+    measures = chart(page, "Models and measures")
+    names = layout(measures, "xaxis.ticktext.length")
+    assert measures.locator(".xtick text").count() == names
+    window.close()
+
+
+def test_answers_and_the_neuron_found_first(opened):
+    page = opened.page
+    assert page.locator(".answers p").count() >= 1
+    explorer = page.locator(".explorer:visible")
+    explorer.scroll_into_view_if_needed()
+    explorer.locator(".search").fill("1.7")
+    assert explorer.locator(".detail b").first.inner_text() == "Layer 1, neuron 7"
+    explorer.locator(".search").fill("")  # other tests use the same window
+
+
 def test_colours(opened):
     page, button = opened.page, opened.page.locator("#theme")
     line = "document.querySelector('.plot .scatterlayer .lines path').style.stroke"
@@ -127,7 +162,7 @@ def test_scales(opened):
 
 def test_one_layer_in_front(opened):
     frequency = chart(opened.page, "How often each neuron is active")
-    opacity = "plot => plot.data.map(trace => trace.opacity)"
+    opacity = "plot => plot.data.filter(trace => trace.meta !== 'mark').map(trace => trace.opacity)"
     assert frequency.locator(".plot").evaluate(opacity) == [1, 1, 1, 1]
     frequency.locator("input.front").fill("3")
     assert frequency.locator(".plot").evaluate(opacity) == [0.12, 0.12, 1, 0.12]
@@ -165,7 +200,7 @@ def test_data_of_every_chart_can_be_saved(opened):
     for figure in page.locator(".chart:visible").all():
         rows = saved(page, figure.locator(".csv"))
         drawn = figure.locator(".plot").evaluate(
-            "plot => plot.data.reduce((sum, trace) => sum + trace.x.length, 0)"
+            "plot => plot.data.reduce((sum, trace) => sum + (trace.meta === 'mark' ? 0 : trace.x.length), 0)"
         )
         assert rows[0][0] == "series"
         assert len(rows) == 1 + drawn > 1
@@ -191,7 +226,9 @@ def test_benchmarks(opened):
 def test_points_of_levels_stand_side_by_side(opened):
     """They are drawn apart with intervals and names; the CSV file holds the number of the task."""
     scores = chart(opened.page, f"Change of each score: {MODEL}")
-    drawn = scores.locator(".plot").evaluate("plot => plot.data.map(trace => [...trace.x])")
+    drawn = scores.locator(".plot").evaluate(
+        "plot => plot.data.filter(trace => trace.meta !== 'mark').map(trace => [...trace.x])"
+    )
     assert len(drawn) == len(LEVELS)
     assert [(a + b) / 2 for a, b in zip(*drawn, strict=True)] == pytest.approx([0, 1, 2, 3])
     assert all(a < b for a, b in zip(*drawn, strict=True))

@@ -42,12 +42,21 @@ def test_layout(folder):
         "Rules compared",
         "Along training",
         "Laws",
-        "All measurements",
         "Neurons by corpus",
+        "All measurements",
     ]
     assert len(document.cards) == 3, "of checkpoints along training only the last has a card; one evaluation"
     assert [panel.label.endswith("PPL-1%") for panel in document.panels] == [True] * 3 + [False] * 3
     assert len(document.origins) == len({origin.command for origin in document.origins})
+
+
+def test_the_answer_is_under_the_title(folder):
+    document = build_document(read_runs([folder]))
+    assert document.title == "Activation sparsity of 3 models and 1 earlier checkpoints"
+    sentence = document.answers[0]
+    assert "of the feed-forward neurons must stay active if perplexity may rise by 1%" in sentence
+    ceiling = next(value for label, value in document.cards[0].gains if label.startswith("ceiling"))
+    assert f"at most {ceiling.removesuffix('x')} times as fast" in sentence
 
 
 def test_checkpoints_come_in_the_order_of_training(tmp_path):

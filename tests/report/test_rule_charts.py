@@ -21,6 +21,7 @@ class P:
     level: float = 0.1
     activation_ratio_interval: tuple[float, float] | None = None
     ppl_ratio_interval: tuple[float, float] | None = None
+    target_ppl_ratio: float | None = None
 
 
 def test_kept_at_a_measured_level():

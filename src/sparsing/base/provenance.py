@@ -69,9 +69,15 @@ def made_now(**fields: Any) -> Provenance:
         **fields,
         versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         platform=f"{platform.system()} {platform.machine()}",
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=shlex.join([*_program(), *sys.argv[1:]]),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+
+
+def _program() -> list[str]:
+    """The program as a user types it: the name of the script, or `python -m PACKAGE`."""
+    path = Path(sys.argv[0])
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 def _version(name: str) -> str:

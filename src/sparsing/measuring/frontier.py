@@ -96,9 +96,7 @@ def compare(
 def _frontier(subject: Subject, rule: Rule, ppl_ratio: float, steps: int) -> list[FrontierPoint]:
     targets = [*(target for target in SEARCHED if target < ppl_ratio), ppl_ratio]
     found = [subject.search(rule, target) for target in targets]
-    searched = [
-        _point(subject, rule, result.level, target) for result, target in zip(found, targets, strict=True)
-    ]
+    searched = [_point(subject, rule, result.level, result) for result in found]
     between = _strengths_between(rule, found, ppl_ratio, max(0, steps - len(found)))
     others = [_point(subject, rule, rule.level(strength)) for strength in between]
     return sorted([*searched, *others], key=lambda point: rule.strength(point.level))
@@ -118,6 +116,8 @@ def _strengths_between(
     return [float(np.exp(b if w < rise[0] else i)) for w, b, i in zip(wanted, below, between, strict=True)]
 
 
-def _point(subject: Subject, rule: Rule, level: float, target: float | None = None) -> FrontierPoint:
-    outcome = subject.outcome(subject.thresholds(rule, level))
+def _point(subject: Subject, rule: Rule, level: float, search: SearchResult | None = None) -> FrontierPoint:
+    """The rule at a level; with the search that found it, the interval contains the uncertainty of the level."""
+    target = search.target_ppl_ratio if search else None
+    outcome = subject.outcome(subject.thresholds(rule, level, target), rule if search else None, search)
     return FrontierPoint(rule=rule.name, level=float(level), target_ppl_ratio=target, **outcome)

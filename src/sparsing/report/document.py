@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from sparsing.neurons.study import NeuronStudy
 
 _T = TypeVar("_T")
+ALL_MEASUREMENTS = "All measurements"
+MOST_ANSWERS = 4
+"""Sentences under the title; more models have cards only."""
+LITTLE_GAIN = 1.15
+"""Below this ceiling of the speed-up the kernels' own overhead is larger than the gain."""
 TEXT_BYTES = 900_000
 """Size of all text views of a page. A large model's view takes 0.3 MB; the main measurements come first."""
 
@@ -50,28 +55,58 @@ def build_document(runs: Runs, *, title: str | None = None) -> Document:
     sections = [benchmark_section(evaluations), *_result_sections(runs, series)]
     if studies:  # importing the comparison of studies loads torch
         sections.append(_neuron_section(studies))
+    sections.sort(key=lambda section: section.title == ALL_MEASUREMENTS)  # the large table comes last
+    carded = _card_measurements(results, series)
+    panels = _panel_order(results)
+    first = model_label(panels[0].provenance) if panels else ""
     benchmark_cards = [benchmark_card(name, evaluation) for name, evaluation in evaluations.items()]
     return Document(
-        title=title or _page_title(runs),
+        title=title or _page_title(runs, series),
+        answers=[_answer(result) for result in carded[:MOST_ANSWERS]],
         cards=[
-            *(_measurement_card(result) for result in _card_measurements(results, series)),
+            *(_measurement_card(result) for result in carded),
             *(card for card in benchmark_cards if card is not None),
         ],
         sections=[section for section in sections if section.tables or section.charts],
-        panels=_panels(_panel_order(results), several=len(_group_by_model(results)) > 1),
+        panels=_panels(panels, several=len(_group_by_model(results)) > 1),
         explorers=[
             Explorer(label=name, data=neuron_view(study.numbers, study.neurons, share=1 / len(studies)))
-            for name, study in studies.items()
+            # the explorer opens on the model of the first panel
+            for name, study in sorted(studies.items(), key=lambda item: item[0] != first)
         ],
         origins=_origins(runs),
     )
 
 
-def _page_title(runs: Runs) -> str:
-    models = list(dict.fromkeys(model_label(origin) for origin in _provenances(runs)))
+def _page_title(runs: Runs, series: Mapping[str, Sequence[Measurement]]) -> str:
+    earlier = {model_label(result.provenance) for run in series.values() for result in run[:-1]}
+    models = [name for name in dict.fromkeys(map(model_label, _provenances(runs))) if name not in earlier]
     if len(models) == 1:
         return f"Activation sparsity of {models[0]}"
-    return f"Activation sparsity of {len(models)} models" if models else "Laws of activation sparsity"
+    checkpoints = f" and {len(earlier)} earlier checkpoints" if earlier else ""
+    if not models:
+        return "Laws of activation sparsity"
+    return f"Activation sparsity of {len(models)} models{checkpoints}"
+
+
+def _answer(result: Measurement) -> str:
+    """What was asked of a model, and the answer, in one sentence."""
+    kept = f"{100 * result.activation_ratio:.3g}% of the feed-forward neurons"
+    if result.target_ppl_ratio is None:
+        start = f"{kept} are active with {result.name}"
+    else:
+        start = (
+            f"{kept} must stay active if perplexity may rise by {100 * (result.target_ppl_ratio - 1):.3g}%"
+        )
+    if result.weights is None:
+        return f"{model_label(result.provenance)}: {start}."
+    ceiling = result.weights.speedup_ceiling(result.activation_ratio)
+    gain = f"decoding can become at most {ceiling:.2f} times as fast by skipping the others"
+    if ceiling < LITTLE_GAIN:
+        gain = (
+            f"skipping the others cannot pay: it saves at most {1 - 1 / ceiling:.0%} of the bytes per token"
+        )
+    return f"{model_label(result.provenance)}: {start}; {gain}."
 
 
 def _group_by_model(results: Sequence[Measurement]) -> dict[str, list[Measurement]]:
@@ -163,7 +198,7 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         Section(title="Along training", charts=training_charts(series)),
         Section(title="Laws", charts=[*laws_charts(runs.laws), *_law_views(runs)]),
         Section(
-            title="All measurements",
+            title=ALL_MEASUREMENTS,
             tables=[_summary_table(results)] if results else [],
             charts=[measures_chart(results)] if len(results) > 1 else [],
         ),

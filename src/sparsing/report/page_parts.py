@@ -81,6 +81,8 @@ class Document:
     """Everything on the page."""
 
     title: str
+    answers: Sequence[str]
+    """The results in a sentence per model, under the title."""
     cards: Sequence[Card]
     sections: Sequence[Section]
     panels: Sequence[Panel]

@@ -5,6 +5,7 @@
 const HOVER_DIGITS = ".4~g";
 const NAME_LENGTH = 22;
 const PHONE_WIDTH = 480;
+const LETTER = 7.5; // pixels of a letter of a label, with room
 // The markers of style.py, by Plotly's names.
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
 
@@ -117,10 +118,21 @@ function traces(chart, state) {
   return [
     ...(chart.heat_map ? [heatTrace(chart)] : []), ...(chart.bands ?? []).flatMap(bandTraces),
     ...(chart.series ?? []).map((series, index) => seriesTrace(chart, series, index, state)),
+    ...onlyMark(chart).map(markTrace),
   ];
 }
 
-function axisLayout(chart, which, scale) {
+// The mark of a chart that has a single one across the plot. It is named in the legend, where it lies on no point.
+function onlyMark(chart) {
+  const marks = (chart.marks ?? []).filter((mark) => mark.at !== undefined && mark.label);
+  return marks.length === 1 && (marks[0].axis ?? "y") === "y" ? marks : [];
+}
+
+function markTrace(mark) {
+  return { type: "scatter", meta: "mark", mode: "lines", x: [null], y: [null], name: label(mark.label), hoverinfo: "skip", line: { color: colour("muted"), width: 1, dash: "dot" } };
+}
+
+function axisLayout(chart, which, scale, width) {
   const axis = chart[which];
   const grey = colour("line");
   const made = {
@@ -134,6 +146,8 @@ function axisLayout(chart, which, scale) {
     const range = which === "x" ? [-0.5, names.length - 0.5] : [names.length - 0.5, -0.9]; // the first row on top
     Object.assign(made, { tickvals: names.map((_, i) => i), ticktext: names, range });
     if (chart.heat_map) Object.assign(made, { tickangle: -90, tickfont: { size: 10 } });
+    // Plotly drops slanted labels that touch; upright ones all have room
+    else if (which === "x" && names.join("").length * LETTER > width) made.tickangle = -90;
     if (which === "y") made.showgrid = false;
   } else if (axis.low !== undefined || axis.high !== undefined) {
     Object.assign(made, visibleRange(axis, scale));
@@ -192,12 +206,12 @@ function layout(chart, state, width) {
   const marks = chart.marks ?? [];
   const shapes = marks.flatMap(markShapes);
   if (chart.diagonal) shapes.push({ type: "line", line: { color: colour("muted"), width: 1, dash: "dot" }, ...diagonal(chart) });
-  const listed = (chart.bands ?? []).length + (chart.series ?? []).filter((series) => series.listed !== false).length;
+  const listed = (chart.bands ?? []).length + (chart.series ?? []).filter((series) => series.listed !== false).length + 2 * onlyMark(chart).length;
   return {
     autosize: true, margin: { l: 56, r: 12, t: 8, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, colorway: [ink],
-    xaxis: axisLayout(chart, "x", state.x), yaxis: axisLayout(chart, "y", state.y), shapes,
-    annotations: marks.filter((mark) => mark.at !== undefined && mark.label).map((mark) => markLabel(mark, state)),
+    xaxis: axisLayout(chart, "x", state.x, width), yaxis: axisLayout(chart, "y", state.y, width), shapes,
+    annotations: marks.filter((mark) => !onlyMark(chart).length && mark.at !== undefined && mark.label).map((mark) => markLabel(mark, state)),
     hovermode: "closest",
     dragmode: width < PHONE_WIDTH ? false : "zoom", // on a phone, dragging scrolls the page
     showlegend: listed > 1,

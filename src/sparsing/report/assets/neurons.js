@@ -123,7 +123,11 @@ function explorer(root, data) {
     ];
   }
 
-  search.addEventListener("input", select);
+  search.addEventListener("input", () => {
+    select();
+    const asked = search.value.trim();
+    if (asked && state.rows.length) choose(state.rows.find((row) => name(row) === asked) ?? state.rows[0]);
+  });
   sort.addEventListener("change", select);
   only.addEventListener("change", select);
   back.addEventListener("click", () => { state.page -= 1; list(); });

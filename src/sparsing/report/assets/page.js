@@ -84,6 +84,7 @@ function setPrinting(on) {
   if (on === (screenTheme !== null)) return; // browsers announce printing by events, by the media query, or by both
   const root = document.documentElement;
   [root.dataset.theme, screenTheme] = on ? ["light", root.dataset.theme ?? "system"] : [screenTheme, null];
+  if (on) for (const part of document.querySelectorAll("details.part")) part.open = true;
   redrawAll();
   if (on) for (const finish of unfinished) finish();
 }
@@ -95,6 +96,16 @@ matchMedia("print").addEventListener("change", (event) => setPrinting(event.matc
 document.getElementById("panel")?.addEventListener("change", (event) => {
   for (const panel of document.querySelectorAll(".panel")) panel.hidden = panel.dataset.panel !== event.target.value;
 });
+
+// A phone shows the headings of the sections; a tap or a link of the contents opens one.
+const parts = [...document.querySelectorAll("details.part")];
+if (matchMedia("(max-width: 46rem)").matches) for (const part of parts.slice(1)) part.open = false;
+for (const link of document.querySelectorAll("nav a")) {
+  link.addEventListener("click", () => {
+    const part = document.querySelector(`${link.getAttribute("href")} > details.part`);
+    if (part) part.open = true;
+  });
+}
 
 for (const button of document.querySelectorAll(".copy")) {
   button.addEventListener("click", async () => {

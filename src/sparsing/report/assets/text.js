@@ -35,8 +35,10 @@ function textView(root, view) {
       const part = to > from ? (values[index] - from) / (to - from) : 0;
       span.style.setProperty("--a", (75 * Math.min(1, Math.max(0, part))).toFixed(1));
     });
-    low.textContent = percent(from);
-    high.textContent = percent(to);
+    // one colour stands for all values beyond an end of the scale
+    const beyond = (bound, sign, isBeyond) => `${values.some(isBeyond) ? sign : ""}${percent(bound)}`;
+    low.textContent = beyond(from, "\u2264 ", (value) => value < from);
+    high.textContent = beyond(to, "\u2265 ", (value) => value > to);
     shown.textContent = state.layer === null ? "all layers" : `layer ${state.layer}`;
   }
 

@@ -100,7 +100,7 @@ def token_ratios(measurement: Measurement) -> Chart:
     names = [token_label(text) for text in measurement.token_text[: ratios.shape[1]]]
     return Chart(
         title="Activation ratio of each token in each layer",
-        note=f"The first {ratios.shape[1]} tokens of the text.",
+        note=f"The first {ratios.shape[1]} tokens of the text.{_outlier_note(ratios.mean(0), 'token')}",
         x=Axis(label="token, in reading order", names=names),
         y=Axis(label="layer", whole=True),
         heat_map=HeatMap(values=ratios, label="activation ratio"),
@@ -233,7 +233,8 @@ def neuron_frequency(measurement: Measurement) -> Chart:
             frequency_curve(f"layer {layer}", row, depth=layer / last, most=CURVE_POINTS)
             for layer, row in enumerate(rows)
         ],
-        marks=[DEAD_MARK],
+        # without rare neurons the mark would leave most of the picture empty
+        marks=[DEAD_MARK] if np.nanmin(rows) < RARE_BELOW else [],
         highlight="layer" if len(rows) > 1 else "",
     )
 
@@ -248,7 +249,8 @@ def frequency_curve(name: str, frequency: np.ndarray, *, most: int, depth: float
     values = np.sort(frequency[np.isfinite(frequency)])[::-1]
     kept = thinned_indices(len(values), most)
     rank = (kept + 0.5) / max(len(values), 1)
-    return Series(name=name, x=rank, y=values[kept], depth=depth, mode="lines", listed=depth is None)
+    # the first and the last layer stand in the legend as the ends of the colour scale
+    return Series(name=name, x=rank, y=values[kept], depth=depth, mode="lines", listed=depth in (None, 0, 1))
 
 
 def position_ratios(measurement: Measurement) -> Chart:
@@ -272,9 +274,24 @@ def position_ratios(measurement: Measurement) -> Chart:
         series.append(Series(name=name, x=middle[kept], y=means[kept], mode="lines", colour=0))
     return Chart(
         title="Activation ratio by position in the window",
+        note=_outlier_note(ratios[positions], "position").strip(),
         x=Axis(label="position in the window, tokens"),
         y=Axis(label="activation ratio"),
         series=series,
+    )
+
+
+def _outlier_note(ratios: np.ndarray, what: str) -> str:
+    """A sentence if the first value is far from all others, as for BOS; else empty."""
+    if len(ratios) < 3 or not np.isfinite(ratios).all():
+        return ""
+    first, rest = float(ratios[0]), ratios[1:]
+    middle = float(np.median(rest))
+    if rest.min() <= first <= rest.max() or abs(first - middle) < 2 * float(np.abs(rest - middle).max()):
+        return ""
+    return (
+        f" The first {what} has {first:.1%}, the others {middle:.1%} in the middle: models collect attention at the"
+        " start of a text (BOS), which sets the range of the scale."
     )
 
 
@@ -287,7 +304,14 @@ def calibration_curves(curves: Curves, measurement: Measurement) -> Chart:
         for realised, cett, ratio in zip(measurement.cett_dense_inputs, curve.cett, curve.ratio, strict=True)
     ]
     lines = [
-        Series(name=f"layer {layer}", x=cett, y=ratio, mode="lines", depth=layer / last, listed=False)
+        Series(
+            name=f"layer {layer}",
+            x=cett,
+            y=ratio,
+            mode="lines",
+            depth=layer / last,
+            listed=layer in (0, last),
+        )
         for layer, (cett, ratio) in enumerate(zip(curve.cett, curve.ratio, strict=True))
     ]
     used = Series(

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparsing.errors import InputError
 from sparsing.report.chart import Axis, Chart, Series, thinned_indices
-from sparsing.report.charts.measurement_charts import DEAD_MARK, frequency_curve
+from sparsing.report.charts.measurement_charts import DEAD_MARK, RARE_BELOW, frequency_curve
 from sparsing.report.text_view import page_text
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def corpus_curves(name: str, study: NeuronStudy) -> Chart:
             frequency_curve(corpus, frequency, most=CORPUS_POINTS)
             for corpus, frequency in zip(study.corpora, study.frequency, strict=True)
         ],
-        marks=[DEAD_MARK],
+        marks=[DEAD_MARK] if np.nanmin(study.frequency) < RARE_BELOW else [],
     )
 
 

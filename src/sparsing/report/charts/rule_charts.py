@@ -39,6 +39,8 @@ class RulePoint(Protocol):
     def ppl_ratio(self) -> float: ...
     @property
     def ppl_ratio_interval(self) -> Interval | None: ...
+    @property
+    def target_ppl_ratio(self) -> float | None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +88,9 @@ def kept_share(points: Sequence[RulePoint], ppl_ratio: float) -> KeptShare | Non
 
     The interval is interpolated in the same way. None if no two points enclose the perplexity ratio.
     """
-    near = min(points, key=lambda point: abs(point.ppl_ratio - ppl_ratio))
-    if abs(near.ppl_ratio - ppl_ratio) <= SAME_PPL:
+    searched = [p for p in points if p.target_ppl_ratio and abs(p.target_ppl_ratio - ppl_ratio) < 1e-9]
+    near = min(searched or points, key=lambda point: abs(point.ppl_ratio - ppl_ratio))
+    if searched or abs(near.ppl_ratio - ppl_ratio) <= SAME_PPL:
         return KeptShare(ratio=near.activation_ratio, interval=near.activation_ratio_interval, measured=True)
     ordered = sorted(points, key=lambda point: point.ppl_ratio)
     costs = [point.ppl_ratio for point in ordered]

@@ -33,7 +33,16 @@ from .helpers.tiny import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-NO_COMMANDS = {"CONTRIBUTING.md", "design.md", "demo-models.md", "metrics.md", "glossary.md", "index.md"}
+NO_COMMANDS = {
+    "models.md",
+    "use-thresholds.md",
+    "CONTRIBUTING.md",
+    "design.md",
+    "demo-models.md",
+    "metrics.md",
+    "glossary.md",
+    "index.md",
+}
 
 CANNOT_RUN = {
     "wikitext": "downloads a dataset from the hub",

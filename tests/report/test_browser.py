@@ -105,9 +105,8 @@ def test_a_phone_shows_headings_that_open(browser, whole_report):
     assert page.locator(".panel .chart:visible").count() == 0
     page.locator("nav a", has_text="Inside the model").click()
     page.locator(".panel .chart:visible").first.wait_for()
-    page.wait_for_function(
-        "document.querySelector('nav').getBoundingClientRect().top === 0"
-    )  # it stays in sight
+    page.wait_for_timeout(1500)  # the page scrolls smoothly
+    assert page.locator("nav").evaluate("nav => nav.getBoundingClientRect().top") == 0, "it stays in sight"
     window.close()
 
 

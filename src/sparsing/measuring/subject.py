@@ -306,8 +306,7 @@ def _try_label(rule: Rule, level: float, on_all: bool, known: Sequence[Observati
     if not known:
         return label
     last = known[-1]
-    ratio = math.exp(last.rise.sum() / last.labels.sum())
-    return f"{label} (last: {rule.level(last.strength):.4g} gave ppl_ratio {ratio:.4f})"
+    return f"{label} (last: {rule.level(last.strength):.4g} gave ppl_ratio {last.ppl_ratio:.4f})"
 
 
 def window_counts(totals: SparseTotals) -> np.ndarray:

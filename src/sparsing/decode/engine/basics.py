@@ -15,11 +15,23 @@ from sparsing.decode.engine.native import (
     atomic_load,
     call_convert,
     call_dot,
+    call_gemv,
     call_yield,
     floats_at,
     ints_at,
 )
-from sparsing.decode.engine.weights import ADDRESS, COLUMNS, DOT, FROM_FLOAT, NUM_FIELDS, STRIDE, TO_FLOAT
+from sparsing.decode.engine.packed_rows import ROWS_TOGETHER
+from sparsing.decode.engine.weights import (
+    ADDRESS,
+    COLUMNS,
+    DOT,
+    FROM_FLOAT,
+    GEMV_AT,
+    NUM_FIELDS,
+    PACKED,
+    STRIDE,
+    TO_FLOAT,
+)
 from sparsing.decode.kernels.cpu.rows import FAST
 
 _SPINS = 4000
@@ -44,6 +56,12 @@ def wait_for_all(me, s):
 def share(me, s, count):
     """The first and the last (exclusive) of `count` items that this thread takes."""
     return count * me // s.threads, count * (me + 1) // s.threads
+
+
+@njit(nogil=True, cache=True)
+def share_of_rows(me, s, count):
+    """As `share`, for the rows that a thread multiplies: in eights, as `multiply` needs them."""
+    return share_of_blocks(me, s, count, ROWS_TOGETHER)
 
 
 @njit(nogil=True, cache=True)
@@ -89,7 +107,15 @@ def prepared(matrix, x, codes):
 
 @njit(nogil=True, cache=True)
 def multiply(matrix, values, first, last, out):
-    """`out[r] = row r . values` for `first <= r < last`; `values` is an address from `prepared`, `out` an address."""
+    """`out[r] = row r . values` for `first <= r < last`, both in eights or the last one the number of rows.
+
+    `values` is an address from `prepared`, `out` an address.
+    """
+    if matrix[PACKED]:
+        rows = matrix[PACKED] + first * matrix[STRIDE]
+        if last > first:
+            call_gemv(matrix[GEMV_AT], matrix[COLUMNS], out + 4 * first, rows, values, last - first)
+        return
     dot, columns, stride = matrix[DOT], matrix[COLUMNS], matrix[STRIDE]
     row, target = matrix[ADDRESS] + first * stride, out + 4 * first
     for _ in range(first, last):

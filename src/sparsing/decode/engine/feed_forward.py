@@ -17,8 +17,8 @@ from sparsing.decode.engine.basics import (
     matrix_of,
     multiply,
     prepared,
-    share,
     share_of_blocks,
+    share_of_rows,
     wait_for_all,
 )
 from sparsing.decode.engine.native import (
@@ -40,7 +40,7 @@ from sparsing.decode.engine.neuron_rows import (
     UP_AT,
     UP_STRIDE,
 )
-from sparsing.decode.engine.weights import ADDRESS, COLUMNS, DOT, DOWN, GATE, INPUT_CODE, STRIDE, UP
+from sparsing.decode.engine.weights import COLUMNS, DOT, DOWN, GATE, INPUT_CODE, UP
 from sparsing.decode.kernels.cpu.block_kernel import apply_activation, at_or_below
 
 DENSE, SPARSE = 0, 1
@@ -64,17 +64,16 @@ def dense_block(me, layer, s):
         multiply(gate, prepared(gate, x, codes), first, last, s.gates)
         read[0] += last - first
     read[1] += last - first
-    _activate(first, last, layer, s)
+    read[2] += _activate(first, last, layer, s)
     wait_for_all(me, s)
-    first, last = share(me, s, s.d_model)
+    first, last = share_of_rows(me, s, s.d_model)
     multiply(down, prepared(down, s.h, codes), first, last, s.out)
-    if me == 0:  # the counts of down are neurons, of which every thread reads a part
-        read[2] += s.d_ff
 
 
 @njit(nogil=True, cache=True)
 def _activate(first, last, layer, s):
-    """`h` of neurons `first` to `last`, with inactive neurons set to zero."""
+    """`h` of neurons `first` to `last`, with inactive neurons set to zero; returns the number of active neurons."""
+    active = 0
     gates, h, gated, act = floats_at(s.gates, s.d_ff), floats_at(s.h, s.d_ff), s.gated, s.act
     gate_cut = floats_at(s.gate_cuts, s.n_layers)[layer]
     h_cuts = floats_at(s.h_cuts + 4 * s.d_ff * layer, s.d_ff)
@@ -93,7 +92,10 @@ def _activate(first, last, layer, s):
             gate = value = apply_activation(act, value)
         if at_or_below(abs(gate), gate_cut) or at_or_below(abs(value), h_cuts[i]):
             value = np.float32(0)
+        else:
+            active += 1
         h[i] = value
+    return active
 
 
 @njit(nogil=True, cache=True)
@@ -114,12 +116,17 @@ def sparse_block(me, layer, s):
     values = up_values = prepared(decider, x, codes)
     if up[INPUT_CODE] != decider[INPUT_CODE]:
         up_values = prepared(up, x, codes + s.code_bytes)
+    decides = ints_at(s.gate_decides, s.n_layers)[layer]
     y[:] = 0
     for first in range(CHUNK * me, s.d_ff, CHUNK * s.threads):
         last = min(first + CHUNK, s.d_ff)
-        count = _find(layer, first, last, s, decider, rows, values, neurons, gates)
+        multiply(decider, values, first, last, ups.ctypes.data - 4 * first)
+        count = _find(layer, first, last, s, rows, neurons, ups, gates)
         if s.gated:
-            _ups(up, rows, up_values, count, neurons, ups)
+            if decides:
+                _ups(up, rows, up_values, count, neurons, ups)
+            else:  # all neurons of the chunk are listed
+                multiply(up, up_values, first, last, ups.ctypes.data - 4 * first)
             read[0] += last - first
         read[1] += count if s.gated else last - first
         kept = _keep(layer, count, s, rows, neurons, gates, ups)
@@ -128,24 +135,24 @@ def sparse_block(me, layer, s):
 
 
 @njit(nogil=True, cache=True)
-def _find(layer, first, last, s, matrix, rows, values, neurons, gates):
+def _find(layer, first, last, s, rows, neurons, products, gates):
     """List the neurons of `[first, last)` that may be active, with `act(gate)`, and ask for their rows.
 
-    Returns their number. If the gate does not decide, all neurons may be active.
+    Args:
+        products: Gates before bias and activation.
+
+    Returns:
+        Their number. If the gate does not decide, all neurons may be active.
     """
-    dot, columns, stride, act = matrix[DOT], matrix[COLUMNS], matrix[STRIDE], s.act
-    cut = floats_at(s.gate_cuts, s.n_layers)[layer]
+    act, cut = s.act, floats_at(s.gate_cuts, s.n_layers)[layer]
     decides = ints_at(s.gate_decides, s.n_layers)[layer]
     bias = bias_of(s, layer, GATE if s.gated else UP)
     start, size = rows[START], rows[RECORD]
-    row, target = matrix[ADDRESS] + first * stride, gates.ctypes.data
     count = 0
     for i in range(first, last):
-        call_dot(dot, columns, target + 4 * count, row, values)
-        row += stride
-        gate = apply_activation(act, gates[count] + bias[i] if bias.size else gates[count])
-        gates[count], neurons[count] = gate, i
+        gate = apply_activation(act, products[i - first] + bias[i] if bias.size else products[i - first])
         if not at_or_below(abs(gate), cut):
+            gates[count], neurons[count] = gate, i
             count += 1
             if decides:
                 prefetch(start + i * size, size)

@@ -113,6 +113,11 @@ def function_address(name: str) -> int:
         ) from None
 
 
+def has_function(name: str) -> bool:
+    """Whether the CPU part of ggml exports this function."""
+    return hasattr(_libraries()[1], name)
+
+
 @functools.cache
 def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     """ggml's base library and its CPU library, ready for use."""

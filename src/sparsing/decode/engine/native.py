@@ -45,6 +45,26 @@ def call_dot(typingctx: Any, dot: Any, count: Any, out: Any, row: Any, values: A
 
 
 @llvm.intrinsic
+def call_gemv(typingctx: Any, gemv: Any, count: Any, out: Any, rows: Any, values: Any, num_rows: Any) -> Any:
+    """`out[r] = row r . values` for rows that `packed_rows.py` has interleaved; all but the counts are addresses."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function, n, out, rows, x, num_rows = args
+        floats = builder.inttoptr(out, llvm.F32.as_pointer())
+        arguments = [
+            builder.trunc(n, llvm.I32),
+            floats,
+            _WORD(0),
+            _pointer(builder, rows),
+            _pointer(builder, x),
+        ]
+        _call(builder, function, [*arguments, llvm.I32(1), builder.trunc(num_rows, llvm.I32)])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), codegen
+
+
+@llvm.intrinsic
 def call_convert(typingctx: Any, convert: Any, source: Any, target: Any, count: Any) -> Any:
     """Convert `count` values by the `from_float` or `to_float` at the address `convert`."""
 

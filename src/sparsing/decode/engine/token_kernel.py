@@ -19,7 +19,7 @@ from sparsing.decode.engine.basics import (
     prepared,
     read_row,
     rms_norm,
-    share,
+    share_of_rows,
     wait_for_all,
 )
 from sparsing.decode.engine.feed_forward import SPARSE, dense_block, sparse_block
@@ -86,7 +86,7 @@ def _attention(me, layer, position, s, x, normed):
         matrix, bias = matrix_of(s, layer, place), bias_of(s, layer, place)
         if matrix[INPUT_CODE] != form:
             values, form = prepared(matrix, normed.ctypes.data, codes), matrix[INPUT_CODE]
-        first, last = share(me, s, matrix[ROWS])
+        first, last = share_of_rows(me, s, matrix[ROWS])
         multiply(matrix, values, first, last, out)
         if bias.size:
             row = floats_at(out, matrix[ROWS])
@@ -97,7 +97,7 @@ def _attention(me, layer, position, s, x, normed):
     attend(me, layer, position, s)
     wait_for_all(me, s)
     matrix = matrix_of(s, layer, O)
-    first, last = share(me, s, s.d_model)
+    first, last = share_of_rows(me, s, s.d_model)
     multiply(matrix, prepared(matrix, s.heads, codes), first, last, s.out)
     wait_for_all(me, s)
     normed[:] = floats_at(s.out, s.d_model)
@@ -132,7 +132,7 @@ def _add_parts(s, out):
 def _logits(me, s, x, normed):
     rms_norm(x, floats_at(s.output_norm, s.d_model), s.norm_eps, normed)
     head, codes = ints_at(s.head, NUM_FIELDS), s.codes + 2 * s.code_bytes * me
-    first, last = share(me, s, s.vocab_size)
+    first, last = share_of_rows(me, s, s.vocab_size)
     multiply(head, prepared(head, normed.ctypes.data, codes), first, last, s.logits)
     mine = floats_at(s.logits + 4 * first, last - first)
     for i in range(mine.size):

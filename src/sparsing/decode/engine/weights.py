@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sparsing.decode.engine.ggml import F32, weight_type
+from sparsing.decode.engine.ggml import F32, function_address, has_function, weight_type
+from sparsing.decode.engine.packed_rows import GEMV, ROWS_TOGETHER, interleaved
 from sparsing.errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    import torch
+
     from sparsing.decode.engine.architecture import Architecture
     from sparsing.models.gguf_file import GgufFile
 
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 Q, K, V, O, GATE, UP, DOWN = range(7)  # noqa: E741
 _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 # places of a value in the row of a matrix
-ADDRESS, ROWS, COLUMNS, STRIDE, DOT, INPUT_CODE, FROM_FLOAT, TO_FLOAT = range(8)
-NUM_FIELDS = 8
+ADDRESS, ROWS, COLUMNS, STRIDE, DOT, INPUT_CODE, FROM_FLOAT, TO_FLOAT, PACKED, GEMV_AT = range(10)
+NUM_FIELDS = 10
 _NORMS = ("attn_norm", "ffn_norm")
 _POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 _HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
@@ -54,6 +57,8 @@ class TensorTables:
     output_norm: Array
     biases: Array
     """Biases of the seven matrices, each padded to the longest, shape `(layers or 0, 7, longest)`."""
+    packed: list[torch.Tensor]
+    """Interleaved copies of Q4_0 matrices; keeps their memory."""
     rope_factors: Array
     """Divisors of the rotary frequencies, shape `(rope_dims / 2,)`."""
 
@@ -104,6 +109,7 @@ def read_weights(file: GgufFile, arch: Architecture) -> TensorTables:
         head_norms=reader.optional(arch, _HEAD_NORMS, arch.head_dim),
         output_norm=reader.vector("output_norm.weight", d_model),
         biases=_biases(reader, arch, shapes),
+        packed=reader.packed,
         rope_factors=_rope_factors(reader, arch),
     )
     if unused := sorted(set(file.tensors) - reader.used - _IGNORED):
@@ -138,6 +144,8 @@ class _Reader:
     def __init__(self, file: GgufFile):
         self.file = file
         self.used: set[str] = set()
+        self.packed: list[torch.Tensor] = []
+        self._gemv = function_address(GEMV) if has_function(GEMV) else 0
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Array:
         """The fields of a matrix."""
@@ -156,6 +164,10 @@ class _Reader:
                 f"{self.file.path}: the installed ggml stores {own.name} in another number of bytes than the package"
                 " gguf; update llama-cpp-python and gguf"
             )
+        packed = 0
+        if self._gemv and tensor.type_name == "Q4_0" and shape[0] % ROWS_TOGETHER == 0:
+            self.packed.append(interleaved(data))
+            packed = self.packed[-1].data_ptr()
         fields = np.zeros(NUM_FIELDS, np.int64)
         fields[:] = (
             data.ctypes.data,
@@ -165,6 +177,8 @@ class _Reader:
             own.input_code,
             convert,
             own.to_float,
+            packed,
+            self._gemv,
         )
         return fields
 

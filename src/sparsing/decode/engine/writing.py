@@ -52,7 +52,7 @@ class EngineStats(Result):
     kind = "engine_stats"
 
     activation_ratio: float
-    """Share of neurons whose row of `down` was read, mean over layers."""
+    """Share of neurons that the rule keeps, mean over layers; 1 without a rule."""
     ffn_bytes_ratio: float
     """Bytes read of the feed-forward blocks over the bytes of the blocks in the file."""
     bytes_per_token: float
@@ -107,8 +107,8 @@ def engine_stats(engine: GgufEngine, tokens: int) -> EngineStats:
     ffn_dense = sizes[:, 4:].astype(float)
     read = rows / engine.arch.d_ff * ffn_dense
     for layer, copy in enumerate(engine.rule.copies):
-        if copy is not None:
-            read[layer, 2] = rows[layer, 2] * copy.down_row_bytes
+        # a dense layer reads all of down, whatever is active
+        read[layer, 2] = ffn_dense[layer, 2] if copy is None else rows[layer, 2] * copy.down_row_bytes
     other = dense - float(ffn_dense.sum())
     cycles, head = engine.array("cycles").sum(0), float(engine.array("head_cycles")[0])
     total = float(cycles.sum()) + head or 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from sparsing.measuring.measurement import Measurement
+from sparsing.report.cautions import measurement_cautions
 from sparsing.report.chart import Picture
 from sparsing.report.charts.measurement_charts import (
     calibration_curves,
@@ -21,6 +23,7 @@ from sparsing.report.charts.measurement_charts import (
     token_picture,
 )
 from sparsing.report.labels import token_label
+from sparsing.report.measurement_tables import layers
 from sparsing.report.static import draw, save_picture, save_pictures
 from sparsing.report.style import save_image
 from sparsing.rules.curves import Curves, ScoreCurve
@@ -121,6 +124,22 @@ def test_layer_ratios_with_bars_and_mean():
     assert mean.get_ydata()[0] == measurement.activation_ratio
     bars = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
     assert bars == [list(interval) for interval in measurement.layer_activation_ratio_interval]
+
+
+def test_layers_have_the_numbers_of_the_model():
+    """A hybrid model has layers without a feed-forward block, and a layer may have a block beside its experts."""
+    sites = ("model.layers.1.mlp.down_proj", "model.layers.3.mlp.down_proj", "model.layers.7.mlp.down_proj")
+    without = tuple(f"model.layers.{i}" for i in (0, 2, 4, 5, 6))
+    measurement = make_measurement(n_layers=3)
+    provenance = dataclasses.replace(measurement.provenance, layers_without_site=without)
+    hybrid = dataclasses.replace(measurement, sites=sites, provenance=provenance)
+    assert list(layer_ratios(hybrid).series[0].x) == [1, 3, 7]
+    assert [row[0] for row in layers(hybrid)[1]] == ["1", "3", "7"]
+    assert [series.name for series in neuron_frequency(hybrid).series] == ["layer 1", "layer 3", "layer 7"]
+    assert any(
+        "5 layers have no feed-forward block and are not counted: model.layers.0, model.layers.2" in note
+        for note in measurement_cautions(hybrid)
+    )
 
 
 def test_layer_ratios_explain_the_intervals():

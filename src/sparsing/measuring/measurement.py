@@ -222,10 +222,17 @@ class Measurement(Result):
         return tuple(tuple(itertools.islice(numbers, sizes.get(site, 1))) for site in self.sites)
 
     @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Number of each site's layer, as the model counts its layers; layers without a block have no site."""
+        found = [re.search(r"[.#](\d+)", site) for site in self.sites]
+        return tuple(i if match is None else int(match.group(1)) for i, match in enumerate(found))
+
+    @property
     def site_labels(self) -> tuple[str, ...]:
-        """A short label of each site: its place, or its layer and its block if the model has experts."""
-        if not self.experts:
-            return tuple(str(i) for i in range(len(self.sites)))
+        """A short label of each site: the number of its layer, and its block if a layer has more than one."""
+        numbers = self.layer_numbers
+        if len(set(numbers)) == len(numbers):
+            return tuple(map(str, numbers))
         routed = {activity.site for activity in self.experts}
         paths = [site if site in routed else site.rpartition(".")[0] for site in self.sites]
         return tuple(re.sub(r"^.*?(\d+)\.(?:.*\.)?", r"\1 ", path) for path in paths)

@@ -78,7 +78,8 @@ def _search(result: Measurement) -> list[str]:
             f"Rounding in {result.provenance.dtype} moves the perplexity ratio by {noise:.4f} (one standard"
             " deviation); the interval of the activation ratio includes this error, and --dtype float32 removes it."
         )
-    dense = [str(layer) for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1]
+    ratios = zip(result.site_labels, result.layer_activation_ratio, strict=True)
+    dense = [label for label, ratio in ratios if ratio == 1]
     if dense:
         notes.append(f"All neurons are always active in layer {', '.join(dense)}.")
     return notes

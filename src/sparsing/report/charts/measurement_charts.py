@@ -120,7 +120,11 @@ def layer_ratios(measurement: Measurement) -> Chart:
         x=Axis(label="layer", whole=True),
         # bars can be compared by eye where the axis starts at 0; a narrow range would be squeezed by it
         y=Axis(label="activation ratio", low=0.0 if near_zero else None),
-        series=[Series(name="layers", x=range(len(ratios)), y=ratios, y_low=low, y_high=high, mode="points")],
+        series=[
+            Series(
+                name="layers", x=measurement.layer_numbers, y=ratios, y_low=low, y_high=high, mode="points"
+            )
+        ],
         marks=[Mark(at=mean, label=f"mean {mean:.4f}", low=mean_low, high=mean_high)],
     )
 
@@ -178,8 +182,8 @@ def layer_thresholds(measurement: Measurement) -> Chart | None:
     """The threshold of each layer; None for a rule that keeps a share of the neurons and has no threshold."""
     if not measurement.thresholds.selection.is_threshold:
         return None
-    sites = [(index, number) for index, own in enumerate(measurement.site_thresholds) for number in own]
-    index, values = zip(*sites, strict=True)
+    sites = zip(measurement.layer_numbers, measurement.site_thresholds, strict=True)
+    layers, values = zip(*((layer, number) for layer, own in sites for number in own), strict=True)
     score = measurement.thresholds.on
     scales = scales_for(values)
     return Chart(
@@ -187,7 +191,7 @@ def layer_thresholds(measurement: Measurement) -> Chart | None:
         note=f"A neuron is active if its {score} is above the threshold.",
         x=Axis(label="layer", whole=True),
         y=Axis(label=f"threshold on {score}", scales=scales, low=0.0 if scales[0] == "linear" else None),
-        series=[Series(name="threshold", x=index, y=values, mode="points")],
+        series=[Series(name="threshold", x=layers, y=values, mode="points")],
     )
 
 
@@ -199,7 +203,7 @@ def layer_cett(measurement: Measurement) -> Chart:
     values = [*dense, *sparse, *([measurement.level] if requested else [])]
     # the padding keeps rounding errors around the requested value from looking like differences
     low, high = padded_range(values, least=0.15 * float(np.mean(dense)))
-    layers = range(len(dense))
+    layers = measurement.layer_numbers
     return Chart(
         title="CETT, requested and realised",
         note="Error of each layer's output that dropping neurons makes, as a share of the output. The definition"
@@ -230,8 +234,8 @@ def neuron_frequency(measurement: Measurement) -> Chart:
             floor=min(0.5 / measurement.num_tokens, DEAD_BELOW / 2),
         ),
         series=[
-            frequency_curve(f"layer {layer}", row, depth=layer / last, most=CURVE_POINTS)
-            for layer, row in enumerate(rows)
+            frequency_curve(f"layer {label}", row, depth=place / last, most=CURVE_POINTS)
+            for place, (label, row) in enumerate(zip(measurement.site_labels, rows, strict=True))
         ],
         # without rare neurons the mark would leave most of the picture empty
         marks=[DEAD_MARK] if np.nanmin(rows) < RARE_BELOW else [],
@@ -305,14 +309,16 @@ def calibration_curves(curves: Curves, measurement: Measurement) -> Chart:
     ]
     lines = [
         Series(
-            name=f"layer {layer}",
+            name=f"layer {label}",
             x=cett,
             y=ratio,
             mode="lines",
-            depth=layer / last,
-            listed=layer in (0, last),
+            depth=place / last,
+            listed=place in (0, last),
         )
-        for layer, (cett, ratio) in enumerate(zip(curve.cett, curve.ratio, strict=True))
+        for place, (label, cett, ratio) in enumerate(
+            zip(measurement.site_labels, curve.cett, curve.ratio, strict=True)
+        )
     ]
     used = Series(
         name="thresholds in use", x=measurement.cett_dense_inputs, y=chosen, mode="points", colour=1

@@ -106,3 +106,18 @@ def test_a_series_with_a_slash_in_its_name_is_one_file(csv, tmp_path):
         == 0
     )
     assert {"relu-small.json", "silu-small.json"} <= {file.name for file in (tmp_path / "law").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped/x", "a/b", "..", "[/red]\x1b[31m"])
+def test_a_series_name_stays_in_the_output_folder(name, tmp_path, capsys):
+    table = tmp_path / "in" / "points.csv"
+    table.parent.mkdir()
+    rows = [f'"{name}",{tokens * 1000},{0.3 + 0.2 / tokens}' for tokens in range(1, 13)]
+    table.write_text("series,tokens,activation_ratio\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "deep" / "out"
+    arguments = ["fit", str(table), "--form", "silu", "--drop", "0", "--resamples", "2", "-o", str(out)]
+    assert main(arguments) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "deep"}
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert all(path.is_file() for path in out.iterdir())
+    assert len([path for path in out.iterdir() if path.suffix == ".json"]) == 1

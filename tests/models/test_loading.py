@@ -359,3 +359,28 @@ def test_layers_without_a_block_are_in_the_provenance(tmp_path):
     loaded = load_model(folder, device="cpu")
     assert [site.layer for site in loaded.sites] == [1, 3]
     assert loaded.provenance()["layers_without_site"] == ("model.layers.0", "model.layers.2")
+
+
+@pytest.mark.parametrize(
+    "shard", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "x" * 5000]
+)
+def test_an_index_that_names_a_file_elsewhere_is_refused(folder, shard):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(InputError, match=r"outside of its folder|lacks 1 of 1 files"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+def test_an_attention_that_would_be_fetched_from_a_hub_is_refused(folder, key):
+    edit_config(folder, **{key: "kernels-community/flash-attn"})
+    with pytest.raises(InputError, match=f"{key} = .*, which may load code; allowed: eager"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": 10**6}, {"vocab_size": 10**12}, {"hidden_size": -(10**12)}]
+)
+def test_sizes_that_no_model_has_end_at_once(folder, change):
+    edit_config(folder, **change)
+    with pytest.raises(InputError, match="a size that no model has"):
+        load_model(folder)

@@ -332,6 +332,12 @@ def plain(text: str) -> Text:
     return Text("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text))
 
 
+def file_name(name: str) -> str:
+    """`name`, which may come from a file of somebody else, as the name of a file that stays in its folder."""
+    allowed = "".join(c if c.isalnum() or c in "-_+=., ()" else "-" for c in name).lstrip(". ")
+    return allowed[:100] or "unnamed"
+
+
 def print_table(
     title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, prose: bool = False
 ) -> None:

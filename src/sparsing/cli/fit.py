@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     if joint:
         print(f"joint fit: {joint.verdict}")
     if args.output:
-        written = [str(args.output / f"{_file_stem(fit)}.json") for fit in fits]
+        written = [str(args.output / f"{common.file_name(fit.name)}.json") for fit in fits]
         print(f"written, with figures: {' '.join(written)}")
         print(f"forecast with: sparsing forecast {written[0]} --tokens 1e12")
     return 0
@@ -138,19 +138,14 @@ def _save(
     from sparsing.report.static import save_picture
 
     for fit, comparison in zip(fits, comparisons, strict=True):
-        fit.save(folder / f"{_file_stem(fit)}.json")
-        save_picture(law_picture(fit), folder, _file_stem(fit))
+        fit.save(folder / f"{common.file_name(fit.name)}.json")
+        save_picture(law_picture(fit), folder, common.file_name(fit.name))
         if comparison:
-            comparison.save(folder / f"{_file_stem(fit)}-forms.json")
+            comparison.save(folder / f"{common.file_name(fit.name)}-forms.json")
     if len(fits) > 1:
         save_picture(laws_picture(fits), folder, "all-series")
     if joint:
         joint.save(folder / "joint.json")
-
-
-def _file_stem(fit: LawFit) -> str:
-    """The name of the series as a file name: a series `relu/0.1B` does not become a folder."""
-    return fit.name.replace("/", "-")
 
 
 def _print(fit: LawFit, comparison: FormComparison | None) -> None:

@@ -7,11 +7,11 @@ the package that measures.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sparsing.base.checked_files import as_object, read_object
 from sparsing.errors import InputError
 from sparsing.laws.points import BILLION, Points, make_points
 
@@ -74,15 +74,7 @@ def _with_own_names(series: list[Points], paths: Sequence[str | Path]) -> list[P
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no file {str(path)!r}; give a CSV, a JSON of points or a measurement") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{str(path)!r} is not JSON ({error}); CSV files must end in .csv") from error
-    if not isinstance(document, dict):
-        raise InputError(f"{str(path)!r} holds a {type(document).__name__}; give a JSON object with fields")
-    return document
+    return read_object(path, hint="give a CSV (its name must end in .csv), a JSON of points or a measurement")
 
 
 def _read_raw_series(path: Path, document: dict[str, Any]) -> Points:
@@ -105,7 +97,9 @@ def _read_measurement(
     path: Path, document: dict[str, Any], tokens_per_step: float | None
 ) -> tuple[float, float]:
     """Training tokens and activation ratio of one checkpoint."""
-    provenance = document.get("provenance") or {}
+    provenance = as_object(
+        document.get("provenance") or {}, name=f"provenance in {str(path)!r}", hint="measure again"
+    )
     ratio = _number(_Place(path), "activation_ratio", document.get("activation_ratio"))
     if provenance.get("train_tokens") is not None:
         return _number(_Place(path), "provenance.train_tokens", provenance["train_tokens"]), ratio
@@ -227,7 +221,7 @@ def _number(where: _Place, field: str, value: Any) -> float:
             value = value.replace(",", ".")
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # an integer may be larger than any float
         got = "nothing" if value in (None, "") else repr(value)
         raise InputError(
             f"{where}: {field} must be a number, got {got}; correct the file (no thousands separators)"

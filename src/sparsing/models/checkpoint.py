@@ -6,11 +6,11 @@ needed are downloaded. For a local folder the network is never used.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sparsing.base.checked_files import check, read_object
 from sparsing.errors import InputError, UnsupportedModelError
 
 WeightFormat = Literal["safetensors", "bin"]
@@ -25,6 +25,15 @@ _HOW_TO_CONVERT = (
     " `model.load_state_dict(torch.load(file, weights_only=True)); model.save_pretrained(folder)`"
     " writes model.safetensors"
 )
+
+
+_AGAIN = "download the checkpoint again"
+_ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+"""Ways to compute attention that transformers itself has. Any other name is a repository on the hub."""
+_LAYER_KEYS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
+_MAX_LAYERS = 10_000
+_MAX_SIZE = 2**31
+"""Largest number in a configuration, e.g. of a vocabulary; larger tensors would be allocated before any check."""
 
 
 class TrainingPosition(NamedTuple):
@@ -101,13 +110,32 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if not isinstance(config.get("model_type"), str):
         raise InputError(f"{str(folder / 'config.json')!r} has no model_type; add it, e.g. `llama`")
+    check_config(config, str(folder / "config.json"))
     if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method", "unknown")
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise UnsupportedModelError(
             f"{str(folder)!r} is quantized ({method}); measuring needs weights that are not quantized:"
             " give the checkpoint from which it was made"
         )
     return config
+
+
+def check_config(config: dict[str, Any], name: str) -> None:
+    """Refuses a configuration that names code to load, or whose sizes no model has.
+
+    Raises:
+        InputError: If it does; building such a model would take all memory, or fetch code from a hub.
+    """
+    # nested tables too, e.g. `text_config`
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_config(value, name)
+        elif "attn_implementation" in key and value not in (None, *_ATTENTION):
+            raise InputError(
+                f"{name!r} has {key} = {value!r}, which may load code; allowed: {', '.join(_ATTENTION)}. Delete the key"
+            )
+        elif type(value) is int and abs(value) > (_MAX_LAYERS if key in _LAYER_KEYS else _MAX_SIZE):
+            raise InputError(f"{name!r} has {key} = {value}, a size that no model has; correct the file")
 
 
 def weight_format(folder: Path) -> WeightFormat:
@@ -120,14 +148,22 @@ def weight_format(folder: Path) -> WeightFormat:
     for kind, name in _STEMS.items():
         index = _read_json(folder / f"{name}.index.json")
         if index is not None:  # an index lists the shards of a large checkpoint
-            shards = sorted(set(index.get("weight_map", {}).values()))
-            for shard in shards:
-                _refuse_pointer(folder / shard)
-            if missing := [shard for shard in shards if not (folder / shard).is_file()]:
+            where = str(folder / f"{name}.index.json")
+            table = check(index.get("weight_map", {}), dict[str, str], name=repr(where), hint=_AGAIN)
+            shards = sorted(set(table.values()))
+            present = {path.name for path in folder.iterdir()}
+            if outside := [shard for shard in shards if Path(shard).name != shard]:
+                raise InputError(
+                    f"{where!r} names {outside[0]!r}, which is outside of its folder; weights are read only from the"
+                    " folder of the checkpoint, so correct the index"
+                )
+            if missing := [shard for shard in shards if shard not in present]:
                 raise InputError(
                     f"{str(folder)!r} lacks {len(missing)} of {len(shards)} files of weights,"
                     f" the first: {missing[0]}; download the checkpoint again"
                 )
+            for shard in shards:
+                _refuse_pointer(folder / shard)
             return kind
         if (folder / name).is_file():
             _refuse_pointer(folder / name)
@@ -180,27 +216,27 @@ def training_position(folder: Path, revision: str | None = None) -> TrainingPosi
     """
     own = _read_json(folder / "training_state.json")
     if own is not None:
-        return TrainingPosition(own.get("step"), own.get("tokens"))
+        return _position(folder / "training_state.json", own.get("step"), own.get("tokens"))
     trainer = _read_json(folder / "trainer_state.json")
     if trainer is not None:
         # the Trainer writes 0 tokens when it was not told to count them
-        return TrainingPosition(trainer.get("global_step"), trainer.get("num_input_tokens_seen") or None)
+        tokens = trainer.get("num_input_tokens_seen") or None
+        return _position(folder / "trainer_state.json", trainer.get("global_step"), tokens)
     for name in (folder.resolve().name, revision or ""):
         if match := re.search(r"(?:^|[-_.])(?:checkpoint|step)[-_]?(\d+)$", name):
             return TrainingPosition(int(match[1]), None)
     return TrainingPosition(None, None)
 
 
+def _position(path: Path, step: Any, tokens: Any) -> TrainingPosition:
+    hint = "write whole numbers into the file, or delete it"
+    given = {"step": step, "tokens": tokens}
+    whole = check(
+        {k: v for k, v in given.items() if v is not None}, dict[str, int], name=repr(str(path)), hint=hint
+    )
+    return TrainingPosition(whole.get("step"), whole.get("tokens"))
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`, or None if there is no such file."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{str(path)!r} is not JSON ({error}); download the checkpoint again") from error
-    if not isinstance(document, dict):
-        raise InputError(
-            f"{str(path)!r} holds a {type(document).__name__}, wanted: a JSON object; download the checkpoint again"
-        )
-    return document
+    return read_object(path, hint=_AGAIN) if path.exists() else None

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparsing.base.checked_files import parse_object
 from sparsing.base.results import write_text
 from sparsing.evaluation.level import Level
 from sparsing.evaluation.outcome import TaskOutcome, ratio_of
@@ -89,7 +90,7 @@ def _instance(sample: dict[str, Any]) -> dict[str, Any]:
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:  # `str.splitlines` would also split at U+2028 inside texts
         for line in lines:
-            yield json.loads(line)
+            yield parse_object(line, name=f"a line of {str(path)!r}", hint="evaluate again")
 
 
 def _part_name(task: str, part: str) -> str:

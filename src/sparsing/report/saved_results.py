@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from sparsing.base.checked_files import read_json
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
@@ -110,13 +111,12 @@ def _json_files(path: Path) -> list[Path]:
 
 def _result_kind(file: Path) -> str:
     """The kind of the result in a file; empty if the file holds something else."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{str(file)!r} is not a saved result ({error})") from error
+    document = read_json(file, hint="it is not a saved result, so leave it out")
     if not isinstance(document, dict):
         return ""
     kind = document.get("kind", "")
+    if not isinstance(kind, str):
+        return ""
     # in schema 1 a comparison of laws has the same kind as one of rules, but no provenance
     if kind == "Comparison" and "provenance" not in document:
         return ""

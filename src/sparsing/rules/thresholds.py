@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from sparsing.base.checked_files import read_utf8
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.errors import InputError
@@ -213,10 +214,8 @@ def read_thresholds(path: str | Path) -> Thresholds:
     """
     if Path(path).suffix == ".json":
         return Thresholds.load(path)
-    try:
-        return Thresholds.from_line(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read thresholds from {str(path)!r}: {error}") from error
+    hint = "give thresholds.json of a run, or a file with the line thresholds=1.5e-01,2.0e-01,..."
+    return Thresholds.from_line(read_utf8(path, hint=hint, limit=2**24))
 
 
 def thresholds_at(

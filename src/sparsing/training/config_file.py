@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sparsing.base.checked_files import read_toml
 from sparsing.base.registry import Registry
 from sparsing.errors import InputError
 from sparsing.models.paper_shapes import PRESETS
 from sparsing.training.config import ConfigTable, TrainConfig
 
 _SHAPE_HINT = "give a preset, or the shape under [model]"
+_LARGEST = 2**63
 _REQUIRED = {
     "model.d_model": _SHAPE_HINT,
     "model.n_layers": _SHAPE_HINT,
@@ -73,7 +75,7 @@ def parse_pair(text: str) -> tuple[str, Any]:
         raise InputError(f"--set needs key=value, got {text!r}; e.g. --set training.lr=0.02")
     try:
         return key.strip(), tomllib.loads(f"v = {value}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, or an integer of more than 4,300 digits
         return key.strip(), value.strip()
 
 
@@ -83,12 +85,7 @@ def parse_pairs(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no file {str(path)!r}; give a TOML file, or a preset without a file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{str(path)!r} is not a TOML file ({error}); correct the file") from None
+    return read_toml(path, hint="give a TOML file, or a preset without a file")
 
 
 def _merge(into: dict[str, Any], tables: dict[str, Any]) -> None:
@@ -149,7 +146,10 @@ def _convert(annotation: Any, value: Any, key: str) -> Any:
         annotation = str
     # bool is a subclass of int, so True would otherwise count as 1
     if annotation in (int, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if annotation is float or float(value).is_integer():
+        if annotation is float and isinstance(value, float):
+            return value  # the bounds of the key decide about infinity and NaN
+        # an integer may be larger than any float
+        if abs(value) < _LARGEST and (annotation is float or float(value).is_integer()):
             return annotation(value)
     elif annotation is str and isinstance(value, str):
         return value

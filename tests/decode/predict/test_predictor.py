@@ -104,6 +104,46 @@ def test_a_loaded_predictor_predicts_the_same(tmp_path):
     assert torch.equal(*texts)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("gate_codes", lambda array: array[:-1]),
+        ("gate_codes", lambda array: array[:, :-1]),
+        ("gate_codes", lambda array: array.astype("float32")),
+        ("gate_scales", lambda array: array[:, :0]),
+        ("cuts", lambda array: array[:1]),
+        ("cuts", lambda array: array.astype("float64")),
+        ("cuts", lambda array: array.reshape(1, -1)),
+    ],
+)
+def test_arrays_of_another_form_do_not_reach_a_kernel(name, change):
+    loaded, corpus, thresholds = tiny()
+    predictor = calibrate_predictor(loaded, corpus, thresholds, tokens=64)
+    layers = tuple(layer | {name: change(layer[name])} for layer in predictor.layers)
+    with pytest.raises(InputError, match="layer 0 of the predictor is damaged"):
+        dataclasses.replace(predictor, layers=layers).layer(0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"bits": 3}, {"bits": 8}, {"predictor_kind": "x"}, {"predictor_kind": "low_rank"}]
+)
+def test_another_kind_or_number_of_bits_does_not_reach_a_kernel(change):
+    loaded, corpus, thresholds = tiny()
+    predictor = calibrate_predictor(loaded, corpus, thresholds, tokens=64)
+    with pytest.raises(InputError, match="the predictor is damaged"):
+        dataclasses.replace(predictor, **change).layer(0)
+
+
+def test_a_predictor_of_a_smaller_block_does_not_reach_a_kernel():
+    loaded, corpus, thresholds = tiny()
+    layer = calibrate_predictor(loaded, corpus, thresholds, tokens=64).layer(0)
+    half = dataclasses.replace(
+        layer, gate_codes=layer.gate_codes[:8], gate_scales=layer.gate_scales[:8], cuts=layer.cuts[:8]
+    )
+    with pytest.raises(InputError, match="calibrate a predictor for this model"):
+        half.check_fits(len(layer.cuts), 128)
+
+
 def test_memory_with_a_predictor_is_within_fifteen_percent():
     loaded, corpus, thresholds = demo("silu")
     predictor = calibrate_predictor(loaded, corpus, thresholds, tokens=256)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from sparsing.base.checked_files import check, quietly, read_json
 from sparsing.base.results import write_text
 from sparsing.errors import InputError
 from sparsing.hardware.bandwidth import uncached_bytes
@@ -132,8 +133,8 @@ def _synchronize() -> None:
 
 def _read_file(path: Path) -> dict[str, dict[str, float]]:
     """The stored times; none if the file is missing or damaged."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    hint = "it is written again"
+    return (
+        quietly(lambda: check(read_json(path, hint=hint), dict[str, dict[str, float]], name="", hint=hint))
+        or {}
+    )

@@ -42,7 +42,11 @@ _BACKENDS = {
 
 
 def make_kernel(packed: PackedFFN, cuts: Cuts, predictor: LayerPredictor | None = None) -> Kernel:
-    """The kernel of a block, for the device that holds its weights. Raises as `check_kernels`."""
+    """The kernel of a block, for the device that holds its weights. Raises as `check_kernels`, and as
+    `LayerPredictor.check_fits`.
+    """
+    if predictor is not None:
+        predictor.check_fits(packed.d_ff, packed.gate.shape[1])
     return _kernel_class(packed.gate.device.type)(packed, cuts, predictor)
 
 

@@ -8,7 +8,7 @@ Kind `quantised` is the 4- or 8-bit copy that the kernels read; kind `low_rank` 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -22,7 +22,13 @@ from sparsing.decode.kernels.packing import pack
 from sparsing.decode.kernels.plain import active_mass
 from sparsing.decode.predict.input_sample import sample_corpus
 from sparsing.decode.predict.low_rank import LowRankPredictor, fit_low_rank
-from sparsing.decode.predict.quantised import DEFAULT_RECALL, LayerPredictor, build_predictor, recall_of
+from sparsing.decode.predict.quantised import (
+    DEFAULT_RECALL,
+    GROUP,
+    LayerPredictor,
+    build_predictor,
+    recall_of,
+)
 from sparsing.errors import InputError
 from sparsing.rules.thresholds import Thresholds
 
@@ -118,13 +124,57 @@ class Predictor(Result):
         return _mean(self.reports, "bytes_ratio")
 
     def layer(self, index: int, device: torch.device | str = "cpu") -> LayerPredictor | LowRankPredictor:
-        """The predictor of layer number `index`, with its tensors on `device`."""
+        """The predictor of layer number `index`, with its tensors on `device`.
+
+        Raises:
+            InputError: if the arrays have other names, shapes or dtypes than such a predictor has. The kernels read
+                them without further checks.
+        """
         tensors = {name: torch.from_numpy(array).to(device) for name, array in self.layers[index].items()}
         # NumPy has no bfloat16, so its bits are stored; no field is a true uint16
         tensors |= {name: t.view(torch.bfloat16) for name, t in tensors.items() if t.dtype == torch.uint16}
+        if problem := form_problem(tensors, self.predictor_kind, self.bits):
+            raise InputError(
+                f"layer {index} of the predictor is damaged: {problem}; calibrate the predictor again"
+            )
         if self.predictor_kind == "low_rank":
             return LowRankPredictor(**tensors)
         return LayerPredictor(bits=self.bits, recall=self.recall, **tensors)
+
+
+def form_problem(tensors: Mapping[str, torch.Tensor], kind: str, bits: int) -> str:
+    """What is wrong with the tensors of a layer; empty if they are those of a predictor of this kind."""
+    pair = {"up_codes", "up_scales"}
+    names = {"low_rank": {"a", "b", "bias", "cut"}, "quantised": {"gate_codes", "gate_scales", "cuts"}}.get(
+        kind
+    )
+    if names is None or (kind == "quantised" and bits not in (4, 8)):
+        return f"its kind is {kind!r} with {bits} bits; allowed: quantised with 4 or 8 bits, low_rank"
+    if set(tensors) not in (names, names | pair if kind == "quantised" else names):
+        return f"it has the arrays {', '.join(sorted(tensors))}"
+    forms = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    wanted = _low_rank_forms(forms) if kind == "low_rank" else _quantised_forms(forms, bits)
+    wrong = [name for name, form in forms.items() if form != wanted[name]]
+    return f"{wrong[0]} is {forms[wrong[0]]}, not {wanted[wrong[0]]}" if wrong else ""
+
+
+_Forms = dict[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and dtype of each tensor by its name."""
+
+
+def _quantised_forms(forms: _Forms, bits: int) -> _Forms:
+    d_ff, groups = (*forms["gate_scales"][0], 0, 0)[:2]
+    scales = ((d_ff, groups), torch.bfloat16)
+    codes = ((d_ff, groups * (GROUP * bits // 8)), torch.uint8)
+    wanted = {"gate_codes": codes, "gate_scales": scales, "up_codes": codes, "up_scales": scales}
+    return wanted | {"cuts": ((d_ff,), torch.float32)}
+
+
+def _low_rank_forms(forms: _Forms) -> _Forms:
+    d_ff, rank, d_model = (*forms["b"][0], 0, 0)[:2] + (*forms["a"][0], 0, 0)[1:2]
+    brain = torch.bfloat16
+    wanted = {"a": ((rank, d_model), brain), "b": ((d_ff, rank), brain), "bias": ((d_ff,), brain)}
+    return wanted | {"cut": (forms["cut"][0] if forms["cut"][0] in ((), (1,)) else (), torch.float32)}
 
 
 def calibrate_predictor(

@@ -64,6 +64,19 @@ class LayerPredictor:
         }
         return dataclasses.replace(self, **tensors)
 
+    def check_fits(self, d_ff: int, d_model: int) -> None:
+        """Checks that the copies are of a block of this size, since the kernels read them without further checks.
+
+        Raises:
+            InputError: if they are of another size.
+        """
+        wanted = (d_ff, -(-d_model // GROUP))
+        if tuple(self.gate_scales.shape) != wanted or self.cuts.numel() != d_ff:
+            raise InputError(
+                f"the predictor was made for a block with scales of shape {tuple(self.gate_scales.shape)}, this block"
+                f" has {wanted}; calibrate a predictor for this model"
+            )
+
     def sizes(self, x: torch.Tensor, act: str) -> torch.Tensor:
         """Predicted sizes, shape `(tokens, d_ff)`, float32, in plain PyTorch; the kernels compute the same.
 

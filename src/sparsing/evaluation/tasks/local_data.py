@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
-import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsing.base.checked_files import parse_object, read_utf8
 from sparsing.errors import InputError
 
 Item = dict[str, Any]
@@ -52,6 +53,8 @@ def _bbh(rows: Iterable[Item], part: str) -> Iterator[Item]:
         yield from row.get("examples", [row])
 
 
+_MAX_BYTES = 2**29
+"""Largest file of items, decompressed."""
 _LANGUAGES = {
     **{"ar": "arabic", "bn": "bengali", "en": "english", "fi": "finnish", "id": "indonesian"},
     **{"ko": "korean", "ru": "russian", "sw": "swahili", "te": "telugu"},
@@ -204,16 +207,24 @@ def _find(folder: Path, patterns: Iterable[str], part: str) -> Path | None:
 def _read(path: Path) -> list[Item]:
     """The rows of a `.jsonl`, `.jsonl.gz`, `.json` (one object) or MMLU `.csv` file."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+            data = handle.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise InputError(f"{str(path)!r} has more than {_MAX_BYTES:,} bytes, which no benchmark has")
         text = data.decode("utf-8-sig")
         if path.suffix == ".csv":
             return [_mmlu_row(cells) for cells in csv.reader(text.splitlines(keepends=True))]
-        if path.suffix == ".json":
-            return [json.loads(text)]
-        # splitlines would also split at U+2028 and similar characters, which occur inside items
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, IndexError, csv.Error) as error:
         raise InputError(f"cannot read items from {str(path)!r}: {error}") from error
+    hint = "give the file as the benchmark publishes it"
+    if path.suffix == ".json":
+        return [parse_object(text, name=repr(str(path)), hint=hint)]
+    # splitlines would also split at U+2028 and similar characters, which occur inside items
+    return [
+        parse_object(line, name=f"line {number} of {str(path)!r}", hint=hint)
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
 
 
 def _mmlu_row(cells: list[str]) -> Item:
@@ -226,7 +237,9 @@ def _add_labels(path: Path, rows: list[Item]) -> list[Item]:
     labels = path.with_name(f"{path.stem}-labels.lst")
     if not labels.exists():
         return rows
-    values = labels.read_text(encoding="utf-8").split()
+    values = read_utf8(labels, hint="give the labels as the benchmark publishes them").split()
+    if bad := [value for value in values if not (value.isascii() and value.isdigit())]:
+        raise InputError(f"{str(labels)!r} has the label {bad[0][:40]!r}; labels are whole numbers")
     if len(values) != len(rows):
         raise InputError(
             f"{str(labels)!r} has {len(values)} labels for {len(rows)} items of {path.name}; there must be one per"

@@ -112,7 +112,7 @@ def test_a_series_with_a_slash_in_its_name_is_one_file(csv, tmp_path):
 def test_a_series_name_stays_in_the_output_folder(name, tmp_path, capsys):
     table = tmp_path / "in" / "points.csv"
     table.parent.mkdir()
-    rows = [f'"{name}",{tokens * 1000},{0.3 + 0.2 / tokens}' for tokens in range(1, 13)]
+    rows = [f'"{name}",{tokens * 10**6},{0.3 + 0.2 / tokens}' for tokens in range(1, 13)]
     table.write_text("series,tokens,activation_ratio\n" + "\n".join(rows) + "\n")
     out = tmp_path / "deep" / "out"
     arguments = ["fit", str(table), "--form", "silu", "--drop", "0", "--resamples", "2", "-o", str(out)]

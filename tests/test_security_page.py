@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMED = re.findall(
-    r"`(tests/(?:\w+/)*test_\w+\.py)(?:::(\w+))?`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    r"`(tests/(?:\w+/)*test_\w+\.py)(?:::(\w+))?`",
+    (ROOT / "docs" / "security.md").read_text(encoding="utf-8"),
 )
 
 

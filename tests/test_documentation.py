@@ -42,6 +42,7 @@ NO_COMMANDS = {
     "metrics.md",
     "glossary.md",
     "index.md",
+    "security.md",
 }
 
 CANNOT_RUN = {

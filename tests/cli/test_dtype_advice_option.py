@@ -32,6 +32,7 @@ def timings(monkeypatch) -> list[tuple[int, int]]:
 
 def load_twice(checkpoint, **options) -> None:
     names = {"dtype": None, "device": "cpu", "revision": None, "trust_remote_code": False, "quiet": False}
+    names |= {"tokenizer": None, "adapter": None}
     args = argparse.Namespace(**names | options)
     for _ in range(2):
         common.load_to_measure(args, str(checkpoint))

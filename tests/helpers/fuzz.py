@@ -60,8 +60,8 @@ def readers() -> dict[str, tuple[str, bytes, Reader]]:
     }
     claim = {"entries": {"dtype": "float32"}, "names": {"text": "x"}}
     index = {"weight_map": {"a": "model-1.safetensors"}}
-    series = {"token_passed": [1, 2, 3], "activation_ratio": [0.5, 0.4, 0.3]}
-    csv = "series,tokens,activation_ratio\na,1000,0.5\nb,2000,0.4\nb,3000,0.3\n"
+    series = {"token_passed": [1_000_000, 2_000_000, 3_000_000], "activation_ratio": [0.5, 0.4, 0.3]}
+    csv = "series,tokens,activation_ratio\na,1000000,0.5\nb,2000000,0.4\nb,3000000,0.3\n"
     mmlu = 'question,a,b,c,d,A\n"x, y",1,2,3,4,D\n'
     lines = "".join(json.dumps({"step": n, "loss": 0.5}) + "\n" for n in range(3))
 

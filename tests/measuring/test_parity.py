@@ -29,7 +29,7 @@ def subject(checkpoint: str) -> Subject:
     loaded = load_model(SHARED / "parity" / checkpoint, dtype="float32", device="cpu")
     corpus = load_corpus([RUNS["text"]], loaded.tokenizer, window=100_000, bos="always", count_bos=True)
     assert corpus.n_windows == 1
-    return Subject(loaded, corpus)
+    return Subject(loaded, corpus, longer_windows=True)
 
 
 @pytest.mark.filterwarnings("ignore:.*stay dense:UserWarning")

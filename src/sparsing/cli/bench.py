@@ -161,7 +161,7 @@ def _bench_checkpoint(args: argparse.Namespace, folder: Path) -> ModelBenchmark:
     thresholds, plan = read_thresholds(args.thresholds), _model_plan(args)
     # the kernels of the benchmark run on the CPU only
     options = {"dtype": args.dtype[0] if args.dtype else None, "device": "cpu"}
-    options |= {"revision": None, "trust_remote_code": False, "tokenizer": None}
+    options |= {"revision": None, "trust_remote_code": False, "tokenizer": None, "adapter": None}
     loaded = common.load_to_decode(argparse.Namespace(**options), args.model)
     claim_folder(folder, loaded)
     text = None

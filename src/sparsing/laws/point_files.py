@@ -155,6 +155,7 @@ def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]], 
     for (number, _), row in zip(numbered[1:], cells[1:], strict=False):
         if not any(cell.strip() for cell in row):
             continue  # a spreadsheet writes its empty rows as delimiters
+        row += [""] * (len(columns) - len(row))  # a cell that is missing counts as empty
         if len(row) > len(columns):
             raise InputError(
                 f"{str(path)!r} line {number} has {len(row)} fields, the header has {len(columns)}; a decimal comma"

@@ -68,14 +68,18 @@ class Subject:
         batch_size: int | None = None,
         progress: Progress | None = None,
         per_expert: bool = False,
+        longer_windows: bool = False,
     ):
         """Calibrates.
 
         Args:
+            longer_windows: Allows windows that are longer than the number of positions of the model, as the reference
+                does.
             per_expert: Gives each routed expert its own threshold, and not one threshold to all experts of a layer.
         """
         check_token_ids(loaded.model, loaded.tokenizer, corpus.token_ids())
-        _check_window(loaded, corpus)
+        if not longer_windows:
+            _check_window(loaded, corpus)
         self.loaded, self.corpus, self.heldout = loaded, corpus, heldout
         self.journal = journal or Journal()
         self.is_half_precision = loaded.dtype in ("bfloat16", "float16")

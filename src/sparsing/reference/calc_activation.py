@@ -81,7 +81,8 @@ def _measure(args: argparse.Namespace) -> Measurement:
     loaded = load_model(args.from_pretrained, dtype=args.dtype, device=args.device)
     corpus = load_corpus(args.input_file, loaded.tokenizer, window=_WHOLE_TEXT, count_bos=True)
     print("Input Text:", Path(args.input_file).read_text(encoding="utf-8"))
-    result = measure(Subject(loaded, corpus, scores=[rule.score]), rule, **{argument: args.prune_arg})
+    subject = Subject(loaded, corpus, scores=[rule.score], longer_windows=True)
+    result = measure(subject, rule, **{argument: args.prune_arg})
     if args.output_json:
         result.save(args.output_json)
     if args.output_image:

@@ -228,8 +228,12 @@ def test_saved_and_read_again(tmp_path):
     assert SearchResult.load(found.save(tmp_path / "s.json")) == found
 
 
-def simulated_search(noise: float, seed: int) -> tuple[SearchResult, float]:
+def simulated_search(
+    noise: float, seed: int, ppl_ratio: float = 1.01, known: list[Observation] | None = None
+) -> tuple[SearchResult, float]:
     """A search over 18 windows that differ in height and slope, and the logarithm of the true strength.
+
+    Its passes join `known`, which later searches on the same simulation use.
 
     `noise` is the standard deviation of the arithmetic noise of the mean rise, nats. The same simulation with more
     curves is in `benchmarks/interval_coverage.py`.
@@ -245,14 +249,38 @@ def simulated_search(noise: float, seed: int) -> tuple[SearchResult, float]:
         rounding = np.random.default_rng([seed, round(level * 1e9)])  # the same level repeats its rounding
         total = (rise(level) + noise * math.sqrt(18) * rounding.standard_normal(18)) * labels
         windows = np.arange(18) if on_all else part
-        return Observation(strength=level, rise=total[windows], labels=labels[windows], on_all=on_all)
+        one = Observation(strength=level, rise=total[windows], labels=labels[windows], on_all=on_all)
+        if known is not None:
+            known.append(one)
+        return one
 
-    found = search(CETT, pass_at, ppl_ratio=1.01, reach=REACH, part=part, noisy=noise > 0)
+    found = search(
+        CETT,
+        pass_at,
+        ppl_ratio=ppl_ratio,
+        reach=REACH,
+        part=part,
+        noisy=noise > 0,
+        known=tuple(known or ()),
+    )
     low, high = 1e-3, 0.5
     for _ in range(50):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if rise(middle).mean() < math.log(1.01) else (low, middle)
+        low, high = (middle, high) if rise(middle).mean() < math.log(ppl_ratio) else (low, middle)
     return found, math.log(low)
+
+
+@pytest.mark.parametrize("noise", [0.0, 5e-4, 1e-3])
+@pytest.mark.parametrize("seed", range(6))
+def test_passes_of_other_targets_save_passes_and_never_stand_for_the_target(noise, seed):
+    """With many passes near 1% and 5%, a search for 10% in half precision used to report the level of 5%."""
+    known: list[Observation] = []
+    for ratio in (1.01, 1.05, 1.10):
+        found, true = simulated_search(noise, seed, ratio, known)
+        assert found.converged
+        assert abs(math.log(found.level) - true) <= 0.02 + 4 * found.level_sd
+        assert abs(found.ppl_ratio - ratio) <= 0.1 * (ratio - 1) + 4 * noise
+    assert sum(one.on_all for one in known) <= 13
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3, 5e-3])

@@ -231,16 +231,20 @@ class _Search:
         if fit is None or len(self._all) < PASSES_WITH_NOISE:
             return None
         # The curve decides, since the noise of a single pass can exceed its distance from the target.
-        if not self._is_settled(fit) and len(self._all) < MOST_WITH_NOISE:
+        if not self._is_settled(fit) and self._own_passes() < MOST_WITH_NOISE:
             return None
         best = min(self._all, key=lambda one: abs(math.log(one.strength / fit.strength)))
         if noise is None:
             # Too few rises lie near the target to show the noise. Further passes at such levels would not help.
             is_near = abs(fit.slope * math.log(best.strength / fit.strength)) <= NEAR
-            return best if is_near and len(self._all) > MOST_WITH_NOISE else None
+            return best if is_near and self._own_passes() > MOST_WITH_NOISE else None
         off = abs(fit.rise_at(best.strength) - self._target)
         reachable = max(self._allowed(best), fit.rise_sd * self._target / 2)
-        return best if off <= reachable or len(self._all) > MOST_WITH_NOISE else None
+        return best if off <= reachable or self._own_passes() > MOST_WITH_NOISE else None
+
+    def _own_passes(self) -> int:
+        """Passes over the whole corpus that this search has run. Known passes may all be far from its target."""
+        return sum(one.on_all for one in self._tries)
 
     def _is_settled(self, fit: RiseFit) -> bool:
         """Whether the standard error of the curve at the target is within the accepted error."""
@@ -257,7 +261,7 @@ class _Search:
         """The next strength to try on all windows."""
         fit = self._fit()
         if self._noisy and fit is not None:
-            settled = self._is_settled(fit) or len(self._all) >= MOST_WITH_NOISE
+            settled = self._is_settled(fit) or self._own_passes() >= MOST_WITH_NOISE
             proposal = fit.strength if settled else self._most_informative(fit)
             tried = [one.strength for one in self._all]
             return min(max(proposal, min(tried) / MOST_UP), max(tried) * MOST_UP, self._reach.most)

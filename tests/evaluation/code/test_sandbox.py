@@ -277,3 +277,11 @@ def test_a_limit_that_no_program_can_live_with_is_an_error():
     """A low limit on open files once scored 0 in silence."""
     with pytest.raises(SparsityError, match="is not run, because bubblewrap failed: "):
         run_program("pass", Limits(open_files=2))
+
+
+def test_python_may_be_installed_below_tmp(tmp_path, monkeypatch):
+    """The sandbox has a /tmp of its own, under which a virtual environment below /tmp must still be found."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    assert run_program("import os\nassert os.listdir('.') == []\nopen('x', 'w').close()").passed

@@ -19,7 +19,7 @@ def main() -> None:
         os.setgroups([])
         os.setresgid(limits["user"], limits["user"], limits["user"])
         os.setresuid(limits["user"], limits["user"], limits["user"])
-    os.chdir("/tmp")
+    os.chdir("/tmp/program")  # empty, while /tmp may hold the installation of Python
     _limit(limits)
     nowhere = os.open("/dev/null", os.O_RDWR)
     for stream in (0, 1, 2):

@@ -146,9 +146,12 @@ def _namespaces() -> list[str]:
 
 def _mounts(limits: Limits) -> list[str]:
     """The libraries of the system and of Python read-only, some devices, and an empty folder of limited size."""
-    options: list[str] = []
+    # the first mount, because Python itself may be installed below /tmp
+    options = ["--perms", "1777", "--size", str(limits.file_bytes), "--tmpfs", "/tmp"]
     bound = sorted({"/usr", os.path.realpath(sys.base_prefix), sys.base_prefix, sys.prefix})
     for folder in sorted({parent for path in bound for parent in Path(path).parents} | {Path("/dev")}):
+        if folder == Path("/tmp"):
+            continue
         options += [
             "--perms",
             "0755",
@@ -164,8 +167,7 @@ def _mounts(limits: Limits) -> list[str]:
             options += ["--ro-bind", str(path), str(path)]
     for device in _DEVICES:
         options += ["--dev-bind", device, device]
-    options += ["--ro-bind", str(_CHILD), "/confined.py"]
-    options += ["--perms", "1777", "--size", str(limits.file_bytes), "--tmpfs", "/tmp"]
+    options += ["--ro-bind", str(_CHILD), "/confined.py", "--perms", "1777", "--dir", "/tmp/program"]
     return [*options, "--remount-ro", "/"]
 
 

@@ -45,7 +45,7 @@ class Calls:
 
 
 def matrix_shape(module: nn.Module) -> tuple[int, ...] | None:
-    """Shape of the matrix by which a module multiplies, as it is stored; None if there is none.
+    """Shape of the matrix by which a module multiplies, as it is stored; None if it multiplies by none.
 
     A linear with an adapter counts as one matrix, and so does a quantised linear, as `(outputs, inputs)`.
     """

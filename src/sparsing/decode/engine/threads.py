@@ -48,7 +48,7 @@ def _stop(queues: list[SimpleQueue[Any]]) -> None:
 
 
 def yield_address() -> int:
-    """Address of the system's `sched_yield`; 0 where there is none, and waiting threads then spin."""
+    """Address of the system's `sched_yield`; 0 if the system has no such function: waiting threads then spin."""
     try:
         return ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
     except (OSError, AttributeError, TypeError):

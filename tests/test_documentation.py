@@ -27,7 +27,7 @@ import torch
 from sparsing.cli import build_parser, main
 
 from .helpers.measurements import make_measurement
-from .helpers.measuring import trained
+from .helpers.measuring import text_corpus, trained
 from .helpers.outcomes import evaluation, outcome
 from .helpers.tiny import save_checkpoint
 
@@ -60,7 +60,7 @@ CANNOT_RUN = {
 }
 """Part of a command to the reason why it cannot run here; such a command is only parsed."""
 
-QUICK = {"forecast", "models", "report", "thresholds"}
+QUICK = {"forecast", "models", "neuron", "report", "thresholds"}
 """Commands that run in the default suite; all others take seconds even on tiny inputs."""
 
 SMALLER = {
@@ -181,6 +181,7 @@ def inputs(tmp_path_factory) -> Path:
     )
     _write_points(folder)
     _write_thresholds(folder)
+    _write_studies(folder)
     for place in ("outputs/my-checkpoint", "outputs/relu", "outputs/silu"):
         make_measurement(model=place).save(folder / place / "cett-ppl-1" / "measurement.json")
     evaluation(outcome("dense", [1, 0]), outcome("PPL-1%", [1, 1])).save(
@@ -241,6 +242,18 @@ def _write_thresholds(folder: Path) -> None:
     for place in ("outputs/my-checkpoint/cett-ppl-1", "outputs/my-model/cett-ppl-1", "run/cett-ppl-1", "."):
         for name in ("thresholds.json", "t.json"):
             thresholds.save(folder / place / name)
+
+
+def _write_studies(folder: Path) -> None:
+    """Studies of neurons where the help of `sparsing neuron` expects them."""
+    from sparsing.neurons.store import write_study
+    from sparsing.rules.thresholds import Thresholds
+
+    cuts = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
+    for place in ("outputs/my-checkpoint", "demo-report/relu"):
+        write_study(
+            trained(), {"book": text_corpus(90, window=40)}, folder / place / "neurons", thresholds=cuts
+        )
 
 
 def cheap(command: str) -> str:

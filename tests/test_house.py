@@ -1,4 +1,4 @@
-"""Checks that the source keeps to the plan in `docs/design.md`: order of floors, no import circle, one name once.
+"""Checks that the source keeps to the plan in `docs/design.md`: order of imports, no import circle, one name once.
 
 The plan is read from the fenced lists of that page, so changing the plan means changing the page.
 `python tests/test_house.py` prints every offence.
@@ -41,28 +41,28 @@ class Import:
 class Plan:
     """The fenced lists of `docs/design.md`."""
 
-    floor: dict[str, int]
-    """Room to floor; 0 is the lowest. A room is a package or a module directly in `src/sparsing`."""
+    line: dict[str, int]
+    """Package to its line; 0 is the lowest. A module directly in `src/sparsing` counts as a package."""
     only: dict[str, set[str]]
-    """Room to the only rooms that it may import, for rooms that the order of floors restricts too little."""
+    """Package to the only packages that it may import, where the order restricts it too little."""
 
     @classmethod
     def read(cls, page: str) -> Plan:
-        floors = _fenced(page, "floors").splitlines()
+        lines = _fenced(page, "import-order").splitlines()
         only = dict(line.split(":") for line in _fenced(page, "only").splitlines())
         return cls(
-            floor={room: i for i, line in enumerate(reversed(floors)) for room in line.split()},
-            only={room.strip(): set(allowed.split()) for room, allowed in only.items()},
+            line={package: i for i, line in enumerate(reversed(lines)) for package in line.split()},
+            only={package.strip(): set(allowed.split()) for package, allowed in only.items()},
         )
 
     def violations(self, imports: list[Import]) -> list[Import]:
-        """Imports of a room on the same floor or on a floor above, and imports that `only` leaves out."""
-        return [i for i in imports if not self._allows(room_of(i.importer), room_of(i.imported))]
+        """Imports of a package on the same line or on a line above, and imports that `only` leaves out."""
+        return [i for i in imports if not self._allows(package_of(i.importer), package_of(i.imported))]
 
     def _allows(self, importer: str, imported: str) -> bool:
         if importer == imported:
             return True
-        return self.floor[importer] > self.floor[imported] and imported in self.only.get(importer, {imported})
+        return self.line[importer] > self.line[imported] and imported in self.only.get(importer, {imported})
 
 
 def _fenced(page: str, name: str) -> str:
@@ -71,8 +71,8 @@ def _fenced(page: str, name: str) -> str:
     return block[1]
 
 
-def room_of(module: str) -> str:
-    """`sparsing.rules.named.cett` is in the room `rules`; the package itself is the room `__init__`."""
+def package_of(module: str) -> str:
+    """`sparsing.rules.named.cett` is in the package `rules`; the module `sparsing` itself is `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -165,10 +165,10 @@ def find_offences() -> dict[str, list[str]]:
     sources = read_sources(PACKAGE)
     plan, imports = Plan.read(DESIGN.read_text(encoding="utf-8")), find_imports(sources)
     return {
-        "rooms that the list of floors in docs/design.md lacks": sorted(
-            {room_of(module) for module in sources} - set(plan.floor)
+        "packages that the list in docs/design.md lacks": sorted(
+            {package_of(module) for module in sources} - set(plan.line)
         ),
-        "imports that the order of floors forbids": [str(i) for i in plan.violations(imports)],
+        "imports that the order forbids": [str(i) for i in plan.violations(imports)],
         "imports that form a circle": [str(i) for circle in find_circles(imports) for i in circle],
         "public names that several packages define": find_repeated_names(sources),
     }
@@ -185,12 +185,12 @@ def run_python(code: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_the_list_of_floors_has_every_room():
-    _assert_none("rooms that the list of floors in docs/design.md lacks")
+def test_the_list_has_every_package():
+    _assert_none("packages that the list in docs/design.md lacks")
 
 
-def test_no_module_imports_from_a_floor_above():
-    _assert_none("imports that the order of floors forbids")
+def test_no_module_imports_from_a_line_above():
+    _assert_none("imports that the order forbids")
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -201,7 +201,7 @@ def test_no_public_name_is_defined_by_two_packages():
     _assert_none("public names that several packages define")
 
 
-def test_a_planted_import_of_a_floor_above_is_reported():
+def test_a_planted_import_of_a_line_above_is_reported():
     sources = read_sources(PACKAGE)
     plan = Plan.read(DESIGN.read_text(encoding="utf-8"))
     before = set(plan.violations(find_imports(sources)))
@@ -248,7 +248,7 @@ def test_a_name_that_two_packages_define_is_reported():
 
 
 def test_the_report_loads_no_torch():
-    modules = [module for module in read_sources(PACKAGE) if room_of(module) == "report"]
+    modules = [module for module in read_sources(PACKAGE) if package_of(module) == "report"]
     code = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"
     assert run_python(code) == "False"
 

@@ -35,7 +35,9 @@ def test_a_signal_ends_with_its_status_and_one_sentence(number, status):
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == status
-    assert errors == "interrupted; finished work is saved, and the same command continues: sparsing models\n"
+    assert (
+        errors == "interrupted; finished work is saved; rerun the same command to resume: sparsing models\n"
+    )
 
 
 def test_the_handler_of_the_caller_is_restored():

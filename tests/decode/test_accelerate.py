@@ -128,7 +128,7 @@ def test_a_failed_call_does_not_change_the_model():
         (dataclasses.replace(good, rule="top_k", on="gate", select="top_k"), {}, "threshold rule"),
         (None, {}, "sparse needs thresholds"),
         (good, {"mode": "quick"}, "mode must be"),
-        (good, {"dtype": "int4"}, "dtype must be"),
+        (good, {"dtype": "int4"}, "unknown dtype 'int4'"),
         (good, {"predictor": [None]}, "1 layer predictors"),
     ]
     for thresholds, options, message in wrong:

@@ -38,7 +38,7 @@ def test_packed_checkpoints_are_small_and_keep_their_training_state(script, tmp_
         build("granite").save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         (folder / "optimizer.pt").touch()
-        mark_complete(folder, step, step * 10_000)
+        mark_complete(folder, step, step * 10_000, "stable")
     packed = script.save_for_package(tmp_path / "run", tmp_path / "packed")
     assert [folder.name for folder in packed] == ["tokens-0.5M", "tokens-2M"]
     for ours, theirs in zip(packed, complete_checkpoints(tmp_path / "run"), strict=True):

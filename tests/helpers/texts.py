@@ -1,4 +1,4 @@
-"""Documents in every kind of file that is read, for the tests of the room `text`."""
+"""Documents in every kind of file that is read, for the tests of the package `text`."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_ratio_near_the_limit_is_not_bounded_above(law):
 def test_warning_repeats_the_doubt_about_the_limit():
     line = simulate(FORMS["log_line"], {"a": 0.11, "b": -0.008}, X, noise_sd=3e-4, seed=4)
     answer = forecast(fit(line, "relu", num_resamples=0), tokens=1e13)
-    assert "do not fix A0" in answer.warning
+    assert "A0 is not identified by these data" in answer.warning
     assert "log_line" in answer.rivals
 
 

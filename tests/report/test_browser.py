@@ -135,13 +135,13 @@ def test_colours(opened):
     line = "document.querySelector('.plot .scatterlayer .lines path').style.stroke"
     light = page.evaluate(line)
     button.click()
-    assert button.inner_text() == "colours: light"
+    assert button.inner_text() == "theme: light"
     button.click()
-    assert button.inner_text() == "colours: dark"
+    assert button.inner_text() == "theme: dark"
     assert page.evaluate(line) != light
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     button.click()
-    assert button.inner_text() == "colours: system"
+    assert button.inner_text() == "theme: auto"
     assert page.evaluate(line) == light
 
 

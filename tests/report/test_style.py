@@ -85,7 +85,7 @@ def test_depth_colours_differ_and_stand_off_from_white():
     assert all(min(colour[:3]) < 0.4 for colour in colours)
 
 
-def test_the_room_imports_neither_torch_nor_pyplot():
+def test_the_package_imports_neither_torch_nor_pyplot():
     code = (
         "import sys; import sparsing.report.document, sparsing.report.static, sparsing.report.page;"
         "print(sorted({'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)))"

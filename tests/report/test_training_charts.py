@@ -13,6 +13,7 @@ from sparsing.report.charts.training_charts import (
     training_charts,
     training_picture,
     training_series,
+    two_measures,
 )
 from sparsing.report.static import draw, save_picture
 
@@ -70,3 +71,30 @@ def test_the_loss_curve_is_smoothed_and_needs_no_held_out_loss():
     assert np.ptp(mean.y) < np.ptp(raw.y)
     judged = loss_picture([*curve, {"tokens": 30_000, "heldout_loss": 2.0}], "run").charts[0].series[-1]
     assert (judged.name, list(judged.x), list(judged.y)) == ("held out", [30_000], [2.0])
+
+
+def test_checkpoints_at_one_level_have_charts_of_their_own():
+    """The dense loss has one line per model, and checkpoints in the decay of the learning rate are hollow."""
+    phases = ((1_000_000, "stable"), (2_000_000, "stable"), (3_000_000, "decay"))
+    runs = [
+        make_measurement(
+            model=f"m/relu/{tokens}",
+            train_tokens=tokens,
+            train_phase=phase,
+            target_ppl_ratio=target,
+            level=level,
+        )
+        for target, levels in ((1.01, (0.3, 0.2, 0.1)), (None, (0.15, 0.15, 0.15)))
+        for (tokens, phase), level in zip(phases, levels, strict=True)
+    ]
+    series = training_series(runs)
+    own, shared, cost, loss = training_charts(series)
+    assert own.series[0].name == "relu, PPL-1%"
+    assert [part.mode for part in own.series] == ["both", "open"]
+    assert list(own.series[1].x) == [3_000_000]
+    assert "hollow: the learning rate decays" in own.note
+    assert shared.series[0].name == "relu, cett 0.15"
+    assert list(cost.series[0].y) == [run.ppl_ratio for run in runs[3:]]
+    assert [part.name for part in loss.series if part.listed] == ["relu"]
+    assert "CETT of relu from 0.300 to 0.100 along training, and 0.150 for all." in two_measures(series)
+    assert two_measures({"relu": runs[:3]}) == ""

@@ -37,7 +37,7 @@ def test_jsonl_parquet_and_a_list_give_the_same_documents(tmp_path, short_pieces
 
 
 def test_a_name_that_is_no_file_and_no_dataset(tmp_path):
-    with pytest.raises(InputError, match=r"is no file or folder here.*; check the path"):
+    with pytest.raises(InputError, match=r"is no file or folder here.* Check the path"):
         documents(str(tmp_path / "missing.txt"))
 
 

@@ -19,7 +19,7 @@ def checkpoint(run: Path, step: int, *, complete: bool = True) -> Path:
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         (folder / name).write_text("x", encoding="utf-8")
     if complete:
-        mark_complete(folder, step, step * 10)
+        mark_complete(folder, step, step * 10, "stable")
     return folder
 
 

@@ -21,6 +21,9 @@ def test_counts_become_the_first_step_that_reaches_them():
     assert (made.steps, made.warmup, made.decay) == (100, 10, 25)
     assert made.kept == (1, 2, 49, 100)
     assert made.tokens(49) == 49 * 2048 >= 100_000
+    assert [made.phase(step) for step in (1, 10, 11, 75, 76, 100)] == [
+        *("warmup", "warmup", "stable", "stable", "decay", "decay")
+    ]
     assert schedule(training__tokens=100 * 2048 + 1).steps == 101
 
 

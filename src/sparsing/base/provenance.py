@@ -40,6 +40,8 @@ class Provenance(Result):
     """Training step of the checkpoint. None if its folder does not record the step."""
     train_tokens: int | None = None
     """Number of training tokens up to the checkpoint. None if its folder does not record the number."""
+    train_phase: str | None = None
+    """`warmup`, `stable` or `decay` of the learning rate. None if its folder does not record the phase."""
     layers_without_site: tuple[str, ...] = ()
     """Module paths of the layers without a feed-forward block, such as Mamba; their activations are not counted."""
     corpus: str = ""

@@ -7,7 +7,7 @@ adding a file.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 from sparsing.errors import InputError
@@ -46,8 +46,7 @@ class Registry(Generic[T]):
         """
         if name in self._records:
             return self._records[name]
-        close = difflib.get_close_matches(name, self._records, n=1, cutoff=0.5)
-        hint = f" Did you mean: {close[0]}?" if close else ""
+        hint = did_you_mean(name, self._records)
         raise InputError(f"Unknown {self.kind} {name!r}.{hint} Available: {', '.join(self)}.")
 
     def __contains__(self, name: object) -> bool:
@@ -58,3 +57,9 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._records)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """` Did you mean: <the nearest name>?` with a space before it, for messages; empty if no name is near."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" Did you mean: {close[0]}?" if close else ""

@@ -29,12 +29,14 @@ def lock_folder(folder: Path) -> Generator[Path]:
     """Creates the folder, checks that it can be written, and locks it inside the `with` block. Yields the folder.
 
     Temporary files that a killed process left in the folder are deleted. The same process may lock a folder again. Of
-    the processes of `torchrun` only the first one locks, since it alone writes.
+    the processes of `torchrun` only the first one locks, since it alone writes. If the block ends with an error and
+    nothing was written, the folders that this call has created are removed again.
 
     Raises:
         InputError: If the folder cannot be created or written, or if another process has locked it.
     """
     folder = Path(folder)
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # the name of a temporary file is unique, so two commands that check at once do not disturb each other
@@ -51,11 +53,23 @@ def lock_folder(folder: Path) -> Generator[Path]:
     try:
         with lock:
             _remove_partial_files(folder)
-            yield folder
+            try:
+                yield folder
+            except BaseException:
+                _remove_empty(created)
+                raise
     except Timeout:
         raise InputError(
             f"another process is writing into {str(folder)!r}; wait until it ends, or choose another folder with -o"
         ) from None
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders that contain nothing but a lock file and folders before them in the list."""
+    for folder in folders:
+        if any(path.name != LOCK_FILE for path in folder.iterdir()):
+            return
+        shutil.rmtree(folder)
 
 
 def _remove_partial_files(folder: Path) -> None:

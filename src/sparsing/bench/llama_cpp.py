@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def write_gguf(path: Path, shape: DecodeShape, kind: str, *, seed: int = 0) -> P
         import llama_cpp  # noqa: F401  # pyright: ignore[reportMissingImports] - optional extra `bench`
     except ImportError as error:
         raise InputError(
-            f"llama.cpp cannot be timed ({error}); install it with pip install 'sparsing[bench]'"
+            f"llama.cpp cannot be timed ({error}); install it with {install_command('bench')}"
         ) from error
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(shape.n_layers)

@@ -21,6 +21,8 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 
+from sparsing.cli._parser import Parser
+
 THREADS_HELP = "CPU threads (default: OMP_NUM_THREADS, else the cores that this process may use)"
 
 
@@ -28,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line, with all subcommands of this folder."""
     from sparsing import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sparsing",
         description="Measure, exploit and predict activation sparsity in large language models.",
     )
@@ -52,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sparsing.hardware.threads import set_threads
 
     _accept_any_text()
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    parser = build_parser()
+    if not argv:
+        parser.print_help()
+        return 0
+    args = parser.parse_args(argv)
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.WARNING,
         format="%(levelname)s: %(message)s",
@@ -69,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, since an error at the exit of the interpreter would be a traceback
         return status
     except KeyboardInterrupt as error:
-        words = shlex.join(["sparsing", *(sys.argv[1:] if argv is None else argv)])
+        words = shlex.join(["sparsing", *argv])
         print(
-            f"interrupted; finished work is saved, and the same command continues: {words}", file=sys.stderr
+            f"interrupted; finished work is saved; rerun the same command to resume: {words}", file=sys.stderr
         )
         return 143 if isinstance(error, Terminated) else 130
     except Exception as error:

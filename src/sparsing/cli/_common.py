@@ -29,7 +29,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how a model is loaded."""
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--dtype", help="float32, bfloat16, float16 or float64 (default: the checkpoint's own)"
+        "--dtype", help="float32, bfloat16 (bf16), float16 (fp16) or float64 (default: the checkpoint's own)"
     )
     group.add_argument(
         "--device",
@@ -162,6 +162,14 @@ def refuse_without_effect(args: argparse.Namespace, options: Iterable[str], beca
         raise InputError(
             f"{names} would have no effect {because}; leave out {'it' if len(given) == 1 else 'them'}"
         )
+
+
+def check_text(args: argparse.Namespace) -> None:
+    """Raises InputError if the text of `--text` cannot exist, before torch is imported and a model is loaded."""
+    from sparsing.text.reading import check_options
+
+    if args.text is not None:
+        check_options(args.text, split=args.split, column=args.column)
 
 
 def make_progress(args: argparse.Namespace) -> Progress:

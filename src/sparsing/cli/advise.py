@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Finds out whether skipping neurons pays on this machine. Bytes answer first: how few neurons would have to be active,
 and does the perplexity target allow it? Only where this leaves hope is decoding timed, dense against sparse. The table
-then shows the activation ratio, the bytes read per token, the speed-up that these bytes allow, the measured speed-up,
-and the cost in perplexity.
+then shows the activation ratio, the bytes read per token, the bandwidth-limited speed-up, the measured speed-up, and
+the cost in perplexity.
 """
 EPILOG = """examples:
   sparsing advise ./my-checkpoint --text book.txt
@@ -55,6 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     if gguf.is_gguf(args.model):
         return gguf.advise_gguf(args)
+    common.check_text(args)
     from sparsing.decode.advice._advise import advise
     from sparsing.errors import InputError
     from sparsing.measuring.run_folder import claim_folder, default_folder
@@ -101,8 +102,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(advice: Advice) -> None:
     provenance, peak = advice.provenance, advice.roofline.bandwidth.peak_bytes_per_sec
-    header = ["rule", "way", "active", "ppl ratio", "MB/token", "ceiling", "bytes allow", "tok/s", "dense"]
-    header.append("speed-up")
+    header = [
+        "rule",
+        "way",
+        "active",
+        "ppl ratio",
+        "MB/token",
+        "ceiling",
+        "bandwidth limit",
+        "tok/s",
+        "dense",
+    ]
+    header.append("vs dense")
     title = (
         f"{provenance.model}, {provenance.dtype}, {advice.threads} thread{'s' if advice.threads > 1 else ''}:"
         f" {advice.weights.total_bytes / 1e6:.3f} MB a token, {advice.ffn_share:.0%} feed-forward;"

@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsing.base.dtype_names import full_dtype_name
 from sparsing.cli import _common as common
 from sparsing.cli import _gguf as gguf
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Times one feed-forward block of a model shape, or with --whole a whole model in generate(). Dense engines (torch eager,
-torch.compile, llama.cpp from pip install 'sparsing[bench]', and our own dense kernel) are compared with the sparse
-kernels, in turn in one run. The table also shows the bytes read, the share of this machine's memory bandwidth, and the
+torch.compile, llama.cpp from the extra `bench`, and our own dense kernel) are compared with the sparse kernels, in turn
+in one run. The table also shows the bytes read, the share of this machine's memory bandwidth, and the
 speed-up that the bytes allow. A shape has planted weights: random, with the requested share of ReLU neurons active.
 """
 EPILOG = """examples:
@@ -57,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     batch = "tokens decoded at once by a block, 1 to 8 (default: 1)"
     group.add_argument("--batch", type=int, nargs="+", metavar="N", help=batch)
     dtype = "float32, bfloat16, and int8 for blocks (default: float32; --model: dtype of the checkpoint)"
-    group.add_argument("--dtype", nargs="+", metavar="D", help=dtype)
+    group.add_argument("--dtype", nargs="+", type=full_dtype_name, metavar="D", help=dtype)
     group = parser.add_argument_group("how it is timed")
     bits = "bits of the predictors, 4 or 8 (default: 4 8; whole models: 4)"
     group.add_argument("--bits", type=int, nargs="+", metavar="B", help=bits)
@@ -105,9 +106,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raises InputError for options that would be ignored."""
+    """Raises InputError for options that would be ignored, and for a text that cannot exist."""
     from sparsing.errors import InputError
+    from sparsing.text.reading import check_options
 
+    if args.text:
+        check_options(args.text)
     if args.model:
         common.refuse_without_effect(args, ["ratio"], "with --model, whose thresholds decide the ratio")
     else:

@@ -44,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_text(args)
     from sparsing.errors import InputError
     from sparsing.measuring.frontier import compare
     from sparsing.measuring.run_folder import default_folder

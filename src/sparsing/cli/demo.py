@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +48,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     from sparsing.demo.run import run_demo
     from sparsing.report import measurement_tables as tables
+    from sparsing.report.charts.training_charts import training_series, two_measures
 
     folder = common.open_run_folder(args, args.output)
     models = list(run_demo(folder, max_tokens=args.max_tokens, progress=common.make_progress(args)))
-    series = {model.activation: model.measurements for model in models}
-    _draw(folder, models, series)
+    _draw(folder, models)
     page = _write_page(folder, models)
-    common.print_table("The built-in models along training", *tables.training(series))
+    own = {model.activation: model.measurements for model in models}
+    shared = {model.activation: model.at_one_cett for model in models}
+    common.print_table("The built-in models along training", *tables.training(own, shared))
+    print(two_measures(training_series(_measurements(models))))
     for model in models:
         common.print_table(
             f"{model.activation}: activation ratio at a cost in perplexity",
@@ -65,14 +67,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(folder: Path, models: list[DemoModel], series: Mapping[str, Sequence[Measurement]]) -> None:
+def _measurements(models: list[DemoModel]) -> list[Measurement]:
+    return [result for model in models for result in (*model.measurements, *model.at_one_cett)]
+
+
+def _draw(folder: Path, models: list[DemoModel]) -> None:
     """Write the figures as files, for papers and slides."""
     from sparsing.report.charts.measurement_charts import measurement_pictures
     from sparsing.report.charts.rule_charts import frontier_picture
-    from sparsing.report.charts.training_charts import training_picture
+    from sparsing.report.charts.training_charts import training_picture, training_series
     from sparsing.report.static import save_picture, save_pictures
 
-    save_picture(training_picture(series), folder, "along_training")
+    save_picture(training_picture(training_series(_measurements(models))), folder, "along_training")
     for model in models:
         pictures = measurement_pictures(model.measurements[-1], model.subject.curves)
         save_pictures(pictures, folder / model.activation / "last")
@@ -86,7 +92,7 @@ def _write_page(folder: Path, models: list[DemoModel]) -> Path:
     from sparsing.report.saved_results import Runs, read_runs
 
     runs = Runs(
-        measurements=[result for model in models for result in model.measurements],
+        measurements=_measurements(models),
         comparisons=[model.comparison for model in models],
         studies=read_runs([model.study for model in models]).studies,
     )

@@ -99,6 +99,7 @@ def _add_setting_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_text(args)
     from sparsing.evaluation.model.launching import set_progress_bars
     from sparsing.evaluation.suite import Suite
     from sparsing.evaluation.tasks.loading import TaskLoader

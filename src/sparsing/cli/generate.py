@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsing.base.dtype_names import full_dtype_name
 from sparsing.cli import _common as common
 from sparsing.cli import _gguf as gguf
 
@@ -40,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("model", help="folder of a checkpoint, name on the hub, or GGUF file")
     group = parser.add_argument_group("generation")
-    group.add_argument("--prompt", required=True, help="text to continue")
+    group.add_argument("--prompt", required=True, help="prompt to continue")
     group.add_argument(
         "--max-new-tokens",
         type=int,
@@ -56,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     group.add_argument(
         "--weights",
+        type=full_dtype_name,
         choices=("float32", "bfloat16", "int8"),
         help="dtype of the kernels' weights (default: the model's dtype; another dtype needs a second copy in memory)",
     )
@@ -103,6 +105,7 @@ def _add_predictor_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if gguf.is_gguf(args.model):
         return gguf.generate_gguf(args)
+    common.check_text(args)
     from sparsing.decode._accelerate import accelerate
     from sparsing.decode.timed_generation import generate_timed
     from sparsing.measuring.finite import finite_logits
@@ -202,8 +205,8 @@ def _print_stats(written: TimedTokens, stats: DecodeStats, predictor: Predictor 
         ["active share", f"{stats.activation_ratio:.2%}"],
         ["MB read per token", f"{stats.bytes_per_step / 1e6:.3f}"],
         ["MB of dense", f"{stats.dense_bytes_per_step / 1e6:.3f}"],
-        ["bytes allow", f"{stats.byte_speedup:.2f}x"],
-        ["ways at batch 1", _ways(stats)],
+        ["bandwidth-limited speed-up", f"{stats.byte_speedup:.2f}x vs dense"],
+        ["kernels", _ways(stats)],
     ]
     if predictor is not None:
         effect = predictor.effect
@@ -221,6 +224,7 @@ def _change(effect: PredictorEffect) -> str:
 def _ways(stats: DecodeStats) -> str:
     """The number of layers that decode in each way, e.g. `exact 3, torch 1`."""
     if stats.mode == "dense":
-        return "dense kernel"
+        return "dense"
     ways = [layer.ways.get("1") or layer.ways["any"] for layer in stats.layers]
-    return ", ".join(f"{way} {ways.count(way)}" for way in dict.fromkeys(ways))
+    layers = {way: ways.count(way) for way in dict.fromkeys(ways)}
+    return ", ".join(f"{way} in {count} layer{'s' if count > 1 else ''}" for way, count in layers.items())

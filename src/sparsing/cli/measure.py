@@ -79,6 +79,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_text(args)
     from sparsing.measuring.run_folder import default_folder
 
     jobs = _jobs(args)

@@ -61,11 +61,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    sources = _sources(args.text, args.split, args.column)  # before torch is imported
     from sparsing.measuring.run_folder import default_folder
     from sparsing.neurons.store import write_study
     from sparsing.rules.thresholds import read_thresholds
 
-    sources = _sources(args.text)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
     # Before the model is loaded, so that a wrong folder fails at once.
     folder = common.open_run_folder(args, args.output or default_folder(args.model) / "neurons")
@@ -89,13 +89,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sources(texts: list[str]) -> dict[str, str]:
+def _sources(texts: list[str], split: str | None, column: str | None) -> dict[str, str]:
     """Sources by name; a text without a name is named after its file.
 
     Raises:
-        InputError: If two texts have the same name.
+        InputError: If two texts have the same name, or a text cannot exist.
     """
     from sparsing.errors import InputError
+    from sparsing.text.reading import check_options
 
     sources: dict[str, str] = {}
     for text in texts:
@@ -107,6 +108,8 @@ def _sources(texts: list[str]) -> dict[str, str]:
                 f"two texts have the name {name!r}; give them names: --text first=... second=..."
             )
         sources[name] = source
+    for source in sources.values():
+        check_options(source, split=split, column=column)
     return sources
 
 

@@ -56,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    common.check_text(args)
     from sparsing.measuring.run_folder import default_folder
     from sparsing.training.tracking import find_checkpoints, track
 

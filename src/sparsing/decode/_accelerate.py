@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from sparsing.base.dtype_names import full_dtype_name
 from sparsing.decode.accelerated_block import AcceleratedBlock
 from sparsing.decode.accelerated_linear import AcceleratedLinear, other_linears
 from sparsing.decode.autotune.choose import choose_block_ways, choose_linear_ways
@@ -85,6 +86,7 @@ def accelerate(
             forward, and a warning names them.
     """
     sites = find_sites(model)
+    dtype = None if dtype is None else full_dtype_name(dtype)
     check_arguments(model, thresholds, mode, dtype)
     if thresholds is not None:
         thresholds.for_sites(sites)

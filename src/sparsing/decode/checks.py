@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 
+from sparsing.base.dtype_names import check_dtype_name
 from sparsing.decode.kernels.cuts import no_cuts
 from sparsing.decode.kernels.dispatch import check_kernels
 from sparsing.decode.kernels.plain import ffn
@@ -42,10 +43,8 @@ def check_arguments(model: nn.Module, thresholds: Thresholds | None, mode: str, 
             several devices or on a device without kernels, or the kernels do not take its dtype.
     """
     check_mode(mode, thresholds)
-    if dtype is not None and dtype not in WEIGHT_DTYPES:
-        raise InputError(
-            f"dtype must be one of {', '.join(WEIGHT_DTYPES)}, or None for the dtype of the model, got {dtype!r}"
-        )
+    if dtype is not None:
+        check_dtype_name(dtype, WEIGHT_DTYPES, hint=", or None for the dtype of the model")
     if thresholds is not None and not thresholds.selection.is_threshold:
         raise InputError(
             f"the decoding kernels skip neurons by threshold, but these thresholds select by {thresholds.select!r};"

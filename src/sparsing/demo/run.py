@@ -1,13 +1,15 @@
 """The work of `sparsing demo`: measures the built-in models and saves the results; start at `run_demo`.
 
-Each model is measured at PPL-1% at every checkpoint along its training. At the last checkpoint the rules are compared
-and the neurons are studied. The text is the part of the standard library that no demo model was trained on.
+Each model is measured along its training in two ways: every checkpoint at its own PPL-1%, and all checkpoints at the
+one CETT that the last two have together at PPL-1%, as Sparsing Law (arXiv 2411.02335) does. At the last checkpoint the
+rules are compared and the neurons are studied. The text is the part of the standard library that no demo model was
+trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from sparsing.rules.thresholds import Thresholds
 
 COMPARED_RULES = ("cett", "fat", "top_k")
+JOINT_CHECKPOINTS = 2
+"""Checkpoints, from the end, on which the one CETT is found; the paper takes the last five of many."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ class DemoModel:
     """Name of its activation function, one of `DEMO_ACTIVATIONS`."""
     measurements: tuple[Measurement, ...]
     """PPL-1% of each checkpoint, in the order of training."""
+    at_one_cett: tuple[Measurement, ...]
+    """All checkpoints at the one CETT of the last `JOINT_CHECKPOINTS`, in the order of training."""
     subject: Subject
     """The last checkpoint, on which the rules were compared."""
     comparison: RuleComparison
@@ -49,27 +55,50 @@ def run_demo(folder: Path, *, max_tokens: int, progress: Progress) -> Iterator[D
     Raises:
         InputError: if the folder is not writable, or there are too few tokens.
     """
-    from sparsing.measuring._measure import measure
     from sparsing.measuring.frontier import compare
-    from sparsing.measuring.run_folder import save_measurement
 
     text = heldout_text()
     for activation in DEMO_ACTIVATIONS:
-        place, measurements = folder / activation, []
-        for checkpoint in checkpoints(activation):
-            subject = _open_subject(checkpoint, text, max_tokens, progress)
-            measurements.append(measure(subject, "cett", ppl_ratio=1.01))
-            save_measurement(measurements[-1], place / checkpoint.name)
+        place = folder / activation
+        subjects = {
+            path.name: _open_subject(path, text, max_tokens, progress) for path in checkpoints(activation)
+        }
+        measurements, at_one_cett = _measure_along_training(subjects, place)
+        subject = [*subjects.values()][-1]
         comparison = compare(subject, COMPARED_RULES, ppl_ratio=1.1)
         comparison.save(place / "comparison.json")
         _study_neurons(subject, measurements[-1].thresholds, place / "neurons", max_tokens // 2, progress)
         yield DemoModel(
             activation=activation,
-            measurements=tuple(measurements),
+            measurements=measurements,
+            at_one_cett=at_one_cett,
             subject=subject,
             comparison=comparison,
             study=place / "neurons",
         )
+
+
+def _measure_along_training(
+    subjects: Mapping[str, Subject], place: Path
+) -> tuple[tuple[Measurement, ...], tuple[Measurement, ...]]:
+    """Measures every checkpoint at its own PPL-1%, and all checkpoints at one CETT.
+
+    Args:
+        subjects: The checkpoints by name, in the order of training.
+    """
+    from sparsing.measuring._measure import measure
+    from sparsing.measuring.joint_search import search_jointly
+    from sparsing.measuring.run_folder import save_measurement
+    from sparsing.rules import make_rule
+
+    own = {name: measure(subject, "cett", ppl_ratio=1.01) for name, subject in subjects.items()}
+    search = search_jointly([*subjects.values()][-JOINT_CHECKPOINTS:], make_rule("cett"), 1.01)
+    search.save(place / "one-cett" / "search.json")
+    joint = {name: measure(subject, "cett", level=search.level) for name, subject in subjects.items()}
+    for name in subjects:
+        save_measurement(own[name], place / name)
+        save_measurement(joint[name], place / "one-cett" / name)
+    return tuple(own.values()), tuple(joint.values())
 
 
 def _open_subject(checkpoint: Path, text: str, max_tokens: int, progress: Progress) -> Subject:

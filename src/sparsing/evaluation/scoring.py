@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 from sparsing.evaluation.outcome import PartOutcome, TaskScore
 
@@ -62,7 +63,7 @@ def score_of(title: str, metric: str, parts: Sequence[PartOutcome], results: dic
     if missing:
         raise InputError(
             f"{missing[0]} does not report {metric!r}, so this version of lm-eval is not supported;"
-            " install a supported one with pip install 'sparsing[eval]'"
+            f" install a supported one with {install_command('eval')}"
         )
     total = sum(part.num_items for part in parts)
     value = sum(part.metrics[metric] * part.num_items for part in parts) / total

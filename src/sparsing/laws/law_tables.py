@@ -30,10 +30,14 @@ def interval_text(estimate: Estimate, scale: float = 1.0, spec: str = ".4g") -> 
     return f"{low} to {high}"
 
 
+def _dropped(fit: LawFit) -> str:
+    return f"the first {fit.num_dropped}" if fit.num_dropped else "none"
+
+
 def summary_rows(fit: LawFit) -> list[tuple[str, ...]]:
     """Everything about a fit but its coefficients; differences of ratios are in percentage points."""
     rows = [
-        ("points", f"{len(fit.x)}, the first {fit.num_dropped} left out: {fit.drop_reason}"),
+        ("points", f"{len(fit.x)}, {_dropped(fit)} dropped ({fit.drop_reason})"),
         ("RMSE", f"{100 * fit.rmse:.4f} points"),
         ("R2", f"{fit.r2:.4f}"),
         ("AICc, BIC", f"{fit.aicc:.1f}, {fit.bic:.1f}"),

@@ -39,7 +39,9 @@ def judge(form: Form, key: Estimate | None, rivals: Sequence[Rival], level: floa
     span = _span(key.low, key.high, percent=form.key == form.limit)
     doubts = _doubts(key, rivals, span)
     if doubts:
-        return False, f"the data do not fix {key.name}: " + ", and ".join(doubts) + _better(rivals)
+        return False, f"{key.name} is not identified by these data: " + ", and ".join(doubts) + _better(
+            rivals
+        )
     sentence = f"{key.name} identified to {span} ({level:.0%} interval)"
     without = _best_without_limit(rivals)
     if without is not None:
@@ -80,7 +82,7 @@ def judge_choice(
             f"a form without a limit, {_title(without)}, is not refuted (AICc {without.delta_aicc:+.1f})"
         )
     if doubts:
-        return False, f"the data do not fix {form.key}: " + ", and ".join(doubts)
+        return False, f"{form.key} is not identified by these data: " + ", and ".join(doubts)
     sentence = f"{form.key} identified to {span} ({level:.0%} interval{over})"
     without = _best_without_limit(rivals)
     if without is not None:

@@ -51,10 +51,9 @@ def choose_drop(form: Form, x: np.ndarray, y: np.ndarray) -> DroppedPoints:
     gain = scores[0] - scores[best]
     if gain <= MIN_GAIN:
         best = 0
-        reason = f"leaving out up to {counts[-1]} early points gains {gain:.1f} in BIC (needed: {MIN_GAIN:g})"
+        reason = f"dropping early points does not improve BIC by more than {MIN_GAIN:g}"
     else:
-        points = "point" if counts[best] == 1 else f"{counts[best]} points"
-        reason = f"without the first {points} BIC is lower by {gain:.1f} (needed: {MIN_GAIN:g})"
+        reason = f"this improves BIC by {gain:.1f}, more than {MIN_GAIN:g}"
     return DroppedPoints(
         count=counts[best], bic=scores[best], bic_all=scores[0], reason=reason, key_by_count=keys
     )

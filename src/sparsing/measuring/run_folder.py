@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,13 +150,15 @@ def save_measurement(result: Measurement, folder: Path) -> None:
 def default_folder(model: str) -> Path:
     """The default output folder of a model: `outputs/` and the last two parts of its name, e.g. `owner--model`.
 
-    A single part stands alone: `outputs/my-checkpoint` for `./my-checkpoint`.
+    A single part stands alone: `outputs/my-checkpoint` for `./my-checkpoint`. A symbolic link keeps its own name.
 
     Raises:
         InputError: If the name has no last part, e.g. for `/`.
     """
     path = Path(model).expanduser()
-    parts = path.resolve().parts[1:] if path.exists() else tuple(part for part in model.split("/") if part)
+    # abspath follows no symbolic links, as Path.resolve does
+    whole = Path(os.path.abspath(path))  # noqa: PTH100
+    parts = whole.parts[1:] if path.exists() else tuple(part for part in model.split("/") if part)
     if not parts:
         raise InputError(
             f"the model name {model!r} gives no name for an output folder; choose a folder with -o"

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.sites.wrappers import unwrapped
 
@@ -58,7 +59,7 @@ def check_adapter(folder: Path) -> None:
     try:
         import peft  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError as error:
-        raise InputError(f"adapters need peft ({error}): pip install 'sparsing[adapters]'") from error
+        raise InputError(f"adapters need peft ({error}): {install_command('adapters')}") from error
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:

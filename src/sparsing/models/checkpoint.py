@@ -36,11 +36,17 @@ _MAX_SIZE = 2**31
 """Largest number in a configuration, e.g. of a vocabulary; larger tensors would be allocated before any check."""
 
 
+PHASES = ("warmup", "stable", "decay")
+"""The parts of a training run, by what its learning rate does (WSD)."""
+
+
 class TrainingPosition(NamedTuple):
     """How far training had come when a checkpoint was saved. None where the folder does not record it."""
 
     step: int | None
     tokens: int | None
+    phase: str | None = None
+    """`warmup`, `stable` or `decay` of the learning rate."""
 
 
 def locate_checkpoint(
@@ -211,12 +217,14 @@ def pickle_error(folder: Path, error: Exception) -> UnsupportedModelError:
 def training_position(folder: Path, revision: str | None = None) -> TrainingPosition:
     """Step and tokens of a checkpoint along training.
 
-    The sources, in this order: `training_state.json` (`step`, `tokens`), the Trainer's `trainer_state.json`, and for
-    the step alone a name such as `checkpoint-1200` or `step-1200` or the revision `step1200`.
+    The sources, in this order: `training_state.json` (`step`, `tokens`, `phase`), the Trainer's `trainer_state.json`,
+    and for the step alone a name such as `checkpoint-1200` or `step-1200` or the revision `step1200`.
     """
     own = _read_json(folder / "training_state.json")
     if own is not None:
-        return _position(folder / "training_state.json", own.get("step"), own.get("tokens"))
+        phase = own.get("phase")
+        position = _position(folder / "training_state.json", own.get("step"), own.get("tokens"))
+        return position._replace(phase=phase if phase in PHASES else None)
     trainer = _read_json(folder / "trainer_state.json")
     if trainer is not None:
         # the Trainer writes 0 tokens when it was not told to count them

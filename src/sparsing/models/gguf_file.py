@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
@@ -325,7 +326,5 @@ def gguf_package() -> Any:
     try:
         import gguf  # pyright: ignore[reportMissingImports] - optional extra `bench`
     except ImportError as error:
-        raise InputError(
-            f"GGUF files need the package gguf ({error}); pip install 'sparsing[gguf]'"
-        ) from error
+        raise InputError(f"GGUF files need the package gguf ({error}); {install_command('gguf')}") from error
     return gguf

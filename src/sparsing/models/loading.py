@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from sparsing.base.dtype_names import check_dtype_name
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 from sparsing.models.adapter import base_of, check_adapter, is_adapter, merge_adapter
 from sparsing.models.architecture import auto_class, build_config, check_architecture
@@ -70,6 +72,8 @@ class LoadedModel:
     """Training step. None if the checkpoint does not record it."""
     train_tokens: int | None
     """Tokens trained on. None if the checkpoint does not record them."""
+    train_phase: str | None = None
+    """`warmup`, `stable` or `decay` of the learning rate. None if the checkpoint does not record it."""
 
     def __repr__(self) -> str:
         size = f"{self.num_parameters / 1e6:,.1f}M parameters, {len(self.sites)} layers"
@@ -86,6 +90,7 @@ class LoadedModel:
         model_type: str | None = None,
         train_step: int | None = None,
         train_tokens: int | None = None,
+        train_phase: str | None = None,
     ) -> LoadedModel:
         """Wraps a model that the caller has built, and puts it in eval mode.
 
@@ -109,13 +114,14 @@ class LoadedModel:
             device=",".join(sorted({str(parameter.device) for parameter in model.parameters()})),
             train_step=train_step,
             train_tokens=train_tokens,
+            train_phase=train_phase,
         )
 
     def provenance(self) -> dict[str, Any]:
         """The fields of `Provenance` that describe the model."""
         names = (
             *("revision", "model_type", "num_parameters", "dtype", "device", "train_step", "train_tokens"),
-            "layers_without_site",
+            *("train_phase", "layers_without_site"),
         )
         return {"model": self.name, **{name: getattr(self, name) for name in names}}
 
@@ -136,7 +142,8 @@ def load_model(
         name_or_path: Folder with `config.json`, weights and tokenizer (the network is not used), a GGUF file, a folder
             with an adapter of PEFT, or a name on the hub. `model_type: minicpm` is loaded as Granite, without remote
             code.
-        dtype: `float32`, `float64`, `bfloat16` or `float16`. None takes the dtype of the configuration.
+        dtype: `float32`, `float64`, `bfloat16` or `float16`, or a short name such as `bf16`. None takes the dtype of
+            the configuration.
         device: E.g. `cpu`, `cuda`, `cuda:1`, `mps`. `auto` spreads a large model over all devices and needs the
             package accelerate. None takes `cuda` if available, else `cpu`.
         revision: Branch, tag or commit on the hub.
@@ -190,16 +197,14 @@ def load_model(
         model_type=model_type,
         train_step=position.step,
         train_tokens=position.tokens,
+        train_phase=position.phase,
     )
 
 
 def _dtype_name(dtype: str | torch.dtype | None) -> str:
-    name = "auto" if dtype is None else str(dtype).removeprefix("torch.")
-    if name not in (*_DTYPES, "auto"):
-        raise InputError(
-            f"unknown dtype {name!r}; allowed: {', '.join(_DTYPES)}; leave it out for the checkpoint's own"
-        )
-    return name
+    if dtype is None:
+        return "auto"
+    return check_dtype_name(dtype, _DTYPES, hint="; leave it out for the checkpoint's own")
 
 
 def _device_name(device: str | torch.device | None) -> str:
@@ -208,7 +213,7 @@ def _device_name(device: str | torch.device | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if str(device) == "auto":
         if importlib.util.find_spec("accelerate") is None:
-            raise InputError("device='auto' needs accelerate: pip install 'sparsing[auto]'")
+            raise InputError(f"device='auto' needs accelerate: {install_command('auto')}")
         return "auto"
     try:
         torch.empty(

@@ -19,7 +19,7 @@ from sparsing.report.charts.law_charts import law_views, laws_charts
 from sparsing.report.charts.measurement_charts import panel_charts
 from sparsing.report.charts.neuron_charts import corpus_curves, corpus_scatter, token_scatters
 from sparsing.report.charts.rule_charts import frontier_charts, measures_chart
-from sparsing.report.charts.training_charts import training_charts, training_series
+from sparsing.report.charts.training_charts import training_charts, training_series, two_measures
 from sparsing.report.labels import model_label
 from sparsing.report.neuron_view import neuron_view
 from sparsing.report.page_parts import Card, Document, Explorer, Origin, PageTable, Panel, Section
@@ -195,7 +195,7 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
             charts=frontiers,
             tables=tables_of_rules,
         ),
-        Section(title="Along training", charts=training_charts(series)),
+        Section(title="Along training", note=two_measures(series), charts=training_charts(series)),
         Section(title="Laws", charts=[*laws_charts(runs.laws), *_law_views(runs)]),
         Section(
             title=ALL_MEASUREMENTS,

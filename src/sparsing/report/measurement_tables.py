@@ -99,31 +99,37 @@ def frontier(comparison: RuleComparison) -> Rows:
     ]
 
 
-def training(series: Mapping[str, Sequence[Measurement]]) -> Rows:
-    """One row per checkpoint of every model."""
+def training(own: Mapping[str, Sequence[Measurement]], shared: Mapping[str, Sequence[Measurement]]) -> Rows:
+    """One row per checkpoint of every model.
+
+    Args:
+        own: For each model its checkpoints, each at its own level.
+        shared: For each model the same checkpoints at one level.
+    """
     header = [
         "model",
         "trained on",
-        "activation ratio at PPL-1% [95%]",
-        "ppl ratio",
-        "held out",
+        "learning rate",
         "perplexity",
+        "own CETT",
+        "activation ratio at PPL-1% [95%]",
+        "at one CETT [95%]",
+        "ppl ratio",
     ]
-    rows = []
-    for name, measurements in series.items():
-        for result in measurements:
-            held = result.heldout
-            rows.append(
-                [
-                    name,
-                    f"{(result.provenance.train_tokens or 0) / 1e6:.2f}M tokens",
-                    f"{percent(result.activation_ratio)} {interval(result.activation_ratio_interval)}",
-                    f"{result.ppl_ratio:.5f}",
-                    f"{held.ppl_ratio:.5f}" if held else "-",
-                    f"{result.ppl_dense:.3f}",
-                ]
-            )
-    return header, rows
+    return header, [
+        [
+            name,
+            f"{(mine.provenance.train_tokens or 0) / 1e6:.2f}M tokens",
+            mine.provenance.train_phase or "-",
+            f"{mine.ppl_dense:.3f}",
+            f"{mine.level:.4f}",
+            f"{percent(mine.activation_ratio)} {interval(mine.activation_ratio_interval)}",
+            f"{percent(ours.activation_ratio)} {interval(ours.activation_ratio_interval)}",
+            f"{ours.ppl_ratio:.5f}",
+        ]
+        for name, measurements in own.items()
+        for mine, ours in zip(measurements, shared[name], strict=True)
+    ]
 
 
 def percent(value: float, digits: int = 2) -> str:

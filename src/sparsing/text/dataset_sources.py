@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sparsing.base.registry import did_you_mean
 from sparsing.errors import InputError
-from sparsing.text.folders import DEFAULT_SPLIT
+from sparsing.text.folders import DEFAULT_SPLIT, FILE_SUFFIXES
 
 _ONE = ("state.json", "dataset_info.json")
 """Files of a folder in which `Dataset.save_to_disk` wrote."""
 _SEVERAL = "dataset_dict.json"
 """File of a folder in which `DatasetDict.save_to_disk` wrote: one folder per split."""
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[^/\\]+)?")
+"""`dataset`, `owner/dataset`, and both with `:config`."""
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -56,6 +60,28 @@ def saved_dataset_rows(folder: Path, *, split: str | None, column: str) -> Itera
             f"the dataset in {str(folder)!r} has no column {column!r}; give one of {saved.column_names} with --column"
         )
     return iter(saved.select_columns([column]))
+
+
+def check_hub_name(name: str) -> None:
+    """Checks that a text that is neither a file nor a folder may be a dataset of the hub.
+
+    Raises:
+        InputError: If it looks like a path, for example because it ends with `.txt`. The hub is not asked, since its
+            client repeats a failed request for a long time.
+    """
+    if _HUB_NAME.fullmatch(name) and Path(name.partition(":")[0]).suffix.lower() not in FILE_SUFFIXES:
+        return
+    path = Path(name).expanduser()
+    shown = name[:200]  # a whole text may have been given by mistake
+    try:
+        beside = [file.name for file in path.parent.iterdir()]
+    except OSError:
+        beside = []
+    hint = did_you_mean(path.name[:200], beside)
+    raise InputError(
+        f"{shown!r} is no file or folder here, and no name of a dataset (owner/name or owner/name:config).{hint}"
+        " Check the path"
+    )
 
 
 def hub_dataset_rows(name: str, *, split: str | None) -> Iterator[Any]:

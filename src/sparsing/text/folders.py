@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_SPLIT = "train"
 _TEXT_SUFFIXES = CODE_SUFFIXES | {".txt", ".md", ".rst", ".text", ".log", ""}
 _ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow"})
+FILE_SUFFIXES = (_TEXT_SUFFIXES | _ROW_SUFFIXES | {".gz", ".bz2", ".xz", ".zst"}) - {""}
+"""Suffixes by which the name of a text is taken for a file, and not for a dataset of the hub."""
 _ABOUT = re.compile(r"(readme|licen[cs]e|notice|changelog)\b", re.IGNORECASE)
 _SPLIT_NAMES = {
     "train": "train",

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparsing.errors import InputError
-from sparsing.text.dataset_sources import has_splits, hub_dataset_rows, is_saved_dataset, saved_dataset_rows
+from sparsing.text.dataset_sources import (
+    check_hub_name,
+    has_splits,
+    hub_dataset_rows,
+    is_saved_dataset,
+    saved_dataset_rows,
+)
 from sparsing.text.files import Kind, kind_of, open_text
 from sparsing.text.folders import splits_of, text_files
 from sparsing.text.rows import read_rows, texts_of
@@ -64,10 +70,12 @@ def read_pieces(
 
 
 def check_options(source: str | Path, *, split: str | None = None, column: str | None = None) -> None:
-    """Checks that `split` and `column`, where they are given, have an effect on the source.
+    """Checks that the source may exist, and that `split` and `column`, where they are given, have an effect on it.
+
+    The hub is not asked.
 
     Raises:
-        InputError: If an option would be ignored, or the source is a file that cannot be read.
+        InputError: If there is no such file, a file cannot be read, or an option would be ignored.
     """
     path = Path(source).expanduser()
     if _is_file(path):
@@ -80,7 +88,9 @@ def check_options(source: str | Path, *, split: str | None = None, column: str |
             raise InputError(
                 f"--column chooses a column of rows, but {str(path)!r} is plain text; leave out --column"
             )
-    elif _is_folder(path) and split is not None:
+    elif not _is_folder(path):
+        check_hub_name(str(source))
+    elif split is not None:
         names_splits = has_splits(path) if is_saved_dataset(path) else bool(splits_of(path))
         if not names_splits:
             raise InputError(
@@ -101,6 +111,7 @@ def _pieces(
         return _read_folder(path, split, column, keep_empty)
     if _is_file(path):
         return _read_file(path, kind_of(path), column, keep_empty)
+    check_hub_name(str(source))
     return _cut_rows(hub_dataset_rows(str(source), split=split), column, str(source), keep_empty)
 
 

@@ -36,6 +36,12 @@ class StepSchedule:
         """Whether a checkpoint is written after this step."""
         return step in self.kept or step % self.resume_every == 0
 
+    def phase(self, step: int) -> str:
+        """What the learning rate does in this step: `warmup`, `stable` or `decay`."""
+        if step > self.steps - self.decay:
+            return "decay"
+        return "warmup" if step <= self.warmup else "stable"
+
     def tokens(self, step: int) -> int:
         """Training tokens seen after this step."""
         return step * self.batch_tokens

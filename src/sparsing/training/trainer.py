@@ -24,6 +24,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, default_da
 from transformers.trainer_callback import PrinterCallback
 
 from sparsing.base.checked_files import read_object
+from sparsing.base.extras import install_command
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_text
 from sparsing.base.run_lock import PARTIAL, lock_folder
@@ -65,7 +66,7 @@ def train(
             tokenizer cannot be read, or a batch does not divide among the processes.
     """
     if importlib.util.find_spec("accelerate") is None:
-        raise InputError("training needs accelerate: pip install 'sparsing[train]'")
+        raise InputError(f"training needs accelerate: {install_command('train')}")
     run = Path(run)
     # everything that can be wrong with the configuration is found before the folder is touched
     schedule, split = make_step_schedule(config), split_batch(config)
@@ -156,7 +157,7 @@ class MupTrainer(Trainer):
         if self.args.should_save:
             folder = run / f"checkpoint-{step}"
             (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, which this package never reads
-            run_checkpoints.mark_complete(folder, step, self.schedule.tokens(step))
+            run_checkpoints.mark_complete(folder, step, self.schedule.tokens(step), self.schedule.phase(step))
             run_checkpoints.prune_checkpoints(run, self.schedule.kept)
 
 

@@ -31,10 +31,14 @@ BIG = WeightBytes(total_bytes=10**10, ffn_bytes=7 * 10**9)
 @pytest.mark.parametrize(
     ("changes", "weights", "expected"),
     [
-        ({}, BIG, "use it: 1.80x for 1.00% more perplexity, 90% of what its bytes allow"),
+        ({}, BIG, "use it: 1.80x for 1.00% more perplexity, 90% of the bandwidth-limited speed-up"),
         ({"predictor_ppl_change": 0.001}, BIG, "use it: 1.80x for 1.10% more"),
         ({"measured": False}, BIG, "no kernel"),
-        ({"tok_per_sec": 26.0}, BIG, "measure again .*: 2.60x was measured where bytes allow 2.00x"),
+        (
+            {"tok_per_sec": 26.0},
+            BIG,
+            "measure again .*: 2.60x was measured, but the bandwidth-limited .* 2.00x",
+        ),
         (
             {"tok_per_sec": 10.0, "ceiling": 1.1},
             dataclasses.replace(BIG, ffn_bytes=10**9),
@@ -47,7 +51,7 @@ BIG = WeightBytes(total_bytes=10**10, ffn_bytes=7 * 10**9)
         ),
         ({"tok_per_sec": 10.0}, WeightBytes(total_bytes=10**6, ffn_bytes=5 * 10**5), "stay in the cache"),
         ({"tok_per_sec": 10.0, "step_bytes": 9.5e9}, BIG, "reads so much"),
-        ({"tok_per_sec": 10.0}, BIG, "1.00x was measured where bytes allow 2.00x"),
+        ({"tok_per_sec": 10.0}, BIG, "1.00x was measured; the bandwidth-limited speed-up is 2.00x"),
         ({"speedup_quartiles": (0.9, 1.8, 2.0)}, BIG, "skip it: 1.80x \\(0.90 to 2.00\\) was measured"),
     ],
 )

@@ -43,5 +43,5 @@ def test_definitions_of_a_group_a_tag_and_a_task(lm_eval):
 
 def test_without_lm_eval(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'sparsing\[eval\]'"):
+    with pytest.raises(InputError, match=r"pip install .*\[eval\]'"):
         internals.require_lm_eval()

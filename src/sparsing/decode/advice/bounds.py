@@ -76,7 +76,7 @@ class Bound(Result):
         """The bound in words."""
         percent = f"{100 * (self.target_ppl_ratio - 1):.4g}%"
         if self.ppl_ratio is None:
-            return f"even with no neuron active, bytes allow less than {MIN_CEILING:g}x"
+            return f"even with no neuron active, the bandwidth-limited speed-up is below {MIN_CEILING:g}x"
         rise = f"{100 * (self.ppl_ratio - 1):.3g}%"
         at = f"a speed-up of {MIN_CEILING:g} needs at most {self.break_even:.0%} of the neurons active ({self.way})"
         if self.leaves_hope:

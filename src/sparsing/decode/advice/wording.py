@@ -47,19 +47,17 @@ def recommendation(rows: Sequence[AdviceRow], weights: WeightBytes, bounds: Sequ
 
 def _sentence(row: AdviceRow, weights: WeightBytes) -> str:
     if not row.measured:
-        return (
-            f"no kernel: top-k ranks all neurons before it can skip one; bytes would allow {row.ceiling:.2f}x"
-        )
+        return f"no kernel: top-k ranks all neurons before it can skip one; its bandwidth limit is {row.ceiling:.2f}x"
     if _is_disturbed(row):
         return (
-            f"measure again with nothing else running: {row.speedup:.2f}x was measured where bytes allow"
-            f" {row.byte_speedup:.2f}x"
+            f"measure again with nothing else running: {row.speedup:.2f}x was measured, but the bandwidth-limited"
+            f" speed-up is {row.byte_speedup:.2f}x"
         )
     if _pays(row):
         share = row.speedup / row.byte_speedup
         return (
             f"use it: {row.speedup:.2f}x for {_ppl_cost(row):.2%} more perplexity,"
-            f" {share:.0%} of what its bytes allow"
+            f" {share:.0%} of the bandwidth-limited speed-up"
         )
     return f"skip it: {_reason(row, weights)}"
 
@@ -74,7 +72,7 @@ def _pays(row: AdviceRow) -> bool:
 def _is_disturbed(row: AdviceRow) -> bool:
     """True if the speed-up exceeds what the bytes explain, so something else must have slowed the dense runs.
 
-    A new measurement could not change the answer if the bytes allow too little anyway.
+    A new measurement could not change the answer if the bandwidth-limited speed-up is too small anyway.
     """
     hope = row.byte_speedup >= MIN_CEILING
     return row.measured and hope and row.speedup > MAX_OVER_BYTES * row.byte_speedup
@@ -87,14 +85,16 @@ def _reason(row: AdviceRow, weights: WeightBytes) -> str:
         other = 1 - weights.ffn_bytes / weights.total_bytes
         if other > 1 / 2:
             return f"attention and head dominate at this size ({other:.0%} of the bytes)"
-        return f"{row.activation_ratio:.0%} of the neurons stay active, so bytes allow {row.ceiling:.2f}x at most"
+        return f"{row.activation_ratio:.0%} of the neurons stay active, which limits the speed-up to {row.ceiling:.2f}x"
     if weights.total_bytes < last_cache_bytes():
         return f"all weights ({weights.total_bytes / 1e6:.1f} MB) stay in the cache, so reading less saves no time"
     if row.byte_speedup < MIN_CEILING:
-        return f"finding the active neurons reads so much that bytes allow {row.byte_speedup:.2f}x"
+        return f"finding the active neurons reads so much that bandwidth limits the speed-up to {row.byte_speedup:.2f}x"
     quartiles = row.speedup_quartiles
     spread = f" ({quartiles[0]:.2f} to {quartiles[2]:.2f})" if quartiles else ""
-    return f"{row.speedup:.2f}x{spread} was measured where bytes allow {row.byte_speedup:.2f}x"
+    return (
+        f"{row.speedup:.2f}x{spread} was measured; the bandwidth-limited speed-up is {row.byte_speedup:.2f}x"
+    )
 
 
 def _ppl_cost(row: AdviceRow) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 
 F32, F16 = 0, 1
@@ -125,7 +126,7 @@ def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise InputError(
-            "decoding GGUF files needs the ggml library of llama-cpp-python: pip install 'sparsing[gguf]'"
+            f"decoding GGUF files needs the ggml library of llama-cpp-python: {install_command('gguf')}"
         )
     base, cpu = (_load(Path(folders[0]) / "lib", part) for part in ("ggml-base", "ggml-cpu"))
     base.ggml_get_type_traits.argtypes = [ctypes.c_int]

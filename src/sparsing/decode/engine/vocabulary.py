@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 
 
@@ -19,7 +20,7 @@ class Vocabulary:
             from llama_cpp import Llama  # pyright: ignore[reportMissingImports] - optional extra `gguf`
         except ImportError as error:
             raise InputError(
-                f"the tokenizer of a GGUF file needs llama-cpp-python ({error}); pip install 'sparsing[gguf]'"
+                f"the tokenizer of a GGUF file needs llama-cpp-python ({error}); {install_command('gguf')}"
             ) from error
         try:
             self._model = Llama(str(path), vocab_only=True, verbose=False)

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
@@ -67,6 +68,6 @@ def _kernel_class(device: str) -> Any:
         )
     if importlib.util.find_spec(backend.package) is None:
         raise InputError(
-            f"the decoding kernels for {device} need {backend.package}: pip install 'sparsing[{backend.extra}]'"
+            f"the decoding kernels for {device} need {backend.package}: {install_command(backend.extra)}"
         )
     return getattr(importlib.import_module(backend.module), backend.class_name)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def is_installed() -> bool:
 def require_lm_eval() -> None:
     """Raise `InputError` if lm-eval is not installed."""
     if not is_installed():
-        raise InputError("this needs lm-eval, which is not installed: pip install 'sparsing[eval]'")
+        raise InputError(f"this needs lm-eval, which is not installed: {install_command('eval')}")
 
 
 def harness_version() -> str:

@@ -27,8 +27,8 @@ function depthColour(depth) {
 }
 
 function isDark() {
-  const theme = document.documentElement.dataset.theme ?? "system";
-  return theme === "dark" || (theme === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
+  const theme = document.documentElement.dataset.theme ?? "auto";
+  return theme === "dark" || (theme === "auto" && matchMedia("(prefers-color-scheme: dark)").matches);
 }
 
 function bars(values, low, high, tint) {

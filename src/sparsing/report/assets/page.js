@@ -2,7 +2,7 @@
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const THEMES = ["system", "light", "dark"];
+const THEMES = ["auto", "light", "dark"];
 const redraws = new Set(); // functions to call when the colours have changed
 const unfinished = new Set(); // functions that draw all parts that wait to come near the screen; called before printing
 
@@ -70,9 +70,9 @@ function redrawAll() {
 
 document.getElementById("theme").addEventListener("click", (event) => {
   const root = document.documentElement;
-  const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "system") + 1) % THEMES.length];
+  const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "auto") + 1) % THEMES.length];
   root.dataset.theme = next;
-  event.target.textContent = `colours: ${next}`;
+  event.target.textContent = `theme: ${next}`;
   redrawAll();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
@@ -83,7 +83,7 @@ let screenTheme = null; // while the page is printed: the theme to return to
 function setPrinting(on) {
   if (on === (screenTheme !== null)) return; // browsers announce printing by events, by the media query, or by both
   const root = document.documentElement;
-  [root.dataset.theme, screenTheme] = on ? ["light", root.dataset.theme ?? "system"] : [screenTheme, null];
+  [root.dataset.theme, screenTheme] = on ? ["light", root.dataset.theme ?? "auto"] : [screenTheme, null];
   if (on) for (const part of document.querySelectorAll("details.part")) part.open = true;
   redrawAll();
   if (on) for (const finish of unfinished) finish();

@@ -188,7 +188,7 @@ def layer_thresholds(measurement: Measurement) -> Chart | None:
     scales = scales_for(values)
     return Chart(
         title="Threshold of each layer",
-        note=f"A neuron is active if its {score} is above the threshold.",
+        note=f"A neuron is active when {score} > threshold.",
         x=Axis(label="layer", whole=True),
         y=Axis(label=f"threshold on {score}", scales=scales, low=0.0 if scales[0] == "linear" else None),
         series=[Series(name="threshold", x=layers, y=values, mode="points")],

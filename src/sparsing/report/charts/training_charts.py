@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,14 @@ def training_picture(series: Mapping[str, Sequence[Measurement]], *, subtitle: s
 
 
 def training_charts(series: Mapping[str, Sequence[Measurement]]) -> list[Chart]:
-    """Activation ratio and dense loss against training tokens, a line per model; empty without a model.
+    """Charts against training tokens, a line per model; empty without a model.
+
+    The activation ratio has a chart for checkpoints that each have the same rise of perplexity, and a chart for
+    checkpoints that share a level, such as one CETT; the latter comes with the rise of perplexity. The dense loss is
+    last.
 
     Args:
-        series: For each model the measurements of its checkpoints, in any order.
+        series: For each model and measure the measurements of its checkpoints, in any order.
 
     Raises:
         InputError: if the training tokens of a checkpoint are not known.
@@ -59,25 +63,121 @@ def training_charts(series: Mapping[str, Sequence[Measurement]]) -> list[Chart]:
     if not series:
         return []
     runs = {name: _by_tokens(name, run) for name, run in series.items()}
-    tokens = {name: [result.provenance.train_tokens or 0 for result in run] for name, run in runs.items()}
-    axis = token_axis([count for counts in tokens.values() for count in counts])
-    ratios, losses = [], []
-    for name, run in runs.items():
-        low, high = interval_columns([result.activation_ratio_interval for result in run])
-        ratio = [result.activation_ratio for result in run]
-        ratios.append(Series(name=name, x=tokens[name], y=ratio, y_low=low, y_high=high))
-        loss = [math.log(result.ppl_dense) for result in run]
-        losses.append(Series(name=name, x=tokens[name], y=loss))
-    return [
-        Chart(
-            title="Activation ratio along training",
-            note="One point per checkpoint, with its 95% interval over windows.",
-            x=axis,
-            y=Axis(label="activation ratio"),
-            series=ratios,
-        ),
-        Chart(title="Dense loss along training", x=axis, y=Axis(label="loss, nats per token"), series=losses),
-    ]
+    axis = token_axis([_tokens(result) for run in runs.values() for result in run])
+    own = {name: run for name, run in runs.items() if run[0].target_ppl_ratio is not None}
+    shared = {name: run for name, run in runs.items() if name not in own}
+    # a model has one line of the loss, however often it was measured
+    models = {name.removesuffix(f", {run[0].name}"): run for name, run in runs.items()}
+    note = f"One point per checkpoint{_decay_note(runs.values())}"
+    charts = []
+    if own:
+        charts.append(
+            Chart(
+                title="Activation ratio along training, each checkpoint at its own level",
+                note=f"{note}, with its 95% interval over windows. Every checkpoint has the level at which its own"
+                " perplexity rises by the same share.",
+                x=axis,
+                y=Axis(label="activation ratio"),
+                series=_lines(own, _ratio_line),
+            )
+        )
+    if shared:
+        charts += [
+            Chart(
+                title="Activation ratio along training, all checkpoints at one level",
+                note=f"{note}, with its 95% interval over windows. The share of a layer's output that may be lost is"
+                " the same for every checkpoint, as in Sparsing Law.",
+                x=axis,
+                y=Axis(label="activation ratio"),
+                series=_lines(shared, _ratio_line),
+            ),
+            Chart(
+                title="Rise of perplexity at this one level",
+                note="The same level costs checkpoints differently.",
+                x=axis,
+                y=Axis(label="ppl ratio"),
+                series=_lines(shared, _cost_line),
+            ),
+        ]
+    loss = Axis(label="loss, nats per token")
+    charts.append(Chart(title="Dense loss along training", x=axis, y=loss, series=_lines(models, _loss_line)))
+    return charts
+
+
+def two_measures(series: Mapping[str, Sequence[Measurement]]) -> str:
+    """Why checkpoints at their own PPL-1% and checkpoints at one CETT develop differently, with their CETT.
+
+    Empty if the series do not have both measures.
+    """
+    runs = [_by_tokens(name, run) for name, run in series.items() if run[0].rule == "cett"]
+    own = {_run_folder(run): run for run in runs if run[0].target_ppl_ratio is not None}
+    shared = {_run_folder(run): run for run in runs if run[0].target_ppl_ratio is None}
+    both = [name for name in own if name in shared]
+    if not both:
+        return ""
+    levels = "; ".join(
+        f"{PurePath(name).name} from {own[name][0].level:.3f} to {own[name][-1].level:.3f}"
+        f" along training, and {shared[name][0].level:.3f} for all"
+        for name in both
+    )
+    return (
+        f"Checkpoints are measured in two ways. At its own {own[both[0]][0].name}, each checkpoint may lose as large a"
+        " share of its layers' outputs (CETT) as its perplexity allows. A checkpoint that may lose more needs fewer"
+        " neurons, so this ratio shows both the sparsity and how sensitive the perplexity is. At one CETT, found on the"
+        " last checkpoints together as in Sparsing Law, every checkpoint loses the same share, so this ratio shows how"
+        f" many neurons carry the output. CETT of {levels}."
+    )
+
+
+def _run_folder(run: Sequence[Measurement]) -> str:
+    return str(PurePath(run[0].provenance.model).parent)
+
+
+def _ratio_line(run: Sequence[Measurement]) -> dict[str, Any]:
+    low, high = interval_columns([result.activation_ratio_interval for result in run])
+    return {"y": [result.activation_ratio for result in run], "y_low": low, "y_high": high}
+
+
+def _cost_line(run: Sequence[Measurement]) -> dict[str, Any]:
+    low, high = interval_columns([result.ppl_ratio_interval for result in run])
+    return {"y": [result.ppl_ratio for result in run], "y_low": low, "y_high": high}
+
+
+def _loss_line(run: Sequence[Measurement]) -> dict[str, Any]:
+    return {"y": [math.log(result.ppl_dense) for result in run]}
+
+
+def _lines(
+    runs: Mapping[str, Sequence[Measurement]], columns: Callable[[Sequence[Measurement]], dict[str, Any]]
+) -> list[Series]:
+    """A line per run, and hollow points over those of the checkpoints whose learning rate decays."""
+    lines, hollow = [], []
+    for colour, (name, run) in enumerate(runs.items()):
+        part = columns(run)
+        x = [_tokens(result) for result in run]
+        lines.append(Series(name=name, x=x, colour=colour, **part))
+        decaying = [i for i, result in enumerate(run) if result.provenance.train_phase == "decay"]
+        if decaying:
+            hollow.append(
+                Series(
+                    name=f"{name}, learning rate decays",
+                    x=[x[i] for i in decaying],
+                    y=[part["y"][i] for i in decaying],
+                    mode="open",
+                    colour=colour,
+                    listed=False,
+                )
+            )
+    return lines + hollow
+
+
+def _decay_note(runs: Iterable[Sequence[Measurement]]) -> str:
+    decays = any(result.provenance.train_phase == "decay" for run in runs for result in run)
+    return " (hollow: the learning rate decays)" if decays else ""
+
+
+def _tokens(result: Measurement) -> int:
+    return result.provenance.train_tokens or 0
 
 
 def token_axis(tokens: Sequence[float]) -> Axis:
@@ -92,7 +192,7 @@ def _by_tokens(name: str, measurements: Sequence[Measurement]) -> list[Measureme
                 f"a measurement of {name!r} ({measurement.provenance.model!r}) has no number of training tokens;"
                 " give checkpoints that have a training_state.json"
             )
-    return sorted(measurements, key=lambda measurement: measurement.provenance.train_tokens or 0)
+    return sorted(measurements, key=_tokens)
 
 
 def loss_picture(curve: Sequence[Mapping[str, Any]], title: str) -> Picture:

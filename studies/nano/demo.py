@@ -64,7 +64,7 @@ def save_for_package(run: Path, output: Path) -> list[Path]:
         folder = output / f"tokens-{loaded.train_tokens / 1e6:.3g}M"
         loaded.model.half().save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-        mark_complete(folder, loaded.train_step, loaded.train_tokens)
+        mark_complete(folder, loaded.train_step, loaded.train_tokens, loaded.train_phase)
         packed.append(folder)
     return packed
 

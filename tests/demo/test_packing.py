@@ -48,6 +48,7 @@ def test_packed_checkpoints_are_small_and_keep_their_training_state(script, tmp_
         ).stat().st_size * 0.6
         small, large = load_model(ours), load_model(theirs)
         assert (small.dtype, small.train_tokens) == ("float16", large.train_tokens)
+        assert small.train_phase == large.train_phase == "stable"
         for a, b in zip(small.model.parameters(), large.model.parameters(), strict=True):
             assert torch.equal(a, b.half())
 

@@ -27,11 +27,11 @@ def complete_checkpoints(run: str | Path) -> list[Path]:
     return [folder for folder in _folders(Path(run)) if (folder / STATE_FILE).exists()]
 
 
-def mark_complete(folder: Path, step: int, tokens: int, phase: str) -> None:
+def mark_complete(folder: Path, step: int, tokens: int, phase: str | None) -> None:
     """Write `training_state.json`, which marks the checkpoint as complete and has the digests of all files in it.
 
     Args:
-        phase: Phase of the learning rate, see `StepSchedule.phase`.
+        phase: Phase of the learning rate, see `StepSchedule.phase`; None if it is not known.
     """
     files = {path.relative_to(folder).as_posix(): digest_file(path) for path in _files(folder)}
     document = {"step": step, "tokens": tokens, "phase": phase, "files": files}

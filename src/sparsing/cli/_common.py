@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sparsing.base.progress import Progress
     from sparsing.measuring.subject import Subject
     from sparsing.models.loading import LoadedModel
+    from sparsing.models.outline import Outline
     from sparsing.text.corpus import Corpus
 
 DEFAULT_WINDOW = 2048
@@ -227,7 +228,7 @@ def load_to_decode(args: argparse.Namespace, name: str) -> LoadedModel:
     return loaded
 
 
-def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Corpus | None]:
+def read_text(args: argparse.Namespace, loaded: LoadedModel | Outline) -> tuple[Corpus, Corpus | None]:
     """Reads the text as the options of `add_corpus_arguments` say; returns calibration and held-out corpus."""
     from sparsing.errors import InputError
     from sparsing.text.corpus import load_corpus, split_holdout
@@ -253,7 +254,7 @@ def read_text(args: argparse.Namespace, loaded: LoadedModel) -> tuple[Corpus, Co
     return split_holdout(corpus, args.holdout)
 
 
-def window_of(loaded: LoadedModel, wanted: int | None) -> int:
+def window_of(loaded: LoadedModel | Outline, wanted: int | None) -> int:
     """Tokens per window: `wanted` if given, else the model's number of positions, but at most `DEFAULT_WINDOW`.
 
     Raises:
@@ -261,7 +262,7 @@ def window_of(loaded: LoadedModel, wanted: int | None) -> int:
     """
     from sparsing.errors import InputError
 
-    length = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    length = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
     if wanted is not None and length is not None and wanted > length:
         raise InputError(
             f"--window {wanted} is longer than the model's {length} positions; use --window {length} or less"

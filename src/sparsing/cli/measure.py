@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.cli import _common as common
+from sparsing.cli._plan import HERE, plan_of, print_plans
 
 if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
@@ -17,6 +18,7 @@ EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test
   sparsing measure ./my-checkpoint --text book.txt --ppl 1 5 10 -o results/
   sparsing measure ./my-checkpoint --text book.txt --rule cett fat top_k
+  sparsing measure meta-llama/Llama-3.1-70B --text book.txt --plan 8xh100
 """
 
 
@@ -71,6 +73,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     common.add_model_arguments(parser)
     common.add_run_arguments(parser)
     parser.add_argument(
+        "--plan",
+        nargs="?",
+        const=HERE,
+        metavar="MACHINE",
+        help="print what this would cost, and end (default MACHINE: this one, timed; or a name such as h100)",
+    )
+    parser.add_argument(
         "--arrays",
         action="store_true",
         help="with --json, also print the values of every neuron, token and position (default: off)",
@@ -82,7 +91,10 @@ def run(args: argparse.Namespace) -> int:
     common.check_text(args)
     from sparsing.measuring.run_folder import default_folder
 
-    jobs = _jobs(args)
+    jobs = jobs_of(args)
+    if args.plan:
+        print_plans([plan_of(args, jobs)], as_json=args.json)
+        return 0
     folder = common.open_run_folder(args, args.output or default_folder(args.model))
     joint = _joint_subjects(args, jobs, folder)
     level = _joint_level(joint, jobs, folder) if joint else None
@@ -111,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _jobs(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
+def jobs_of(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     """One entry per measurement: a rule (None with --thresholds) and the keyword arguments of `measure`.
 
     Raises:

@@ -39,7 +39,7 @@ class Meter:
 
     def __init__(self, loaded: LoadedModel, corpus: Corpus):
         self._num_tokens = corpus.num_tokens
-        self.dense_sec = _dense_sec(loaded, corpus)
+        self.dense_sec = dense_sec(loaded, corpus)
         """Estimated seconds of a dense pass over the corpus."""
         self._shared_sec, self._shared_tokens = 0.0, 0.0
         self.restart()
@@ -75,10 +75,14 @@ class Meter:
         )
 
 
+PASS_OVERHEAD = 1.2
+"""Time of a pass that observes or masks activations, over that of a plain forward (`benchmarks/search_cost.py`)."""
+
+
 def usual_passes(
     *, searches: int, levels: int = 0, half_precision: bool = False, holdout: float = 0
 ) -> float:
-    """Estimate of the passes over a corpus, from `benchmarks/search_cost.py`, for the progress of a run.
+    """Estimate of the passes over a corpus, from `benchmarks/search_cost.py`, for plans and for the progress of a run.
 
     Args:
         searches: Levels that are searched for a perplexity ratio.
@@ -86,13 +90,14 @@ def usual_passes(
         half_precision: Whether the model computes in half precision, where a search runs more passes.
         holdout: Held-out tokens over the tokens of the corpus.
     """
-    search = 0.6 + (3.5 if half_precision else 2.5)  # the bracketing part, then all tokens
     measured = searches + levels
+    bracket = 0.25 if searches else 0.0  # two tries on an eighth of the tokens
     realised_cett = 1.0 if measured else 0.0
-    return 1 + searches * search + levels + realised_cett + holdout * (1 + measured)
+    search = 3.0 if half_precision else 2.5
+    return 1 + bracket + searches * search + levels + realised_cett + holdout * (1 + measured)
 
 
-def _dense_sec(loaded: LoadedModel, corpus: Corpus) -> float:
+def dense_sec(loaded: LoadedModel, corpus: Corpus) -> float:
     """Seconds of a dense pass with its loss over the corpus, from the faster of two batches after a warm-up."""
     batch = next(corpus.batches(default_batch_size(loaded, corpus), device=input_device(loaded)))
     loss = WindowLoss(loaded.model, tokens=batch.ids.numel())

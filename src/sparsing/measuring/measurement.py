@@ -253,6 +253,11 @@ class Measurement(Result):
     @property
     def slug(self) -> str:
         """`name` as a folder name, e.g. `cett-ppl-1` or `fat-0.05`."""
-        if self.target_ppl_ratio is None:
-            return f"{self.rule}-{self.level:.4g}"
-        return f"{self.rule}-ppl-{round((self.target_ppl_ratio - 1) * 100, 4):g}"
+        return measurement_slug(self.rule, self.level, self.target_ppl_ratio)
+
+
+def measurement_slug(rule: str, level: float | None = None, target_ppl_ratio: float | None = None) -> str:
+    """Name of the folder of a measurement of `rule`, at a level or at the perplexity ratio that was searched for."""
+    if target_ppl_ratio is None:
+        return f"{rule}-{level:.4g}"
+    return f"{rule}-ppl-{round((target_ppl_ratio - 1) * 100, 4):g}"

@@ -50,7 +50,7 @@ class TrainingPosition(NamedTuple):
 
 
 def locate_checkpoint(
-    name: str, *, revision: str | None = None, code: bool = False
+    name: str, *, revision: str | None = None, code: bool = False, weights: bool = True
 ) -> tuple[Path, str | None]:
     """The folder of a checkpoint, and its commit if it comes from the hub.
 
@@ -58,6 +58,7 @@ def locate_checkpoint(
         name: A local folder, or a name on the hub.
         revision: Branch, tag or commit on the hub.
         code: Download the repository's own `.py` files as well.
+        weights: Download the weights as well.
 
     Raises:
         InputError: If there is neither such a folder nor such a model on the hub.
@@ -75,10 +76,10 @@ def locate_checkpoint(
     # names that cannot be on the hub get a message about folders, without a request to the hub
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or not name:
         raise InputError(f"no folder {name!r}; give a folder with config.json, or a hub name `owner/model`")
-    return _fetch(name, revision, code)
+    return _fetch(name, revision, code, weights)
 
 
-def _fetch(name: str, revision: str | None, code: bool) -> tuple[Path, str | None]:
+def _fetch(name: str, revision: str | None, code: bool, weights: bool) -> tuple[Path, str | None]:
     from huggingface_hub import snapshot_download
 
     def snapshot(*patterns: str) -> Path:
@@ -86,7 +87,7 @@ def _fetch(name: str, revision: str | None, code: bool) -> tuple[Path, str | Non
 
     try:
         folder = snapshot(*_SMALL_FILES, *(["*.py"] if code else []))
-        if not any(snapshot("model*.safetensors").glob("model*.safetensors")):
+        if weights and not any(snapshot("model*.safetensors").glob("model*.safetensors")):
             snapshot("pytorch_model*.bin")
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

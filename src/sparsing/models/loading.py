@@ -75,6 +75,11 @@ class LoadedModel:
     train_phase: str | None = None
     """`warmup`, `stable` or `decay` of the learning rate. None if the checkpoint does not record it."""
 
+    @property
+    def config(self) -> Any:
+        """The configuration of the model."""
+        return self.model.config
+
     def __repr__(self) -> str:
         size = f"{self.num_parameters / 1e6:,.1f}M parameters, {len(self.sites)} layers"
         return f"LoadedModel({self.name}: {self.model_type}, {size}, {self.dtype}, {self.device})"

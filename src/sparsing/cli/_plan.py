@@ -1,0 +1,81 @@
+"""The option `--plan` of `measure` and `sweep`: what the work would cost, before any weights are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparsing.cli import _common as common
+
+if TYPE_CHECKING:
+    from sparsing.rules import Rule
+    from sparsing.scale.plan import Plan
+
+HERE = "here"
+"""The name of the machine that the command runs on."""
+
+
+def plan_of(args: argparse.Namespace, jobs: Sequence[tuple[Rule | None, dict]]) -> Plan:
+    """The cost of `sparsing measure` with these options.
+
+    Raises:
+        InputError: If the machine is unknown, or the model or the text is not found.
+    """
+    from sparsing.measuring.cost import usual_passes
+    from sparsing.models.outline import read_outline
+    from sparsing.scale.machines import MACHINES
+    from sparsing.scale.plan import plan_here, plan_measurement
+
+    machine = None if args.plan == HERE else MACHINES[args.plan]
+    common.refuse_without_effect(args, ["adapter", "cett_from", "device"], "with --plan")
+    outline = read_outline(
+        args.model,
+        revision=args.revision,
+        trust_remote_code=args.trust_remote_code,
+        tokenizer=args.tokenizer,
+    )
+    corpus, heldout = common.read_text(args, outline)
+    dtype = args.dtype or str(outline.dtype).removeprefix("torch.")
+    searches = sum("ppl_ratio" in asked for _, asked in jobs)
+    passes = usual_passes(
+        searches=searches,
+        levels=len(jobs) - searches,
+        half_precision=dtype in ("bfloat16", "float16"),
+        holdout=heldout.num_tokens / corpus.num_tokens if heldout else 0,
+    )
+    if machine is None:
+        return plan_here(outline, corpus, passes, dtype=dtype)
+    return plan_measurement(outline, corpus.num_tokens, corpus.width, passes, machine, dtype=dtype)
+
+
+def print_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
+    """Prints a table with a row per plan and the sum of the hours, or JSON."""
+    from sparsing.base.progress import duration
+
+    if as_json:
+        common.print_json(plans if len(plans) > 1 else plans[0])
+        return
+    rows = [
+        [
+            plan.model,
+            plan.dtype,
+            f"{plan.num_parameters / 1e9:,.2f}B",
+            f"{plan.num_tokens:,}",
+            f"{plan.passes:.1f}",
+            f"{plan.flops:.2g}",
+            f"{plan.weight_bytes / 1e9:,.0f}",
+            f"{plan.memory_gb:,.1f}",
+            f"{plan.processes} x {plan.devices_per_process}",
+            plan.limit,
+            duration(plan.hours * 3600),
+        ]
+        for plan in plans
+    ]
+    header = (
+        *("model", "dtype", "parameters", "tokens", "passes", "FLOPs", "GB read", "GB of memory"),
+        *("processes x devices", "limited by", "time"),
+    )
+    common.print_table(f"plan for {plans[0].machine}", header, rows)
+    if len(plans) > 1:
+        print(f"together: {duration(sum(plan.hours for plan in plans) * 3600)}")

@@ -1,0 +1,131 @@
+"""`read_outline`: a model's configuration, tokenizer and sizes, without its weights; for plans of long work."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsing.errors import UnsupportedModelError
+from sparsing.models.architecture import auto_class, build_config, check_architecture
+from sparsing.models.checkpoint import locate_checkpoint, read_config
+from sparsing.models.gguf import is_gguf_file
+from sparsing.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+_EXPERT = re.compile(r"\.experts\.")
+_N_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSizes:
+    """The sizes that decide what a pass costs."""
+
+    num_parameters: int
+    """All parameters; a tied head counts once."""
+    matmul_parameters: int
+    """Weights that every token is multiplied with: of experts the routed share, of embeddings the head only."""
+    n_layers: int
+    d_model: int
+    d_ff: int
+    """Neurons that a token passes in a layer."""
+    attention_width: int
+    """Heads times width of a head."""
+    vocab: int
+
+    def flops_per_token(self, width: int) -> float:
+        """Floating-point operations of a forward pass, per token of windows of `width` tokens.
+
+        Two per weight, and for each layer the two products of causal attention, over half a window on average.
+        """
+        return 2.0 * self.matmul_parameters + 2.0 * self.n_layers * width * self.attention_width
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outline:
+    """A model without its weights."""
+
+    name: str
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+    """Of the checkpoint, if it says so."""
+    sizes: ModelSizes
+
+
+def read_outline(
+    name: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    tokenizer: str | Path | None = None,
+) -> Outline:
+    """Reads configuration and tokenizer; of a model on the hub no weights are downloaded.
+
+    Raises:
+        InputError: If there is no such model, or its configuration is invalid.
+        UnsupportedModelError: For a GGUF file, or a model that cannot be measured.
+    """
+    if is_gguf_file(Path(name).expanduser()):
+        raise UnsupportedModelError(f"{name!r} is a GGUF file, which has no configuration; give a checkpoint")
+    folder, _ = locate_checkpoint(name, revision=revision, code=trust_remote_code, weights=False)
+    config = build_config(folder, read_config(folder), trust_remote_code)
+    check_architecture(config, trust_remote_code)
+    loaded: Any = load_tokenizer(folder, config, source=tokenizer, trust_remote_code=trust_remote_code)
+    return Outline(
+        name=name,
+        config=config,
+        tokenizer=loaded,
+        dtype=getattr(config, "dtype", None) or torch.float32,
+        sizes=model_sizes(config, trust_remote_code),
+    )
+
+
+def model_sizes(config: Any, trust_remote_code: bool = False) -> ModelSizes:
+    """The sizes of the model that this configuration describes, from a model on the `meta` device."""
+    with torch.device("meta"):
+        model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    experts, top_k = _first(text, _N_EXPERTS), _first(text, _TOP_K)
+    share = top_k / experts if experts and top_k else 1.0
+    head = model.get_output_embeddings()
+    embedding = model.get_input_embeddings().weight
+    parameters = dict(model.named_parameters())
+    used = sum(
+        parameter.numel() * (share if _EXPERT.search(name) else 1.0)
+        for name, parameter in parameters.items()
+        if parameter.ndim > 1 and parameter is not embedding
+    )
+    if head is not None and head.weight is embedding:
+        used += embedding.numel()
+    heads = _first(text, ("num_attention_heads", "n_head", "n_heads")) or 1
+    d_model = embedding.shape[1]
+    d_ff = _first(text, ("moe_intermediate_size",)) * top_k if experts and top_k else 0
+    return ModelSizes(
+        num_parameters=sum(parameter.numel() for parameter in parameters.values()),
+        matmul_parameters=round(used),
+        n_layers=_first(text, ("num_hidden_layers", "n_layer", "n_layers")),
+        d_model=d_model,
+        d_ff=d_ff
+        or _first(text, ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"))
+        or 4 * d_model,
+        attention_width=heads * (_first(text, ("head_dim",)) or d_model // heads),
+        vocab=embedding.shape[0],
+    )
+
+
+def _first(config: Any, names: tuple[str, ...]) -> int:
+    """The first of these values that the configuration has; 0 without one. A value per layer counts by its largest."""
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, (list, tuple)) and value:
+            return int(max(value))
+        if isinstance(value, int) and value:
+            return value
+    return 0

@@ -1,0 +1,178 @@
+"""`plan_measurement`: what a measurement will cost, before the weights are read.
+
+The passes are those of a usual search (`measuring/cost.py`). On this machine the time of a pass is that of the same
+model with one and with two layers and random weights, continued to all layers. On a named machine it is the larger of
+the time for the operations and the time for reading the weights, at an assumed share of the peak.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sparsing.base.results import Result
+from sparsing.errors import InputError
+from sparsing.measuring.cost import PASS_OVERHEAD, dense_sec
+from sparsing.models.architecture import auto_class
+from sparsing.models.loading import LoadedModel
+from sparsing.models.outline import ModelSizes, Outline
+from sparsing.scale.machines import REACHED_BANDWIDTH, REACHED_FLOPS, Machine
+
+if TYPE_CHECKING:
+    from sparsing.text.corpus import Corpus
+
+_LOGITS_BYTES = 2**28
+"""Logits of a slice of tokens, the most that a pass holds at once."""
+_BATCH_TOKENS = 2**16
+"""Tokens of a batch on an accelerator."""
+_TIMED_TOKENS = 4096
+"""Tokens that stand for the corpus when a pass is timed."""
+_LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers")
+"""Entries of configurations with one value per layer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Result):
+    """The expected cost of a measurement."""
+
+    kind = "measurement_plan"
+
+    model: str
+    machine: str
+    """Name of a machine in `MACHINES`, or `this machine`."""
+    processes: int
+    """Processes that share the windows; each holds a whole copy of the model."""
+    devices_per_process: int
+    """Devices that a copy of the model needs."""
+    dtype: str
+    num_parameters: int
+    num_tokens: int
+    passes: float
+    """Passes over the tokens, calibration, search, verification and held-out check together."""
+    flops: float
+    """Floating-point operations of all passes."""
+    weight_bytes: float
+    """Bytes of weights that all passes read."""
+    memory_gb: float
+    """Memory of a process: weights, one batch, logits and statistics; 1e9 bytes."""
+    hours: float
+    limit: str
+    """What limits the speed."""
+
+
+def plan_measurement(
+    outline: Outline,
+    corpus_tokens: int,
+    width: int,
+    passes: float,
+    machine: Machine,
+    *,
+    dtype: str | None = None,
+) -> Plan:
+    """The cost on a named machine.
+
+    Args:
+        corpus_tokens: Tokens of the text.
+        width: Tokens of a window.
+        passes: Passes over the text, from `usual_passes`.
+
+    Raises:
+        InputError: If the model does not fit on all devices of the machine together.
+    """
+    sizes, name = outline.sizes, dtype or str(outline.dtype).removeprefix("torch.")
+    batch = max(width, min(_BATCH_TOKENS, corpus_tokens))
+    held, item = memory_bytes(sizes, batch, name), _bytes_of(name)
+    # a quarter of the memory stays free for the workspace of the kernels
+    split = math.ceil(held / (0.75 * machine.memory_gb * 1e9))
+    if split > machine.devices:
+        raise InputError(
+            f"{outline.name} needs {held / 1e9:,.0f} GB, {machine.name} has {machine.devices} x"
+            f" {machine.memory_gb:g} GB; choose a larger machine"
+        )
+    processes = machine.devices // split
+    flops = passes * corpus_tokens * sizes.flops_per_token(width)
+    batches = math.ceil(corpus_tokens / batch)
+    read = passes * batches * sizes.num_parameters * item
+    # the devices that share a copy of the model work one after the other
+    compute = PASS_OVERHEAD * flops / (machine.peak_flops * REACHED_FLOPS) / processes
+    memory = read / (machine.peak_bandwidth * REACHED_BANDWIDTH) / min(processes, batches)
+    return Plan(
+        model=outline.name,
+        machine=machine.name,
+        processes=processes,
+        devices_per_process=split,
+        dtype=name,
+        num_parameters=sizes.num_parameters,
+        num_tokens=corpus_tokens,
+        passes=passes,
+        flops=flops,
+        weight_bytes=read,
+        memory_gb=held / 1e9,
+        hours=max(compute, memory) / 3600,
+        limit="arithmetic" if compute >= memory else "reading the weights",
+    )
+
+
+def plan_here(outline: Outline, corpus: Corpus, passes: float, *, dtype: str | None = None) -> Plan:
+    """The cost on this machine, on its CPU with the present number of threads, from the timing of one and two layers.
+
+    Raises:
+        InputError: If the model cannot be built with fewer layers.
+    """
+    sizes, name = outline.sizes, dtype or str(outline.dtype).removeprefix("torch.")
+    windows = max(1, min(_TIMED_TOKENS // corpus.width, corpus.n_windows))
+    sample = corpus.part(torch.arange(windows).numpy())
+    one, two = (dense_sec(_shortened(outline, layers, name), sample) for layers in (1, 2))
+    whole = one + max(two - one, 0.0) * (sizes.n_layers - 1)
+    seconds = PASS_OVERHEAD * passes * whole * corpus.num_tokens / sample.num_tokens
+    batch = max(corpus.width, min(2048, corpus.num_tokens))
+    return Plan(
+        model=outline.name,
+        machine="this machine",
+        processes=1,
+        devices_per_process=1,
+        dtype=name,
+        num_parameters=sizes.num_parameters,
+        num_tokens=corpus.num_tokens,
+        passes=passes,
+        flops=passes * corpus.num_tokens * sizes.flops_per_token(corpus.width),
+        weight_bytes=passes * math.ceil(corpus.num_tokens / batch) * sizes.num_parameters * _bytes_of(name),
+        memory_gb=memory_bytes(sizes, batch, name) / 1e9,
+        hours=seconds / 3600,
+        limit="as timed",
+    )
+
+
+def memory_bytes(sizes: ModelSizes, batch_tokens: int, dtype: str) -> float:
+    """Bytes that a measurement holds: the weights, the activations of a batch, logits and statistics."""
+    item = _bytes_of(dtype)
+    activations = batch_tokens * (8 * sizes.d_model + 4 * sizes.d_ff) * item
+    statistics = 64 * sizes.n_layers * sizes.d_ff
+    logits = min(_LOGITS_BYTES, 4 * batch_tokens * sizes.vocab)
+    return sizes.num_parameters * item + activations + statistics + logits
+
+
+def _bytes_of(dtype: str) -> int:
+    return getattr(torch, dtype).itemsize
+
+
+def _shortened(outline: Outline, layers: int, dtype: str) -> LoadedModel:
+    """The model with random weights and its first layers only."""
+    config: Any = copy.deepcopy(outline.config)
+    text = config.get_text_config()
+    try:
+        text.num_hidden_layers = layers
+        for key in _LAYER_LISTS:
+            if isinstance(values := getattr(text, key, None), list):
+                setattr(text, key, values[:layers])
+        model = auto_class(config).from_config(config, dtype=getattr(torch, dtype))
+    except (ValueError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{outline.name} cannot be built with {layers} layers to time it ({error}); name a machine, e.g."
+            " --plan h100"
+        ) from error
+    return LoadedModel.of(model, outline.tokenizer, name=outline.name)

@@ -1,0 +1,111 @@
+"""Tests of plans: operations against torch's counter, memory, machines, and the option of the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+
+from sparsing import cli
+from sparsing.demo import checkpoints
+from sparsing.errors import InputError
+from sparsing.models.outline import Outline, model_sizes, read_outline
+from sparsing.scale.machines import MACHINES
+from sparsing.scale.plan import plan_measurement
+
+SMALL = {
+    "vocab_size": 200,
+    "hidden_size": 48,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_operations_of_a_pass_are_those_that_torch_counts(tied: bool):
+    config = LlamaConfig(**SMALL, tie_word_embeddings=tied, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config)
+    width = 64
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, width, dtype=torch.long))
+    sizes = model_sizes(config)
+    assert sizes.num_parameters == sum(p.numel() for p in model.parameters())
+    # eager attention computes the masked half too
+    masked_half = 2.0 * sizes.n_layers * width * sizes.attention_width
+    counted = counter.get_total_flops() / width
+    # torch also counts the product that makes the rotary angles
+    assert sizes.flops_per_token(width) + masked_half == pytest.approx(counted, rel=2e-3)
+
+
+def test_of_experts_only_the_routed_share_is_multiplied():
+    config = MixtralConfig(**SMALL, num_local_experts=8, num_experts_per_tok=2)
+    sizes = model_sizes(config)
+    experts = 3 * 8 * 3 * 48 * 112  # layers, experts, matrices
+    embedding, norms = 200 * 48, 7 * 48
+    assert sizes.matmul_parameters == sizes.num_parameters - embedding - norms - experts * 6 // 8
+
+
+def outline_of(sizes_config: LlamaConfig) -> Outline:
+    return Outline(
+        name="model",
+        config=sizes_config,
+        tokenizer=None,  # type: ignore[arg-type]
+        dtype=torch.bfloat16,
+        sizes=model_sizes(sizes_config),
+    )
+
+
+LLAMA_70B = LlamaConfig(
+    vocab_size=128_256,
+    hidden_size=8192,
+    intermediate_size=28_672,
+    num_hidden_layers=80,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+)
+
+
+def test_a_large_model_is_spread_over_the_devices_that_it_needs():
+    plan = plan_measurement(outline_of(LLAMA_70B), 1_000_000, 2048, 6.0, MACHINES["8xh100"])
+    assert plan.num_parameters == pytest.approx(70.55e9, rel=1e-3)
+    assert (plan.processes, plan.devices_per_process) == (2, 4)
+    assert plan.memory_gb > 141
+    # 6 passes x 1.2 x 1e6 tokens x 2 x 69.5e9 operations, at 0.4 x 989e12 per second on 2 copies
+    attention = 2 * 80 * 2048 * 8192
+    seconds = 6 * 1.2 * 1e6 * (2 * (70.55e9 - 128_256 * 8192) + attention) / (0.4 * 989e12) / 2
+    assert plan.hours * 3600 == pytest.approx(seconds, rel=1e-2)
+    assert plan.limit == "arithmetic"
+
+
+def test_a_model_that_no_device_can_hold_is_refused():
+    with pytest.raises(InputError, match="choose a larger machine"):
+        plan_measurement(outline_of(LLAMA_70B), 1_000_000, 2048, 6.0, MACHINES["a100"])
+
+
+def test_a_plan_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree(
+        checkpoints("relu")[-1], tmp_path / "model", ignore=lambda _, names: [n for n in names if "safet" in n]
+    )
+    (tmp_path / "text.txt").write_text("some words of a text\n" * 2000)
+    words = ["measure", str(tmp_path / "model"), "--text", str(tmp_path / "text.txt"), "--ppl", "1", "5", "--json"]
+    assert cli.main([*words, "--plan", "h100"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["num_parameters"] == read_outline(str(tmp_path / "model")).sizes.num_parameters == 820_352
+    assert plan["passes"] == pytest.approx(1 + 0.25 + 2 * 2.5 + 1 + 3 / 9, abs=0.01)
+    assert cli.main([*words, "--plan"]) == 0
+    here = json.loads(capsys.readouterr().out)
+    assert here["flops"] == plan["flops"]
+    assert here["hours"] > 0
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_unknown_machine_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["measure", str(checkpoints("relu")[-1]), "--text", "x.txt", "--plan", "h10"]) == 2
+    assert "Did you mean: h100" in capsys.readouterr().err

@@ -46,7 +46,7 @@ bench: $(VENV)/.dev ## the benchmarks; results are written to benchmarks/results
 	@echo 'the laws: $(BIN)/python benchmarks/laws.py PART --data POINTS (see docs/laws.md)'
 
 study: $(VENV)/.dev ## the miniature study, four hours on two cores; continues after an interruption
-	$(BIN)/python studies/nano/run.py --jobs 2
+	$(BIN)/python studies/nano/run.py
 	$(BIN)/python studies/nano/report.py
 
 clean: ## remove the virtual environment and build outputs

@@ -154,7 +154,7 @@ def _method(cells: dict[str, CellResult]) -> str:
     config = read_train_config(preset=CELLS[0].preset, overrides=CELLS[0].overrides())
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return f"""```
-python studies/nano/run.py --jobs 2   # or `make study`; resumes after an interruption
+python studies/nano/run.py   # or `make study`; resumes after an interruption
 python studies/nano/report.py
 ```
 

@@ -1,21 +1,17 @@
 """Run the study: train and track each cell, and write `results/<cell>.json`. The same command resumes after a kill.
 
-    python studies/nano/run.py            one cell at a time
-    python studies/nano/run.py --jobs 2   two cells at a time, one thread each
+    python studies/nano/run.py            all cells, as many at a time as there are cores, one thread each
+    python studies/nano/run.py --list     the cells, and which of them are finished
 
-A process locks the cell it works on, and the lock ends with the process, so several commands may run at once.
+The cells run as a sweep (`sparsing.scale`), so a cell that fails is tried again and does not stop the others.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it on import
@@ -26,6 +22,10 @@ from cells import CELLS, WORK, Cell, CellResult
 
 from sparsing.models.loading import LoadedModel
 from sparsing.models.paper_shapes import PRESETS
+from sparsing.scale.cell import DONE
+from sparsing.scale.cell import Cell as SweepCell
+from sparsing.scale.sweep import run_sweep
+from sparsing.scale.sweep_view import SweepView
 from sparsing.text.corpus import Corpus, load_corpus
 from sparsing.text.standard_library import library_documents
 from sparsing.training.config_file import read_train_config
@@ -41,33 +41,40 @@ def main() -> int:
     parser.add_argument(
         "cells", nargs="*", metavar="CELL", help="names of cells (default: all, in the order of the study)"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="list the cells and which of them are finished")
+    parser.add_argument("--here", action="store_true", help="run the given cells in this process")
     args = parser.parse_args()
     os.chdir(Path(__file__).resolve().parents[2])
     chosen = [cell for cell in CELLS if not args.cells or cell.name in args.cells]
     if args.list:
         print("\n".join(f"{'done' if cell.result.exists() else '    '}  {cell.name}" for cell in chosen))
         return 0
-    if args.jobs > 1:
-        command = [sys.executable, str(cells.HERE / "run.py"), *args.cells]
-        workers = [subprocess.Popen(command) for _ in range(args.jobs)]
-        return max(worker.wait() for worker in workers)
-    WORK.mkdir(parents=True, exist_ok=True)
-    for cell in chosen:
-        with _lock(cell.name) as locked:
-            if locked and not cell.result.exists():
-                run(cell)
-    return 0
+    if args.here:
+        for cell in chosen:
+            run(cell)
+        return 0
+    if not (WORK / "tokenizer").exists():
+        tokenizer = train_tokenizer(library_documents("train"), 1024, cells.WINDOW)
+        tokenizer.save_pretrained(WORK / "tokenizer.partial")
+        (WORK / "tokenizer.partial").rename(WORK / "tokenizer")
+    left = [_sweep_cell(cell) for cell in chosen if not cell.result.exists()]
+    with SweepView(len(chosen), len(chosen) - len(left)) as view:
+        records = run_sweep(left, view)
+    return 0 if all(record.outcome == DONE for record in records) else 1
+
+
+def _sweep_cell(cell: Cell) -> SweepCell:
+    """The cell as one of a sweep, which runs this script with `--here`."""
+    return SweepCell(
+        name=cell.name,
+        labels={"preset": cell.preset, "activation": cell.hidden_act, "seed": str(cell.seed)},
+        folder=WORK / "cells" / cell.name,
+        commands=((sys.executable, str(cells.HERE / "run.py"), "--here", cell.name),),
+    )
 
 
 def run(cell: Cell) -> None:
     """Train and track one cell, and write its result."""
-    with _lock("tokenizer", wait=True):
-        if not (WORK / "tokenizer").exists():
-            train_tokenizer(library_documents("train"), 1024, cells.WINDOW).save_pretrained(
-                WORK / "tokenizer"
-            )
     print(f"{cell.name}: training", flush=True)
     config = read_train_config(preset=cell.preset, overrides=cell.overrides())
     started = time.perf_counter()
@@ -108,18 +115,6 @@ def read_heldout(loaded: LoadedModel) -> tuple[Corpus, None]:
         library_documents("heldout"), loaded.tokenizer, window=cells.WINDOW, name="builtin, held out"
     )
     return corpus.part(np.linspace(0, corpus.n_windows - 2, cells.WINDOWS).round().astype(int)), None
-
-
-@contextlib.contextmanager
-def _lock(name: str, *, wait: bool = False) -> Iterator[bool]:
-    """Whether this process got the lock of that name; the system releases it when the process ends."""
-    with Path(WORK / f"{name}.lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def make_cell(folder: Path, name: str, program: str, **options) -> Cell:
 
 def test_failures_are_retried_and_reported_and_stop_no_other_cell(tmp_path: Path):
     """One cell always fails, one fails once, one needs more memory than it asks for, one waits for the first."""
-    once = f"import os, sys; p = {str(tmp_path / 'once')!r}; n = os.path.exists(p); open(p, 'w'); sys.exit(not n)"
+    once = f"import os, sys; p = {str(tmp_path / 'flag')!r}; n = os.path.exists(p); open(p, 'w'); sys.exit(not n)"
     cells = [
         make_cell(tmp_path, "fails", "import sys; sys.exit('never')"),
         make_cell(tmp_path, "waits", "pass", needs=("fails",)),

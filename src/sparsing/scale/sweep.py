@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -68,7 +69,9 @@ def _ray(address: str | None) -> Generator[ModuleType]:
     )
     ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
     try:
-        yield ray
+        # Ray prints about dead workers on stdout, which belongs to results
+        with contextlib.redirect_stdout(sys.stderr):
+            yield ray
     finally:
         ray.shutdown()
 

@@ -55,6 +55,7 @@ CANNOT_RUN = {
     "--suite paper": "needs the data of all fourteen tasks; tests/evaluation runs the suite",
     "lm-eval run": "downloads the data of the task; tests/cli/test_lm_eval_command.py runs it on local data",
     "model.gguf": "needs llama-cpp-python; tests/cli/test_gguf_commands.py runs the commands on such files",
+    "--address": "needs a Ray cluster",
     "...": "a placeholder for arguments",
     "RUN...": "a placeholder for folders",
 }
@@ -177,6 +178,11 @@ def inputs(tmp_path_factory) -> Path:
     (folder / "small.toml").write_text(
         "[model]\nd_model = 32\nn_layers = 1\nn_heads = 2\nvocab_size = 280\ncontext = 32\ndim_model_base = 16\n"
         "[training]\ntokens = 512\nbatch_tokens = 128\n",
+        "utf-8",
+    )
+    (folder / "sweep.toml").write_text(
+        'models = ["my-checkpoint"]\nrules = ["cett", "fat"]\n[texts]\nbook = "book.txt"\n'
+        "[measure]\nmax_tokens = 600\nwindow = 48\nno_figures = true\n",
         "utf-8",
     )
     _write_points(folder)

@@ -8,6 +8,7 @@ fails is reported and does not stop the others. A cell that is done is never run
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import Generator, Sequence
@@ -67,7 +68,7 @@ def _ray(address: str | None) -> Generator[ModuleType]:
     local: dict[str, Any] = (
         {"num_cpus": _usable_cores(), "include_dashboard": False} if address is None else {}
     )
-    ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
+    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         # Ray prints about dead workers on stdout, which belongs to results
         with contextlib.redirect_stdout(sys.stderr):

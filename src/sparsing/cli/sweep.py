@@ -99,10 +99,16 @@ def _check_commands(cells: Sequence[Cell]) -> list[argparse.Namespace]:
     Raises:
         InputError: If a command has an option that does not exist or has a wrong value.
     """
-    from sparsing.cli import build_parser
+    from sparsing.cli import evaluate, measure
     from sparsing.errors import InputError
 
-    parser, parsed = build_parser(), []
+    parser = argparse.ArgumentParser(prog="sparsing")
+    commands = parser.add_subparsers()
+    for command in (measure, evaluate):
+        subparser = command.add_parser(commands)
+        subparser.add_argument("--threads", type=int)
+        subparser.set_defaults(run=command.run, parser=subparser)
+    parsed: list[argparse.Namespace] = []
     for cell in cells:
         for command in cell.commands:
             words = command[command.index("sparsing") + 1 :]

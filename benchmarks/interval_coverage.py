@@ -195,7 +195,7 @@ def run_passes(folder: Path, source: Any, tokens: int, dtype: str) -> PassTable:
     return PassTable(
         log_levels=np.log(levels),
         rise=np.stack([one.nll - subject.curves.window_nll for one in passes]),
-        active=np.stack([(window_counts(one.totals) / subject.widths).mean(1) for one in passes]),
+        active=np.stack([(window_counts(one.totals) / subject.widths(CETT.score)).mean(1) for one in passes]),
         labels=passes[0].labels.astype(float),
         tokens=passes[0].totals.tokens.numpy().astype(float),
     )

@@ -68,7 +68,7 @@ def test_free_pickle(copy, text, where, capsys):
 def test_wrong_number_of_thresholds(checkpoint, text, tmp_path, where, capsys):
     (tmp_path / "t.txt").write_text("thresholds=0.1,0.2,0.3\n", encoding="utf-8")
     error = run(capsys, str(checkpoint), "--text", str(text), "--thresholds", str(tmp_path / "t.txt"), *where)
-    assert "3 thresholds for a model of 2 feed-forward layers" in error
+    assert "3 thresholds for a model of 2 sites" in error
 
 
 def test_nan_weights(copy, text, where, capsys):

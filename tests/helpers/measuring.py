@@ -96,7 +96,7 @@ def kept_activations(model: LoadedModel, corpus: Corpus) -> list[tuple[torch.Ten
 
 def score_of(model: LoadedModel, layer: int, name: str, gate: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
     """The score from its definition, float64."""
-    value = SCORES[name].value_of(gate, h)
+    value = gate if SCORES[name].value == "gate" else h
     norms = model.sites[layer].weight.detach().double().pow(2).sum(0).sqrt()
     return value.double().abs() * (norms if name == "neuron_norm" else 1.0)
 

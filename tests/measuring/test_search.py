@@ -103,9 +103,9 @@ def test_any_smooth_rise_is_met_to_the_tolerance(bend, scale, p, start):
 
 
 def test_every_rule_walks_its_own_level():
-    top_k = run(lambda s: s**3, rule=make_rule("top_k"), reach=Reach(start=0.5, most=1 - 1 / 5000, step=2e-4))
+    top_k = run(lambda s: s**3, rule=make_rule("top_k"), reach=Reach(start=0.5, most=4999.0, step=2e-4))
     assert top_k.converged
-    assert top_k.level == pytest.approx(1 - math.log(1.01) ** (1 / 3), rel=1e-3)
+    assert top_k.level == pytest.approx(1 / (1 + math.log(1.01) ** (1 / 3)), rel=1e-3)
     fat = run(lambda s: (s / 700) ** 2, rule=make_rule("fat"), reach=Reach(start=0.01, most=1e4, step=1e-8))
     assert fat.converged
     assert fat.level == pytest.approx(700 * math.log(1.01) ** 0.5, rel=0.01)
@@ -174,13 +174,13 @@ def test_the_message_when_no_level_reaches_the_target():
     ):
         run(lambda s: 0.1 * s, target=1.5)
     with pytest.raises(
-        TargetError, match=r"no level of top_k .* \(k, share of d_ff = 0\.01042\) has ppl_ratio 1\.0"
+        TargetError, match=r"no level of top_k .* \(k, share of neurons kept = 0\.01042\) has ppl_ratio 1\.0"
     ):
         run(
-            lambda s: 0.01 * s,
+            lambda s: 0.001 * s,
             target=1.5,
             rule=make_rule("top_k"),
-            reach=Reach(start=0.5, most=95 / 96, step=0.01),
+            reach=Reach(start=0.5, most=95.0, step=0.01),
         )
     # the advice may not name the target itself, nor a rise below zero
     with pytest.raises(

@@ -32,7 +32,7 @@ def test_the_cut_is_not_rounded_to_the_dtype_of_the_activations(dtype):
 
 
 @pytest.mark.parametrize("model_type", ["llama", "opt", "gpt2", "phi3"])
-@pytest.mark.parametrize("name", sorted(SCORES))
+@pytest.mark.parametrize("name", ["gate", "h", "neuron_norm"])
 def test_a_score_is_the_value_times_the_norm_of_its_column(name, model_type):
     loaded = tiny_loaded(model_type)
     for layer, site in enumerate(loaded.sites):

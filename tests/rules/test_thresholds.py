@@ -60,7 +60,7 @@ def test_the_number_of_layers():
     four = sites(*(f"model.layers.{i}.mlp.down_proj" for i in range(4)))
     assert made().for_sites(four[:3]) == tuple((number,) for number in made().numbers)
     with pytest.raises(
-        InputError, match="3 thresholds for a model of 4 feed-forward layers; give one per layer"
+        InputError, match=r"3 thresholds for a model of 4 sites \(neuron_norm\); give one per layer"
     ):
         made().for_sites(four)
 

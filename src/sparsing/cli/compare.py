@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
         loaded,
         folder,
         {rule.score for rule in rules},
-        what=f"compare {', '.join(rule.name for rule in rules)}",
+        with_cett={rule.score for rule in rules if rule.needs_cett},
+        what=f"compare {', '.join(rule.label for rule in rules)}",
         searches=len(rules),
         levels=len(rules) * args.steps,
     )

@@ -144,7 +144,10 @@ def jobs_of(args: argparse.Namespace) -> list[tuple[Rule | None, dict]]:
     if args.thresholds:
         return [(None, {"thresholds": read_thresholds(args.thresholds)})]
     names = args.rule or ["cett"]
-    rules = [make_rule(name, **({"scope": args.scope} if name == "top_k" else {})) for name in names]
+    rules = [
+        make_rule(name, **({"scope": args.scope} if name.partition(":")[0] == "top_k" else {}))
+        for name in names
+    ]
     if args.level is not None:
         for rule in rules:
             for level in args.level:
@@ -168,7 +171,7 @@ def _check_options(args: argparse.Namespace) -> None:
         common.refuse_without_effect(args, ["tolerance"], "with --level, since nothing is searched")
     if args.cett_from:
         common.refuse_without_effect(args, ["tolerance"], "with --cett-from")
-    if "top_k" not in (args.rule or []):
+    if "top_k" not in {name.partition(":")[0] for name in args.rule or []}:
         common.refuse_without_effect(args, ["scope"], "without --rule top_k")
 
 
@@ -197,10 +200,10 @@ def _names(jobs: list[tuple[Rule | None, dict]]) -> str:
         if rule is None:
             names.append("the given thresholds")
         elif "ppl_ratio" in asked:
-            prefix = "" if rule.name == "cett" else f"{rule.name} "
+            prefix = "" if rule.label == "cett" else f"{rule.label} "
             names.append(f"{prefix}PPL-{100 * (asked['ppl_ratio'] - 1):.4g}%")
         else:
-            names.append(f"{rule.name} {asked['level']:g}")
+            names.append(f"{rule.label} {asked['level']:g}")
     return ", ".join(names)
 
 

@@ -230,7 +230,9 @@ class Accelerated:
         if not self.blocks:
             raise reasons[0]
         if self._mask is not None:  # after `check_equivalence`, which compares dense outputs
-            for handle in attach(self._sites, self._apply, gate=self._mask.needs_gate):
+            for handle in attach(
+                self._sites, self._apply, gate=self._mask.needs_gate, extra=self._mask.extra
+            ):
                 self._swap.on_undo(handle.remove)
         weights = model_weight_bytes(self.model, self._replaced())
         self._other_bytes = weights.total_bytes - weights.ffn_bytes

@@ -45,9 +45,10 @@ def check_arguments(model: nn.Module, thresholds: Thresholds | None, mode: str, 
     check_mode(mode, thresholds)
     if dtype is not None:
         check_dtype_name(dtype, WEIGHT_DTYPES, hint=", or None for the dtype of the model")
-    if thresholds is not None and not thresholds.selection.is_threshold:
+    if thresholds is not None and not thresholds.cuts_blocks:
         raise InputError(
-            f"the decoding kernels skip neurons by threshold, but these thresholds select by {thresholds.select!r};"
+            f"the decoding kernels skip neurons by threshold, but these select {thresholds.on} by"
+            f" {thresholds.select!r};"
             " measure with a threshold rule: cett, fat"
         )
     devices = {str(parameter.device) for parameter in model.parameters()}

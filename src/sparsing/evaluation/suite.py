@@ -31,6 +31,7 @@ from sparsing.evaluation.tasks.chance import chance_of
 from sparsing.evaluation.tasks.identity import definition_text, item_rows
 from sparsing.evaluation.tasks.templates import compile_templates_once
 from sparsing.models.identity import identify
+from sparsing.rules.coverage import covered_sites
 
 if TYPE_CHECKING:
     from sparsing.evaluation.model.activity import Activity
@@ -133,7 +134,8 @@ class Suite:
             raise InputError(f"two levels are called {repeated[0]!r}; evaluate them in separate runs")
         for level in levels:
             if level.thresholds is not None:
-                level.thresholds.for_sites(self.lm.loaded.sites)
+                thresholds, loaded = level.thresholds, self.lm.loaded
+                thresholds.for_sites(covered_sites(loaded.model, loaded.sites, thresholds.on))
         outcomes, chances = [], {}
         for paper in tasks:
             with quiet_harness():

@@ -26,7 +26,7 @@ from sparsing.measuring.search import TOLERANCE, SearchResult
 from sparsing.measuring.subject import Subject, perplexity, window_counts
 from sparsing.measuring.token_record import TokenRecord
 from sparsing.measuring.weight_bytes import weight_bytes
-from sparsing.rules import RULES, Rule, make_rule
+from sparsing.rules import Rule, make_rule
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.site import Site
 from sparsing.text.token_text import token_texts
@@ -108,7 +108,7 @@ class _Found:
 
 def _find(subject: Subject, request: Request, tolerance: float) -> _Found:
     if request.thresholds is not None:
-        request.thresholds.for_sites(subject.loaded.sites)
+        request.thresholds.for_sites(subject.sites(request.thresholds.on))
         return _Found(request.thresholds, None, None, subject.meter.lap())
     rule, level, search = make_rule(request.rule), request.level, None
     if request.ppl_ratio is not None:
@@ -125,20 +125,21 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
     thresholds, search = found.thresholds, found.search
     sparse = subject.sparse_pass(thresholds)
     totals, labels = sparse.totals, sparse.labels
-    tokens, widths = totals.tokens.numpy(), subject.widths
+    tokens, sites = totals.tokens.numpy(), subject.sites(thresholds.on)
+    widths = subject.widths(thresholds.on)
     per_layer = window_counts(totals) / widths  # (n_windows, n_sites), activation ratio summed over tokens
-    frequency = _frequency(totals, subject.loaded.sites)
+    frequency = _frequency(totals, sites)
     with np.errstate(invalid="ignore"):
         # NaN < x is False
-        dead = (frequency < DEAD_BELOW).sum(1) / [site.n_neurons for site in subject.loaded.sites]
+        dead = (frequency < DEAD_BELOW).sum(1) / [site.n_neurons for site in sites]
     intervals = [ratio_interval(column, tokens) for column in per_layer.T]
     return Measurement(
-        sites=tuple(site.name for site in subject.loaded.sites),
+        sites=tuple(site.name for site in sites),
         rule=thresholds.rule,
         level=thresholds.level,
-        level_name=RULES[thresholds.rule].level_name,
+        level_name=make_rule(thresholds.rule).level_name,
         target_ppl_ratio=thresholds.target_ppl_ratio,
-        layer_activation_ratio=tuple(subject.ratios(totals).tolist()),
+        layer_activation_ratio=tuple(subject.ratios(thresholds).tolist()),
         layer_activation_ratio_interval=tuple(i for i in intervals if i is not None) or None,
         ppl_dense=perplexity(subject.curves.window_nll, labels),
         ppl_sparse=perplexity(sparse.nll, labels),
@@ -160,6 +161,7 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
         **_first_tokens(subject, totals.record),
         experts=_expert_activity(subject, thresholds, totals),
         weights=weight_bytes(subject.loaded),
+        savings=subject.savings(thresholds),
         cost=subject.meter.cost(laps),
         provenance=subject.provenance,
     )
@@ -171,7 +173,7 @@ def _expert_activity(
     tokens = int(totals.tokens.sum())
     together = subject.error_with_shared(thresholds)
     activities: list[ExpertActivity] = []
-    for site, counts in zip(subject.loaded.sites, totals.neuron, strict=True):
+    for site, counts in zip(subject.sites(thresholds.on), totals.neuron, strict=True):
         if site.name not in totals.load:
             continue
         load = totals.load[site.name].numpy()

@@ -8,7 +8,7 @@ after something was found, `non_finite_error` runs the windows again, one by one
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,7 +20,7 @@ from sparsing.sites.tap import Rows, tapped
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
     from sparsing.sites.site import Site
-    from sparsing.sites.tap import See
+    from sparsing.sites.tap import Extra, See
 
 _MOST_NATS = 709.0
 """`exp` of a larger number is not a float64."""
@@ -75,22 +75,26 @@ def non_finite_error(
     loaded: LoadedModel,
     suspects: Iterable[tuple[str, torch.Tensor]],
     change: See | None = None,
+    extra: Collection[Extra] = (),
 ) -> NonFiniteError:
     """The error that names the first place with a NaN or infinite activation.
 
     Args:
         suspects: Name and token ids, shape `(1, tokens)`, of inputs to run again, e.g. `window 3 of 12`.
         change: `see` of an intervention that was active; None for the dense model.
+        extra: Further activations that the intervention reads.
     """
     name = ""
     for name, ids in suspects:
-        place = _first_place(loaded, ids, change)
+        place = _first_place(loaded, ids, change, extra)
         if place is not None:
             return NonFiniteError(f"{name}: {place} in {loaded.dtype}; {way_out(loaded.dtype)}")
     return NonFiniteError(f"{name}: NaN or infinite values in {loaded.dtype}; {way_out(loaded.dtype)}")
 
 
-def _first_place(loaded: LoadedModel, ids: torch.Tensor, change: See | None) -> str | None:
+def _first_place(
+    loaded: LoadedModel, ids: torch.Tensor, change: See | None, extra: Collection[Extra]
+) -> str | None:
     """What is not finite when the model runs on these tokens; None if everything is finite."""
     places: list[str] = []
 
@@ -107,7 +111,7 @@ def _first_place(loaded: LoadedModel, ids: torch.Tensor, change: See | None) -> 
         note(index, output, "the output of down_proj")
 
     gate = change is not None
-    with torch.inference_mode(), tapped(loaded.sites, see, gate=gate, see_output=see_output):
+    with torch.inference_mode(), tapped(loaded.sites, see, gate=gate, extra=extra, see_output=see_output):
         logits = loaded.model(input_ids=ids, use_cache=False).logits
     if places:
         return places[0]

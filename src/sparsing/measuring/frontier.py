@@ -120,4 +120,4 @@ def _point(subject: Subject, rule: Rule, level: float, search: SearchResult | No
     """The rule at a level; with the search that found it, the interval contains the uncertainty of the level."""
     target = search.target_ppl_ratio if search else None
     outcome = subject.outcome(subject.thresholds(rule, level, target), rule if search else None, search)
-    return FrontierPoint(rule=rule.name, level=float(level), target_ppl_ratio=target, **outcome)
+    return FrontierPoint(rule=rule.label, level=float(level), target_ppl_ratio=target, **outcome)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.errors import InputError
+from sparsing.measuring.savings import Savings
 from sparsing.measuring.search import Try
 from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds
@@ -158,6 +159,8 @@ class Measurement(Result):
     """Activity of the routed experts, one entry per layer that has them."""
     weights: WeightBytes | None = None
     """Bytes of weights that decoding a token reads."""
+    savings: Savings | None = None
+    """Weights that a token reads under the rule; None in files written before they were counted."""
     cost: Cost
     provenance: Provenance
 
@@ -258,6 +261,7 @@ class Measurement(Result):
 
 def measurement_slug(rule: str, level: float | None = None, target_ppl_ratio: float | None = None) -> str:
     """Name of the folder of a measurement of `rule`, at a level or at the perplexity ratio that was searched for."""
+    rule = rule.replace(":", "-")  # not allowed in names of files on every system
     if target_ppl_ratio is None:
         return f"{rule}-{level:.4g}"
     return f"{rule}-ppl-{round((target_ppl_ratio - 1) * 100, 4):g}"

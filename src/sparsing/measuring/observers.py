@@ -99,6 +99,7 @@ class DenseErrorObserver(Observer[DenseErrorTotals]):
         self._sites = sites
         self._masks = [Mask(sites, thresholds) for thresholds in several]
         self.needs_gate = any(mask.needs_gate for mask in self._masks)
+        self.extra = frozenset().union(*(mask.extra for mask in self._masks))
         self._dropped: list[torch.Tensor] = []
 
     def begin(self, batch: Batch) -> None:
@@ -109,9 +110,8 @@ class DenseErrorObserver(Observer[DenseErrorTotals]):
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
         site = self._sites[index]
         self._bias = bias_output(site, rows)
-        self._dropped = [
-            neuron_output(site, rows.h * ~mask.active(index, rows), rows) for mask in self._masks
-        ]
+        changes = [mask.change(index, rows) for mask in self._masks]
+        self._dropped = [neuron_output(site, rows.h - change.h, rows) for change in changes]
 
     def see_output(self, index: int, output: torch.Tensor) -> None:
         counted = self._counted.flatten().to(output.device)

@@ -26,7 +26,7 @@ from sparsing.measuring.finite import FiniteCheck, NonFiniteWindows, check_total
 from sparsing.measuring.journal import Arrays, Journal
 from sparsing.measuring.window_loss import WindowLoss
 from sparsing.models.tokenizer import check_token_ids
-from sparsing.sites.tap import Rows, tapped
+from sparsing.sites.tap import Extra, Rows, tapped
 from sparsing.text.corpus import Batch, Corpus
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class Observer(Generic[T]):
 
     needs_gate = False
     """True if `see` reads `rows.gate`."""
+    extra: frozenset[Extra] = frozenset()
+    """Further activations that `see` reads from the rows."""
     needs_rows = True
     """False if `see` does nothing, so that the pass needs no hooks."""
     needs_output = False
@@ -144,6 +146,8 @@ class Intervention(Protocol):
 
     needs_gate: bool
     """True if `change` reads `rows.gate`."""
+    extra: frozenset[Extra]
+    """Further activations that `change` reads from the rows."""
     real: torch.Tensor | None
     """Which tokens of the batch are not padding, shape `(windows, tokens)`; the pass sets it before each batch."""
 
@@ -278,7 +282,8 @@ def _non_finite(
     def change(index: int, rows: Rows) -> torch.Tensor | None:
         return None if intervention is None else intervention.change(index, rows).h
 
-    return non_finite_error(loaded, suspects(), change)
+    extra = () if intervention is None else intervention.extra
+    return non_finite_error(loaded, suspects(), change, extra)
 
 
 def _smaller(batch_size: int, corpus: Corpus, device: torch.device) -> int:
@@ -315,6 +320,7 @@ def _hooks(
         loaded.sites,
         see if observer.needs_rows or intervention is not None else None,
         gate=observer.needs_gate or (intervention is not None and intervention.needs_gate),
+        extra=observer.extra if intervention is None else observer.extra | intervention.extra,
         see_output=observer.see_output if observer.needs_output else None,
         see_block=observer.see_block if observer.needs_block else None,
     )

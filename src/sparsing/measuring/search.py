@@ -196,6 +196,7 @@ class _Search:
             self._target,
             self._reach,
             lambda rise: rise > 0 and abs(math.log(rise / self._target)) <= PART_NEARNESS,
+            self._same_level,
             most_tries=PART_TRIES_WITH_NOISE if self._noisy else _MAX_TRIES,
         )
         self._check_reached()
@@ -214,7 +215,7 @@ class _Search:
             below, above = self._bracket()
             if below == self._reach.most:
                 break
-            if below is not None and above is not None and above - below <= self._reach.step:
+            if below is not None and above is not None and self._same_level(below, above):
                 break  # the rise jumps over the target: no level lies between
             strength = self._next(latest, below, above, ran)
         self._check_reached()
@@ -348,6 +349,10 @@ class _Search:
         """The strengths next below and next above the target, among the passes over the whole corpus."""
         return _bracket([(one.strength, one.mean_rise) for one in self._all], self._target)
 
+    def _same_level(self, below: float, above: float) -> bool:
+        """Whether two strengths drop practically the same neurons."""
+        return abs(self._rule.level(above) - self._rule.level(below)) <= self._reach.step
+
     def _nearest(self) -> Observation:
         """The pass over the whole corpus that is nearest to the target; the sparsest among equally near passes."""
         return min(self._all, key=lambda one: (abs(one.mean_rise - self._target), -one.strength))
@@ -368,7 +373,7 @@ class _Search:
         if last.strength >= self._reach.most and last.mean_rise < self._target:
             level = self._rule.level(last.strength)
             raise TargetError(
-                f"no level of {self._rule.name} reaches ppl_ratio {math.exp(self._target):.4f}: the sparsest level"
+                f"no level of {self._rule.label} reaches ppl_ratio {math.exp(self._target):.4f}: the sparsest level"
                 f" ({self._rule.level_name} = {level:.4g}) has ppl_ratio {last.ppl_ratio:.4f};"
                 f" {_way_out(last.ppl_ratio)}"
             )
@@ -396,6 +401,7 @@ def _meet(
     target: float,
     reach: Reach,
     is_near: Callable[[float], bool],
+    same_level: Callable[[float, float], bool],
     *,
     most_tries: int,
 ) -> float:
@@ -407,7 +413,7 @@ def _meet(
         below, above = _bracket(points, target)
         if is_near(points[-1][1]) or below == reach.most:
             return s
-        if below is not None and above is not None and above - below <= reach.step:
+        if below is not None and above is not None and same_level(below, above):
             break  # f jumps over the target: no level lies between
         s = _secant(points, below, above, target, _slope(points, target) or SLOPE, reach.most)
     return min(points, key=lambda point: (abs(point[1] - target), -point[0]))[0]

@@ -40,7 +40,11 @@ def find_shared(sites: Sequence[Site]) -> dict[int, int]:
     """Index of the routed experts of each block that has one shared expert, to the index of the shared expert."""
     found: dict[int, int] = {}
     for index, site in enumerate(sites):
-        beside = [i for i, one in enumerate(sites) if one.name.startswith(f"{site.block}.") and i != index]
+        beside = [
+            i
+            for i, one in enumerate(sites)
+            if one.name.startswith(f"{site.block}.") and i != index and one.kind != "linear_input"
+        ]
         if site.kind == "expert" and len(beside) == 1 and sites[beside[0]].d_model == site.d_model:
             found[index] = beside[0]
     return found

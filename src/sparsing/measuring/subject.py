@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy as np
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.errors import InputError
-from sparsing.measuring.calibration import calibrate
+from sparsing.measuring.active_sets import ActiveSetObserver, find_savings, part_of
+from sparsing.measuring.calibration import calibrate, row_names
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.finite import exp_of_nats
 from sparsing.measuring.intervals import ratio_interval
@@ -24,10 +25,12 @@ from sparsing.measuring.measurement import HeldOut, Interval
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, SparseTotals
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
+from sparsing.measuring.savings import Savings
 from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
 from sparsing.measuring.target_interval import target_interval
 from sparsing.models.tokenizer import check_token_ids
 from sparsing.rules import Rule
+from sparsing.rules.coverage import covering
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds, thresholds_at
 from sparsing.text.corpus import Corpus
@@ -35,6 +38,7 @@ from sparsing.text.corpus import Corpus
 if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
     from sparsing.rules.curves import Curves
+    from sparsing.sites.site import Site
 
 T = TypeVar("T", bound=Totals)
 
@@ -63,6 +67,7 @@ class Subject:
         corpus: Corpus,
         *,
         scores: Sequence[str] = ("neuron_norm", "gate"),
+        with_cett: Collection[str] | None = None,
         heldout: Corpus | None = None,
         journal: Journal | None = None,
         batch_size: int | None = None,
@@ -73,6 +78,8 @@ class Subject:
         """Calibrates.
 
         Args:
+            scores: Names of the scores of the rules that will be measured.
+            with_cett: The scores among them whose CETT is measured, as rules with `needs_cett` require; None for all.
             longer_windows: Allows windows that are longer than the number of positions of the model, as the reference
                 does.
             per_expert: Gives each routed expert its own threshold, and not one threshold to all experts of a layer.
@@ -90,7 +97,12 @@ class Subject:
         self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
         self._settings = PassSettings(journal=self.journal, batch_size=batch_size, progress=progress)
         self.curves: Curves = calibrate(
-            loaded, corpus, scores=scores, settings=self._settings, per_expert=per_expert
+            loaded,
+            corpus,
+            scores=scores,
+            with_cett=with_cett,
+            settings=self._settings,
+            per_expert=per_expert,
         )
         perplexity(self.curves.window_nll, self.curves.window_labels)  # an error now, not after the search
         self.meter.add(corpus)
@@ -100,18 +112,29 @@ class Subject:
         self._known: dict[str, list[Observation]] = {}
         self._dense_errors: dict[str, np.ndarray] = {}
         self._errors_with_shared: dict[str, dict[str, float]] = {}
+        self._per_expert = per_expert
+        self._covering: dict[str, LoadedModel] = {}
 
-    @property
-    def widths(self) -> np.ndarray:
-        """Neurons that a token passes at each site, shape `(n_sites,)`."""
-        return np.array([site.width for site in self.loaded.sites])
+    def covering(self, score: str) -> LoadedModel:
+        """The model with the sites on which a score is defined as its `sites`."""
+        if score not in self._covering:
+            self._covering[score] = covering(self.loaded, score)
+        return self._covering[score]
+
+    def sites(self, score: str) -> list[Site]:
+        """The sites on which a score is defined, in the order of every result on them."""
+        return self.covering(score).sites
+
+    def widths(self, score: str) -> np.ndarray:
+        """Neurons that a token passes at each site on which the score is defined, shape `(n_sites,)`."""
+        return np.array([site.width for site in self.sites(score)])
 
     def thresholds(self, rule: Rule, level: float, target: float | None = None) -> Thresholds:
         """The thresholds of the rule at this level for this model."""
         return thresholds_at(
             rule,
             level,
-            sites=self.curves.sites,
+            sites=[name for site in self.sites(rule.score) for name in row_names(site, self._per_expert)],
             curves=self.curves,
             target_ppl_ratio=target,
             provenance=self.provenance,
@@ -130,9 +153,9 @@ class Subject:
         else:
             assert self.part is not None
             dense = dense[self.part]
-            mask = Mask(self.loaded.sites, thresholds)
-            key = f"part {thresholds.identity}"
-            result = self._run(self.corpus.part(self.part), LossOnly(), mask, key, label or key)
+            mask = Mask(self.sites(rule.score), thresholds)
+            key, part = f"part {thresholds.identity}", self.corpus.part(self.part)
+            result = self._run(part, LossOnly(), mask, key, label or key, on=rule.score)
         return Observation(
             strength=rule.strength(level), rise=result.nll - dense, labels=result.labels, on_all=on_all
         )
@@ -147,7 +170,7 @@ class Subject:
 
         Passes of earlier searches with the same rule are reused.
         """
-        known = self._known.setdefault(f"{rule.name} {rule.selection}", [])
+        known = self._known.setdefault(f"{rule.label} {rule.selection}", [])
 
         def run(level: float, on_all: bool) -> Observation:
             known.append(self.observe(rule, level, on_all, _try_label(rule, level, on_all, known)))
@@ -177,10 +200,9 @@ class Subject:
         if rule is not None and found is not None:
             interval = self.ratio_interval(rule, found, thresholds)
         else:
-            per_window = (window_counts(totals) / self.widths).mean(1)
-            interval = ratio_interval(per_window, totals.tokens.numpy())
+            interval = ratio_interval(self.window_ratios(thresholds), totals.tokens.numpy())
         return {
-            "activation_ratio": float(self.ratios(totals).mean()),
+            "activation_ratio": float(self.ratios(thresholds).mean()),
             "activation_ratio_interval": interval,
             "ppl_ratio": ppl_ratio(result.nll, dense, labels),
             "ppl_ratio_interval": ppl_ratio_interval(result.nll - dense, labels),
@@ -199,7 +221,7 @@ class Subject:
             on_all=True,
         )
         return target_interval(
-            (window_counts(result.totals) / self.widths).mean(1),
+            self.window_ratios(thresholds),
             result.totals.tokens.numpy(),
             observed,
             found,
@@ -231,12 +253,15 @@ class Subject:
 
     def find_dense_errors(self, several: Sequence[Thresholds]) -> None:
         """Run one dense pass that computes `dense_error` for all of these thresholds."""
-        several = [one for one in several if one.identity not in self._dense_errors]
-        if not several:
-            return
-        observer = DenseErrorObserver(self.loaded.sites, several)
+        new = [one for one in several if one.identity not in self._dense_errors]
+        for score in dict.fromkeys(one.on for one in new):
+            self._find_dense_errors([one for one in new if one.on == score], score)
+
+    def _find_dense_errors(self, several: Sequence[Thresholds], score: str) -> None:
+        """Run the dense pass for thresholds of one score, which have the same sites."""
+        observer = DenseErrorObserver(self.sites(score), several)
         key = "error " + " and ".join(thresholds.identity for thresholds in several)
-        result = self._run(self.corpus, observer, None, key, "realised CETT (dense)", head=False)
+        result = self._run(self.corpus, observer, None, key, "realised CETT (dense)", head=False, on=score)
         errors = result.totals.stacked_cett.numpy() / self.corpus.num_tokens  # (n_sites, thresholds)
         for thresholds, error in zip(several, errors.T, strict=True):
             self._dense_errors[thresholds.identity] = error
@@ -246,11 +271,22 @@ class Subject:
                 for name, total in result.totals.with_shared.items()
             }
 
+    def savings(self, thresholds: Thresholds) -> Savings:
+        """The weights that these thresholds let a decoder skip, with groups and unions on a part of the corpus."""
+        counts = [counts.numpy() for counts in self.sparse_pass(thresholds).totals.neuron]
+        sites, part = self.sites(thresholds.on), part_of(self.corpus)
+        observer, mask = ActiveSetObserver(sites, counts), Mask(sites, thresholds)
+        key = f"active sets {thresholds.identity}"
+        result = self._run(part, observer, mask, key, "groups and unions", on=thresholds.on, head=False)
+        return find_savings(self.loaded, sites, thresholds, self.ratios(thresholds), result.totals)
+
     def held_out(self, thresholds: Thresholds) -> HeldOut | None:
         """Measure the thresholds on the held-out tokens; None if the subject has no held-out tokens."""
         if self.heldout is None:
             return None
-        dense = self._run(self.heldout, LossOnly(), None, "held-out dense", "held out, dense")
+        dense = self._run(
+            self.heldout, LossOnly(), None, "held-out dense", "held out, dense", on=thresholds.on
+        )
         key, label = f"held-out {thresholds.identity}", "held out, sparse"
         sparse = self._sparse(self.heldout, thresholds, key, label)
         labels = dense.labels
@@ -260,18 +296,27 @@ class Subject:
             ppl_sparse=perplexity(sparse.nll, labels),
             ppl_ratio=ppl_ratio(sparse.nll, dense.nll, labels),
             ppl_ratio_interval=ppl_ratio_interval(sparse.nll - dense.nll, labels),
-            activation_ratio=float(self.ratios(sparse.totals).mean()),
+            activation_ratio=float(
+                (window_counts(sparse.totals).sum(0) / self.widths(thresholds.on)).mean()
+                / sparse.totals.tokens.numpy().sum()
+            ),
         )
 
-    def ratios(self, totals: SparseTotals) -> np.ndarray:
+    def ratios(self, thresholds: Thresholds) -> np.ndarray:
         """Activation ratio of each site over all counted tokens, shape `(n_sites,)`."""
-        return window_counts(totals).sum(0) / totals.tokens.numpy().sum() / self.widths
+        totals = self.sparse_pass(thresholds).totals
+        return window_counts(totals).sum(0) / totals.tokens.numpy().sum() / self.widths(thresholds.on)
+
+    def window_ratios(self, thresholds: Thresholds) -> np.ndarray:
+        """Activation ratio, mean over sites, summed over the tokens of each window, shape `(n_windows,)`."""
+        return (window_counts(self.sparse_pass(thresholds).totals) / self.widths(thresholds.on)).mean(1)
 
     def _sparse(
         self, corpus: Corpus, thresholds: Thresholds, key: str, label: str
     ) -> PassResult[SparseTotals]:
-        sites = self.loaded.sites
-        return self._run(corpus, SparseObserver(sites, corpus), Mask(sites, thresholds), key, label)
+        sites = self.sites(thresholds.on)
+        observer, mask = SparseObserver(sites, corpus), Mask(sites, thresholds)
+        return self._run(corpus, observer, mask, key, label, on=thresholds.on)
 
     def _run(
         self,
@@ -281,12 +326,15 @@ class Subject:
         key: str,
         label: str,
         *,
+        on: str,
         head: bool = True,
     ) -> PassResult[T]:
+        """Run a pass that watches the sites of the score `on`, or take it from the journal."""
         if not self.journal.complete(key, corpus.n_windows):
             self.meter.add(corpus)
+        loaded = self.covering(on)
         return run_pass(
-            self.loaded, corpus, observer, mask, key=key, settings=self._settings, label=label, head=head
+            loaded, corpus, observer, mask, key=key, settings=self._settings, label=label, head=head
         )
 
 
@@ -306,7 +354,7 @@ def _check_window(loaded: LoadedModel, corpus: Corpus) -> None:
 def _try_label(rule: Rule, level: float, on_all: bool, known: Sequence[Observation]) -> str:
     """Text for the progress of a search: number, level and size of the try, and the result of the last one."""
     tokens = "all tokens" if on_all else "a part"
-    label = f"try {len(known) + 1} of about {USUAL_TRIES}: {rule.name} {level:.4g} on {tokens}"
+    label = f"try {len(known) + 1} of about {USUAL_TRIES}: {rule.label} {level:.4g} on {tokens}"
     if not known:
         return label
     last = known[-1]

@@ -85,7 +85,7 @@ class NeuronObserver(Observer[NeuronTotals]):
             )
         )
         self._mask = Mask(loaded.sites, thresholds)
-        self.needs_gate = self._mask.needs_gate
+        self.needs_gate, self.extra = self._mask.needs_gate, self._mask.extra
         self._widths = [site.width for site in loaded.sites]
         self._num_tokens, self._sample, self._width = corpus.num_tokens, sample, corpus.width
 

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 from sparsing.report import measurement_tables as tables
+from sparsing.report import savings_tables
 from sparsing.report.benchmark_section import benchmark_card, benchmark_section
 from sparsing.report.cautions import measurement_cautions
 from sparsing.report.chart import Chart, is_interval
@@ -238,6 +239,7 @@ def _panels(results: Sequence[Measurement], *, several: bool) -> list[Panel]:
                 tables=[
                     PageTable(caption="Layer by layer", header=header, rows=rows),
                     *_expert_tables(result),
+                    *_savings_tables(result),
                 ],
                 charts=list(panel_charts(result).values()),
                 text=text if fits else None,
@@ -251,6 +253,19 @@ def _expert_tables(result: Measurement) -> list[PageTable]:
         return []
     header, rows = tables.experts(result)
     return [PageTable(caption="Routed experts", header=header, rows=rows)]
+
+
+def _savings_tables(result: Measurement) -> list[PageTable]:
+    if result.savings is None:
+        return []
+    named = {
+        f"Weights that decoding a token reads. {result.savings.counting_rule}": savings_tables.weights,
+        "Neurons read in groups of neighbours, as they lie and sorted by frequency": savings_tables.groups,
+        "Neurons read by consecutive tokens together, as in speculative decoding; neighbours overlap by"
+        f" {result.savings.neighbour_jaccard.mean():.1%} (Jaccard)": savings_tables.unions,
+    }
+    tables_of = ((caption, table(result.savings)) for caption, table in named.items())
+    return [PageTable(caption=caption, header=header, rows=rows) for caption, (header, rows) in tables_of]
 
 
 def _by_model(items: Sequence[_T], results: Sequence[NeuronStudy] | Sequence[Evaluation]) -> dict[str, _T]:

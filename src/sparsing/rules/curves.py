@@ -6,6 +6,7 @@ This module holds the data and the interpolation. `measuring/calibration.py` mea
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError
+from sparsing.rules.scores import SCORES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     Spline = Callable[["Floats", "Floats"], Callable[["Floats"], "Floats"]]
 
@@ -32,22 +34,39 @@ class ScoreCurve(Result):
     """The score that is cut."""
     thresholds: Floats
     """Rising along the second axis."""
-    cett: Floats
-    """Mean CETT of the sampled tokens."""
+    cett: Floats | None
+    """Mean CETT of the sampled tokens; None if only the activation ratio was measured."""
     ratio: Floats
     """Activation ratio of the sampled tokens."""
     nonzero: Floats | None = None
     """Share of the scores that are not exactly zero, shape `(n_sites,)`; None in files of schema 1."""
     share: Floats | None = None
     """Share of each row in the mean over sites, shape `(n_sites,)`, if experts have rows; None if all are equal."""
+    sites: tuple[str, ...] = ()
+    """Name of each site; empty in files written before curves of linear inputs existed: then those of `Curves`."""
+    quantiles: Floats | None = None
+    """Further thresholds, at which only the activation ratio was measured. Rising, shape `(n_sites, n_quantiles)`."""
+    quantile_ratio: Floats | None = None
+    """Activation ratio of the sampled tokens at `quantiles`, same shape."""
+    modes: Floats | None = None
+    """The centre of each site, shape `(n_sites,)`; None if the score is not centred."""
+    weights: Floats | None = None
+    """Weights that belong to the neurons of each site, shape `(n_sites,)`."""
 
     def threshold_at_cett(self, target: float) -> Floats:
         """The threshold of each site at which its CETT is `target`, shape `(n_sites,)`; 0 for a target of 0.
 
         `inverse` interpolates between the points of the curve.
         """
-        rows = zip(self.thresholds, self.cett, strict=True)
+        rows = zip(self.thresholds, self._measured_cett(), strict=True)
         return np.array([inverse(thresholds, cett, target) for thresholds, cett in rows])
+
+    def _measured_cett(self) -> Floats:
+        if self.cett is None:
+            raise InputError(
+                f"the CETT of {self.on!r} was not calibrated; calibrate with {self.on!r} in with_cett, or with None"
+            )
+        return self.cett
 
     def ratio_at(self, thresholds: Floats) -> Floats:
         """Activation ratio of each site at its threshold, shape `(n_sites,)`, by interpolation linear in `log t`."""
@@ -57,6 +76,87 @@ class ScoreCurve(Result):
             # NumPy types the rows of an array as Any
             ratios = cast("list[float]", [np.interp(np.log(t), np.log(grid), r) for t, grid, r in rows])
         return np.array(ratios)
+
+    def threshold_at_ratio(self, ratio: Floats) -> Floats:
+        """The threshold of each site at which its activation ratio is `ratio`, shape `(n_sites,)`.
+
+        A site with fewer neurons than that which are not zero gets the threshold 0.
+        """
+        found = np.zeros(len(ratio))
+        for site, (thresholds, ratios, wanted) in enumerate(zip(*self._ratio_curve(), ratio, strict=True)):
+            if wanted < ratios[0]:
+                found[site] = np.interp(-wanted, -ratios, thresholds)
+        return found
+
+    def cett_at(self, thresholds: Floats) -> Floats:
+        """CETT of each site at its threshold, shape `(n_sites,)`, by interpolation linear in the logarithms."""
+        found, measured = np.zeros(len(thresholds)), self._measured_cett()
+        for site, t in enumerate(thresholds):
+            if t > 0:
+                grid, cett = self.thresholds[site], np.maximum(measured[site], 1e-12)
+                # below the grid CETT is taken to be proportional to the threshold
+                below = cett[0] * t / grid[0]
+                inside = cast("float", np.interp(np.log(t), np.log(grid), np.log(cett)))
+                found[site] = below if t < grid[0] else math.exp(inside)
+        return found
+
+    def ratio_at_mass(self, dropped: float, power: int) -> Floats:
+        """Activation ratio of each site if the smallest scores with a share `dropped` of the mass are dropped.
+
+        The mass of a score is its value to this power. All tokens are taken together. Shape `(n_sites,)`.
+        """
+        found = np.zeros(len(self.thresholds))
+        for site, (thresholds, ratios) in enumerate(zip(*self._ratio_curve(), strict=True)):
+            middle = ((thresholds[1:] + thresholds[:-1]) / 2) ** power
+            mass = np.concatenate([[0.0], np.cumsum(middle * -np.diff(ratios))])
+            found[site] = np.interp(dropped * mass[-1], mass, ratios)
+        return found
+
+    def mean(self, ratios: Floats) -> float:
+        """Mean over sites of activation ratios, shape `(n_sites,)`."""
+        return float(ratios.mean() if self.share is None else ratios @ self.share)
+
+    def weights_per_site(self) -> Floats:
+        """`weights`, or ones if the file does not contain them."""
+        return np.ones(len(self.thresholds)) if self.weights is None else self.weights
+
+    def _ratio_curve(self) -> tuple[Floats, Floats]:
+        """Thresholds from 0 upwards and the activation ratio at them, both of shape `(n_sites, n)`."""
+        thresholds = self.thresholds if self.quantiles is None else self.quantiles
+        ratio = self.ratio if self.quantile_ratio is None else self.quantile_ratio
+        dense = np.ones(len(ratio)) if self.nonzero is None else self.nonzero
+        zero = np.zeros((len(ratio), 1))
+        # the larger one, so that the ratio never rises where rounding made the two counts differ
+        return np.hstack([zero, thresholds]), np.hstack([np.maximum(dense[:, None], ratio[:, :1]), ratio])
+
+    def rows(self, chosen: Sequence[int]) -> ScoreCurve:
+        """The curve of these sites only, by index, in this order."""
+        index = list(chosen)
+        arrays: dict[str, Floats] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                arrays[field.name] = value[index]
+        return dataclasses.replace(self, sites=tuple(self.sites[i] for i in index), **arrays)
+
+
+def joined_curves(curves: Sequence[ScoreCurve]) -> ScoreCurve:
+    """One curve with the sites of all of these curves, for a joint rule."""
+    arrays: dict[str, Floats] = {}
+    for field in dataclasses.fields(ScoreCurve):
+        values = [getattr(curve, field.name) for curve in curves]
+        if all(isinstance(value, np.ndarray) for value in values):
+            arrays[field.name] = _stacked(values)
+    sites = tuple(name for curve in curves for name in curve.sites)
+    return dataclasses.replace(curves[0], on="+".join(curve.on for curve in curves), sites=sites, **arrays)
+
+
+def _stacked(values: Sequence[Floats]) -> Floats:
+    """The rows of all arrays. Curves of linear inputs have fewer points, so their last point is repeated."""
+    if values[0].ndim == 1:
+        return np.concatenate(values)
+    longest = max(value.shape[1] for value in values)
+    return np.concatenate([np.pad(v, ((0, 0), (0, longest - v.shape[1])), mode="edge") for v in values])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +177,8 @@ class Curves(Result):
     """Tokens that the curves were measured on."""
     num_tokens: int
     """Tokens of the corpus."""
+    attention_inputs: tuple[str, ...] = ()
+    """Linear inputs that belong to no feed-forward block, to which a joint rule applies its second score."""
     window_nll: Floats
     """Dense negative log-likelihood summed over each window, nats, shape `(n_windows,)`."""
     window_labels: Floats
@@ -88,16 +190,25 @@ class Curves(Result):
         return {"sites": ()} | document
 
     def __getitem__(self, score: str) -> ScoreCurve:
-        """The curve of this score.
+        """The curve of this score, or of a joint score such as `neuron_norm+x`.
 
         Raises:
             InputError: If the calibration was run without this score.
         """
-        if score not in self.scores:
-            raise InputError(
-                f"curves hold {sorted(self.scores)}, not {score!r}; calibrate with scores=[{score!r}]"
-            )
-        return self.scores[score]
+        names = score.split("+")
+        for name in names:
+            if name not in self.scores:
+                raise InputError(
+                    f"curves hold {sorted(self.scores)}, not {name!r}; calibrate with scores=[{name!r}]"
+                )
+        if len(names) == 1:
+            return self.scores[score]
+        return joined_curves([self._joint_part(name) for name in names])
+
+    def _joint_part(self, score: str) -> ScoreCurve:
+        curve = self.scores[score]
+        attention = [i for i, name in enumerate(curve.sites) if name in self.attention_inputs]
+        return curve.rows(attention) if SCORES[score].kinds == ("linear_input",) else curve
 
     @property
     def ppl(self) -> float:

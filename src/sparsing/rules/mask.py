@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sparsing.errors import InputError
-from sparsing.rules.scores import cut, is_active, row_cut, row_scale, sizes
+from sparsing.rules.coverage import covered_sites
+from sparsing.rules.scores import cut, is_active, row_cut, row_scale, score_for
+from sparsing.rules.selections import PromptSelection
 from sparsing.sites.discovery import find_sites
-from sparsing.sites.tap import Rows, attach
+from sparsing.sites.tap import Extra, Rows, attach
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +42,9 @@ class Change:
 
 
 class Mask:
-    """The intervention of `sparsify`: keeps the active neurons of each site and zeroes the others."""
+    """The intervention of `sparsify`: keeps the active neurons of each site and sets the others to 0.
+
+    Scores with a centre set inactive neurons to the centre of the site instead."""
 
     def __init__(self, sites: Sequence[Site], thresholds: Thresholds):
         """Prepares the cuts of all sites.
@@ -48,13 +52,11 @@ class Mask:
         Raises:
             InputError: If the thresholds are for other sites, or if their score is not defined on this kind of site.
         """
-        self._score, self._selection = thresholds.score, thresholds.selection
+        self._selection = thresholds.selection
         numbers = thresholds.for_sites(sites)
-        if odd := [site.name for site in sites if site.kind not in self._score.kinds]:
-            raise InputError(
-                f"score {thresholds.on!r} is not defined on {odd[0]!r}; choose a rule with another score"
-            )
-        self._scales = [self._score.scale(site) for site in sites]
+        self._scores = [score_for(thresholds.scores, site) for site in sites]
+        self._centres = thresholds.centres or (0.0,) * len(sites)
+        self._scales = [score.scale(site) for score, site in zip(self._scores, sites, strict=True)]
         self._cuts: list[torch.Tensor | float] = []
         if self._selection.is_threshold:  # computed once: generation compares on every token
             self._cuts = [
@@ -67,42 +69,78 @@ class Mask:
                 for site, own, scale in zip(sites, numbers, self._scales, strict=True)
             ]
         self._numbers = [own[0] for own in numbers]  # only selections without cuts read them
-        self.needs_gate = self._score.needs_gate
+        self.needs_gate = any(score.needs_gate for score in self._scores)
+        self.extra: frozenset[Extra] = frozenset().union(*(score.extra for score in self._scores))
+        """Further activations that a tap must read."""
         self.real: torch.Tensor | None = None
         """Which tokens of the batch are no padding, shape `(windows, tokens)`; None if all are.
 
         Only a selection that is not `per_token` reads it."""
+        self._chosen: list[torch.Tensor | None] = [None] * len(sites)
+        """The set that a selection chose from the latest prompt of `generate`, shape `(windows, d_ff)`."""
 
     def cut(self, index: int, rows: Rows) -> torch.Tensor | float | None:
-        """The cut of `|gate|` or `|h|` of site `index`: a number, or a tensor that broadcasts to `(rows, d_ff)`.
+        """The cut of `|value|` of site `index`: a number, or a tensor that broadcasts to `(rows, d_ff)`.
 
-        It is None if the selection is not a threshold."""
-        return row_cut(_moved(self._cuts, index, rows.h.device), rows) if self._cuts else None
+        It is None if no comparison of `|value|` with a cut decides which neurons are active."""
+        if not self._cuts or self._scores[index].centred:
+            return None
+        return row_cut(_moved(self._cuts, index, rows.h.device), rows)
+
+    def value(self, index: int, rows: Rows) -> torch.Tensor:
+        """The activation that the score of site `index` is computed from, shape `(rows, d_ff)`."""
+        return self._scores[index].value_of(rows)
 
     def active(self, index: int, rows: Rows) -> torch.Tensor:
         """Which neurons of site `index` are active, shape `(rows, d_ff)`, bool."""
-        value = self._score.value_of(rows.gate, rows.h)
-        limit = self.cut(index, rows)
-        if limit is not None:
-            return is_active(value, limit)
-        scale = _moved(self._scales, index, value.device)
-        if rows.routing is not None:  # the neurons of all experts of a token compete with each other
-            value, scale = rows.per_token(sizes(value, row_scale(scale, rows))), None
+        score, value = self._scores[index], self.value(index, rows)
+        if self._cuts:
+            limit = row_cut(_moved(self._cuts, index, value.device), rows)
+            return is_active(value - self._centres[index] if score.centred else value, limit)
+        scale = row_scale(_moved(self._scales, index, value.device), rows)
+        size = score.sizes(value, scale, self._centres[index])
+        # the neurons of all experts of a token compete with each other
+        per_token = rows.per_token(size)
         windows, tokens = self._layout(rows)
-        real = self.real if self.real is not None else value.new_ones((), dtype=torch.bool)
-        active = self._selection.active(
-            value.view(windows, tokens, -1), scale, self._numbers[index], real.expand(windows, tokens)
-        )
-        return rows.per_row(active.view(value.shape))
+        active = self._select(index, per_token.view(windows, tokens, -1)).expand(windows, tokens, -1)
+        active = rows.per_row(active.reshape(per_token.shape))
+        # exact zeros are never active; the sign of a signed score does not show them
+        return active & ((rows.h if score.signed else size) != 0)
 
     def change(self, index: int, rows: Rows) -> Change:
-        """The active neurons of site `index`, and `h` with the others at zero."""
+        """The active neurons of site `index`, and `h` without the others."""
         active = self.active(index, rows)
-        return Change(active, rows.h * active)
+        return Change(active, self.replaced(index, rows.h, active))
+
+    def replaced(self, index: int, h: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
+        """`h` with inactive neurons at 0 or at the centre of the site, same shape."""
+        if self._scores[index].centred:
+            # a Python number would not be rounded to the dtype of `h` in every operation
+            return torch.where(active, h, torch.full_like(h, self._centres[index]))
+        return h * active
 
     def masked(self, index: int, rows: Rows) -> torch.Tensor:
-        """`h` with inactive neurons at zero; this method is the `see` of `tap.attach`."""
+        """`h` without inactive neurons; this method is the `see` of `tap.attach`."""
         return self.change(index, rows).h
+
+    def _select(self, index: int, size: torch.Tensor) -> torch.Tensor:
+        """The active set, shape of `size`: `(windows, tokens, d_ff)`."""
+        selection, number = self._selection, self._numbers[index]
+        real = self.real if self.real is not None else size.new_ones((), dtype=torch.bool)
+        real = real.expand(size.shape[:2])
+        if not isinstance(selection, PromptSelection) or self.real is not None:
+            return selection.active(size, number, real)
+        # without a batch the model generates: a forward of several tokens is the prompt
+        if size.shape[1] > 1:
+            self._chosen[index] = selection.choose(size, number, real)
+            return torch.ones_like(size, dtype=torch.bool)
+        chosen = self._chosen[index]
+        if chosen is None or len(chosen) != len(size):
+            raise InputError(
+                f"{selection.name} chooses neurons from a prompt, and this forward has one token per sequence and no"
+                " prompt of the same batch before it; give a prompt of at least two tokens"
+            )
+        return chosen[:, None]
 
     def _layout(self, rows: Rows) -> tuple[int, int]:
         """`(windows, tokens)` of the rows. Some blocks flatten both axes; then only the batch knows the shape."""
@@ -138,9 +176,9 @@ def sparsify(model: nn.Module, thresholds: Thresholds) -> Generator[nn.Module]:
 
 def apply(model: nn.Module, thresholds: Thresholds) -> list[Any]:
     """Applies `thresholds` until the returned handles are removed (`handle.remove()`). Raises as `sparsify`."""
-    sites = find_sites(model)
+    sites = covered_sites(model, find_sites(model), thresholds.on)
     mask = Mask(sites, thresholds)
-    return attach(sites, mask.masked, gate=mask.needs_gate)
+    return attach(sites, mask.masked, gate=mask.needs_gate, extra=mask.extra)
 
 
 def load_sparse(name_or_path: str, thresholds: Thresholds, **options: Any) -> LoadedModel:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from sparsing.base.registry import Registry
 from sparsing.errors import InputError
+from sparsing.rules.scores import scores_of
+from sparsing.rules.selections import SELECTIONS
 
 if TYPE_CHECKING:
     from sparsing.rules.curves import Curves
@@ -33,22 +36,45 @@ class Reach:
     most: float
     """Largest strength. Larger strengths drop no further neuron."""
     step: float
-    """Resolution: strengths closer to each other than this drop practically the same neurons."""
+    """Resolution: levels closer to each other than this drop practically the same neurons."""
 
 
 class Rule(abc.ABC):
     """Decides which neurons stay active, as a function of one scalar level."""
 
     name: ClassVar[str]
-    """Name in the registry, on the command line and in results."""
-    score: ClassVar[str]
-    """The score that is cut: a name in `sparsing.rules.scores.SCORES`."""
+    """Name in the registry and on the command line."""
+    score: str
+    """The score that is cut: a name in `sparsing.rules.scores.SCORES`, or two joined by `+` for a joint rule. The class
+    has the score of the published rule; an instance may have another."""
     level_name: ClassVar[str]
     """Meaning of the level, with its unit, for tables and axes."""
     needs_curves: ClassVar[bool] = False
     """True if the rule needs calibration curves of the model to convert a level."""
+    needs_cett: ClassVar[bool] = False
+    """True if the rule needs CETT in these curves, also for its `reach`, and not the activation ratio alone."""
     selection: str = "above"
     """How the numbers per site act on the scores: a name in `sparsing.rules.selections.SELECTIONS`."""
+
+    def __init__(self, *, score: str | None = None):
+        """Args:
+            score: Another score than that of the published rule.
+
+        Raises:
+            InputError: If the score is unknown, or if a threshold cannot cut it.
+        """
+        self.score = score or type(self).score
+        scores = scores_of(self.score)
+        if SELECTIONS[self.selection].is_threshold and any(score.signed for score in scores):
+            raise InputError(
+                f"{self.name} cuts magnitudes, and {self.score!r} is a value with a sign; use it with top_k, griffin"
+                " or gaussian_top_k"
+            )
+
+    @property
+    def label(self) -> str:
+        """Name in results: the name, and the score if it is not that of the published rule, e.g. `cett:gate`."""
+        return self.name if self.score == type(self).score else f"{self.name}:{self.score}"
 
     @abc.abstractmethod
     def check(self, level: float) -> None:
@@ -78,7 +104,7 @@ class Rule(abc.ABC):
         """Activation ratio that the calibration curves predict at this level, mean over sites."""
         curve = curves[self.score]
         ratios = curve.ratio_at(self.values(level, curves, len(curve.thresholds)))
-        return float(ratios.mean() if curve.share is None else ratios @ curve.share)
+        return curve.mean(ratios)
 
     @abc.abstractmethod
     def reach(self, curves: Curves) -> Reach:
@@ -89,8 +115,52 @@ class Rule(abc.ABC):
         if not inside:
             bracket = f"{'(' if open_low else '['}{low:g}, {high:g}]"
             raise InputError(
-                f"level of {self.name} ({self.level_name}) must be in {bracket}, got {level}; {hint}"
+                f"level of {self.label} ({self.level_name}) must be in {bracket}, got {level}; {hint}"
             )
+
+
+class KeepsShare(Rule):
+    """A rule whose level is the share of neurons that it keeps, the same at every site."""
+
+    level_name = "k, share of neurons kept"
+
+    def check(self, level: float) -> None:
+        self._check_range(level, low=0, high=1, open_low=True, hint="0.1 keeps a tenth of the neurons")
+
+    def values(self, level: float, curves: Curves | None, n_sites: int) -> NDArray[np.float64]:
+        return np.full(n_sites, float(level))
+
+    def strength(self, level: float) -> float:
+        # dropped neurons per kept neuron: the rise of the loss is nearly a power of it, also when few neurons are kept
+        return (1 - level) / level
+
+    def level(self, strength: float) -> float:
+        return 1 / (1 + strength)
+
+    def expected_ratio(self, level: float, curves: Curves) -> float:
+        return level
+
+    def reach(self, curves: Curves) -> Reach:
+        return Reach(start=1.0, most=curves.d_ff - 1, step=1 / curves.d_ff)
+
+
+class DropsShare(Rule):
+    """A rule whose level is the share that it drops: its sparsity."""
+
+    needs_curves = True
+
+    def check(self, level: float) -> None:
+        self._check_range(level, low=0, high=1, open_low=False, hint="0.5 drops a half")
+
+    def strength(self, level: float) -> float:
+        # dropped per kept; at a level of 1 nothing is kept
+        return level / (1 - level) if level < 1 else math.inf
+
+    def level(self, strength: float) -> float:
+        return strength / (1 + strength) if math.isfinite(strength) else 1.0
+
+    def reach(self, curves: Curves) -> Reach:
+        return Reach(start=1.0, most=1e6, step=1e-6)
 
 
 def register_rule(rule: type[Rule]) -> type[Rule]:
@@ -105,7 +175,14 @@ def register_rule(rule: type[Rule]) -> type[Rule]:
 def make_rule(rule: str | Rule, **options: Any) -> Rule:
     """A rule by name, e.g. `make_rule("top_k", scope="sequence")`. A `Rule` is returned as it is.
 
+    A score after a colon replaces that of the published rule: `cett:gate` is CETT thresholds on the gate. Two scores
+    joined by `+` make a joint rule: `cett:neuron_norm+x` cuts feed-forward neurons by their norm and the inputs of the
+    attention linears by their size, at the same level.
+
     Raises:
         InputError: If no rule has the name (the message suggests the nearest name), or if an option is invalid.
     """
-    return rule if isinstance(rule, Rule) else RULES[rule](**options)
+    if isinstance(rule, Rule):
+        return rule
+    name, _, score = rule.partition(":")
+    return RULES[name](**options, **({"score": score} if score else {}))

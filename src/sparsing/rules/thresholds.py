@@ -18,8 +18,8 @@ from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.errors import InputError
 from sparsing.rules.rule import Rule
-from sparsing.rules.scores import SCORES, Score
-from sparsing.rules.selections import SELECTIONS, Selection
+from sparsing.rules.scores import Score, scores_of
+from sparsing.rules.selections import SELECTIONS, Selection, cuts_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +39,9 @@ class Thresholds(Result):
     level: float
     """Level of the rule; NaN if it is not known."""
     on: str
-    """The score that is cut: `gate`, `h` or `neuron_norm`."""
+    """The score that is cut, e.g. `gate`, or the two scores of a joint rule, e.g. `neuron_norm+x`."""
     select: str = "above"
-    """The selection that uses `values`: `above` (thresholds), `top_k` or `top_k_sequence` (shares of `d_ff`)."""
+    """The selection that uses `values`: `above` (thresholds), `top_k` (shares of `d_ff`), ..."""
     values: Mapping[str, float]
     """One number per site, by site name, in layer order.
 
@@ -49,23 +49,35 @@ class Thresholds(Result):
 
     A plain sequence is accepted too. It stands for numbers by position, as in files of schema 1 and in the
     reference's line, and gets the keys `#0`, `#1`, ..."""
+    centres: tuple[float, ...] | None = None
+    """The centre of each site, to which inactive neurons are set; None if the score has no centre."""
     target_ppl_ratio: float | None = None
     """The perplexity ratio that the level was searched for; None if the level was given."""
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
-        _ = self.score, self.selection  # an unknown name raises with a suggestion
+        _ = self.scores, self.selection  # an unknown name raises with a suggestion
         given = cast("Mapping[str, float] | Sequence[float]", self.values)
         if not isinstance(given, Mapping):
             object.__setattr__(self, "values", _by_position(given))
         bad = [value for value in self.values.values() if not (math.isfinite(value) and value >= 0)]
         if not self.values or bad:
             raise InputError(f"thresholds must be finite numbers >= 0, one per layer, got {bad or 'none'}")
+        if any(score.centred for score in self.scores) != (self.centres is not None):
+            raise InputError(
+                f"thresholds on {self.on!r} {'lack' if self.centres is None else 'have'} centres; the scores h_centred"
+                " and x_centred need one per site, and other scores have none"
+            )
 
     @property
-    def score(self) -> Score:
-        """The score that is cut."""
-        return SCORES[self.on]
+    def scores(self) -> tuple[Score, ...]:
+        """The score that is cut, or the scores of a joint rule: one per kind of site."""
+        return scores_of(self.on)
+
+    @property
+    def cuts_blocks(self) -> bool:
+        """Whether decoding kernels can skip neurons by these thresholds, see `selections.cuts_blocks`."""
+        return cuts_blocks(self.on, self.select)
 
     @property
     def selection(self) -> Selection:
@@ -97,7 +109,7 @@ class Thresholds(Result):
         if len(self.values) != len(names):
             experts = " (or one per routed expert)" if any(site.kind == "expert" for site in sites) else ""
             raise InputError(
-                f"{len(self.values)} thresholds for a model of {len(sites)} feed-forward layers;"
+                f"{len(self.values)} thresholds for a model of {len(sites)} sites ({self.on});"
                 f" give one per layer{experts}, in layer order"
             )
         if per_expert and not self.selection.is_threshold:
@@ -134,12 +146,18 @@ class Thresholds(Result):
         """
         import torch
 
-        from sparsing.rules.scores import cut
+        from sparsing.rules.coverage import covered_sites
+        from sparsing.rules.scores import cut, score_for
         from sparsing.sites.discovery import find_sites
 
-        sites = find_sites(getattr(model, "model", model) if hasattr(model, "tokenizer") else model)
+        inner = getattr(model, "model", model) if hasattr(model, "tokenizer") else model
+        sites = covered_sites(inner, find_sites(inner), self.on)
         if not self.selection.is_threshold:
             raise InputError(f"{self.select!r} ranks the neurons of each token; only thresholds have cuts")
+        if self.centres is not None:
+            raise InputError(
+                f"{self.on!r} cuts the distance from a centre, not a magnitude; use sparsify(model, thresholds)"
+            )
         if any(site.kind == "expert" for site in sites):
             raise InputError(
                 "cuts of routed experts depend on the routing weight; use sparsify(model, thresholds)"
@@ -147,7 +165,8 @@ class Thresholds(Result):
         numbers = self.for_sites(sites)
         cuts: dict[str, Tensor] = {}
         for site, (number,) in zip(sites, numbers, strict=True):
-            value = torch.as_tensor(cut(number, self.score.scale(site)), dtype=torch.float32)
+            score = score_for(self.scores, site)
+            value = torch.as_tensor(cut(number, score.scale(site)), dtype=torch.float32)
             cuts[site.name] = value.to(site.weight.device).expand(site.d_ff).contiguous()
         return cuts
 
@@ -164,7 +183,8 @@ class Thresholds(Result):
     @property
     def identity(self) -> str:
         """A key for journals: equal for two thresholds exactly if they drop the same neurons of a model."""
-        return f"{self.on} {self.select} {self.numbers!r}"
+        centres = "" if self.centres is None else f" {self.centres!r}"
+        return f"{self.on} {self.select} {self.numbers!r}{centres}"
 
     @classmethod
     def upgraded(cls, document: dict[str, Any], version: int) -> dict[str, Any]:
@@ -218,6 +238,16 @@ def read_thresholds(path: str | Path) -> Thresholds:
     return Thresholds.from_line(read_utf8(path, hint=hint, limit=2**24))
 
 
+def _centres(rule: Rule, curves: Curves | None) -> tuple[float, ...] | None:
+    if not any(score.centred for score in scores_of(rule.score)):
+        return None
+    if curves is None:
+        raise InputError(f"rule {rule.label} needs curves; call calibrate(model, corpus) first")
+    modes = curves[rule.score].modes
+    assert modes is not None, "calibration measures the modes of every centred score"
+    return tuple(map(float, modes))
+
+
 def thresholds_at(
     rule: Rule,
     level: float,
@@ -239,11 +269,12 @@ def thresholds_at(
     rule.check(level)
     values = rule.values(level, curves, len(sites))
     return Thresholds(
-        rule=rule.name,
+        rule=rule.label,
         level=float(level),
         on=rule.score,
         select=rule.selection,
         values=dict(zip(sites, map(float, values), strict=True)),
+        centres=_centres(rule, curves),
         target_ppl_ratio=target_ppl_ratio,
         provenance=provenance,
     )

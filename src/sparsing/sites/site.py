@@ -1,8 +1,10 @@
 """`Site`: one place in a model where a vector of neurons meets a matrix that could be read in part.
 
 If a neuron is zero, its column of the matrix need not be read. A site is a feed-forward block, whose neurons are the
-entries of `h`, the input of `down_proj`, or all routed experts of one layer, each with `d_ff` neurons. `discovery.py`
-finds the sites of a model, and `tap.py` reads and changes them while the model runs.
+entries of `h`, the input of `down_proj`, or all routed experts of one layer, each with `d_ff` neurons, or the input `x`
+of any linear of a layer, whose neurons are the entries of `x` and whose linear takes the place of `down_proj`.
+`discovery.py` finds the feed-forward blocks of a model, `families/linear_inputs.py` finds the linear inputs, and
+`tap.py` reads and changes both while the model runs.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ class Site:
     """The block that adds up routed and shared experts; None if the kind is not `expert`."""
     run_experts: RunExperts | None = None
     """Computes the experts and taps their rows; None if the kind is not `expert`."""
+    in_block: bool = True
+    """False for a linear input that belongs to no feed-forward block, e.g. that of `q_proj`."""
 
     @property
     def weight(self) -> torch.Tensor:
@@ -128,6 +132,12 @@ class Site:
         if self.gate_proj is None or self.gate_act is None:
             return output
         return self.gate_act(output if self.gate_half is None else output.chunk(2, dim=-1)[self.gate_half])
+
+    def pre_gate_of(self, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        """The input of the activation, shape `(..., d_ff)`, from the inputs and the output of `gate_source`."""
+        if self.gate_proj is None:
+            return inputs[0]
+        return output if self.gate_half is None else output.chunk(2, dim=-1)[self.gate_half]
 
     @property
     def device(self) -> torch.device:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Collection, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     SeeOutput = Callable[[int, torch.Tensor], None]
     """Receives the index of a site and the output of its `down_proj`."""
 
+Extra = Literal["up", "pre_gate"]
+"""Activations of a feed-forward block with a gate that a tap reads on request only."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Rows:
@@ -40,6 +43,10 @@ class Rows:
     """Shape of the block's own input without its last axis: `(windows, tokens)` or `(windows * tokens,)`."""
     routing: Routing | None = None
     """Token, expert and weight of each row of routed experts; None if row `i` is token `i` of the flattened batch."""
+    up: torch.Tensor | None = None
+    """Output of `up_proj`, shape `(rows, d_ff)`; None if the tap does not read it or the block has no gate."""
+    pre_gate: torch.Tensor | None = None
+    """Input of the activation, shape `(rows, d_ff)`; None if the tap does not read it or the block has no gate."""
 
     def of_tokens(self, chosen: torch.Tensor, *, gate: bool = True) -> Rows:
         """The rows of some tokens.
@@ -52,7 +59,8 @@ class Rows:
         if self.routing is not None:
             rows, routing = self.routing.of_tokens(chosen)
         h = self.h[rows]
-        return Rows(self.gate[rows] if gate else h, h, (len(chosen),), routing)
+        extras = (None if value is None else value[rows] for value in (self.up, self.pre_gate))
+        return Rows(self.gate[rows] if gate else h, h, (len(chosen),), routing, *extras)
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """The values of each token, over all of its experts. Shape `(rows, n)` becomes `(tokens, top_k * n)`."""
@@ -70,7 +78,14 @@ class Rows:
         gate, h = (torch.cat([getattr(part, name) for part in parts]) for name in ("gate", "h"))
         routings = [part.routing for part in parts if part.routing is not None]
         routing = Routing.joined(routings) if routings else None
-        return cls(gate, h, (len(h) if routing is None else routing.n_tokens,), routing)
+        n_tokens = len(h) if routing is None else routing.n_tokens
+        up, pre_gate = (_joined([getattr(part, name) for part in parts]) for name in ("up", "pre_gate"))
+        return cls(gate, h, (n_tokens,), routing, up, pre_gate)
+
+
+def _joined(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    known = [value for value in values if value is not None]
+    return torch.cat(known) if known else None
 
 
 def attach(
@@ -78,6 +93,7 @@ def attach(
     see: See,
     *,
     gate: bool,
+    extra: Collection[Extra] = (),
     see_output: SeeOutput | None = None,
     see_block: SeeOutput | None = None,
 ) -> list[Any]:
@@ -89,6 +105,7 @@ def attach(
         see: Receives the index of the site and its rows. It returns the new `h`, shape `(rows, d_ff)`, or None to
             leave `h` as it is.
         gate: False sets no hook on the activation, and `rows.gate` is then `h`.
+        extra: Further activations to read. Routed experts have none.
         see_output: Receives the index of the site and the output of `down_proj`, shape `(tokens, d_model)`; of routed
             experts, the weighted sum of the outputs of each token's experts.
         see_block: Receives the index of a site of routed experts and the output of the block around them, which adds
@@ -96,37 +113,58 @@ def attach(
 
     Returns: Handles; `handle.remove()` removes a hook.
     """
-    return [*_set_hooks(sites, see, gate, see_output, see_block), CompiledGraphs()]
+    return [*_set_hooks(sites, see, gate, extra, see_output, see_block), CompiledGraphs()]
 
 
 def _set_hooks(
-    sites: Sequence[Site], see: See, gate: bool, see_output: SeeOutput | None, see_block: SeeOutput | None
+    sites: Sequence[Site],
+    see: See,
+    gate: bool,
+    extra: Collection[Extra],
+    see_output: SeeOutput | None,
+    see_block: SeeOutput | None,
 ) -> list[Any]:
-    # a gate waits here from the activation until `down_proj` of the same block runs
-    held: dict[int, torch.Tensor] = {}
+    # an activation waits here until `down_proj` of the same block runs
+    held: dict[tuple[str, int], torch.Tensor] = {}
     handles: list[Any] = []
+    pre_gate = "pre_gate" in extra
 
     def gated(site: Site) -> bool:
         return gate and site.gate_act is not None
 
     def keep(index: int) -> Callable[..., None]:
         def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
-            held[index] = sites[index].gate_after(output)
+            if gate:
+                held["gate", index] = sites[index].gate_after(output)
+            if pre_gate:
+                # a copy, since an activation function may work in place
+                held["pre_gate", index] = sites[index].pre_gate_of(inputs, output).clone()
+
+        return hook
+
+    def keep_up(index: int, width: int) -> Callable[..., None]:
+        def hook(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            held["up", index] = output[..., -width:]  # a fused projection has the gate first
 
         return hook
 
     def replace(index: int) -> Callable[..., tuple[torch.Tensor, ...] | None]:
         def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
             h = inputs[0]
-            width = h.shape[-1]
-            # `pop`, so that the gate is freed as soon as the block is done
-            value = held.pop(index, None) if gated(sites[index]) else h
+
+            def rows_of(name: str) -> torch.Tensor | None:
+                # `pop`, so that the activation is freed as soon as the block is done
+                value = held.pop((name, index), None)
+                return None if value is None else value.reshape(-1, h.shape[-1])
+
+            flat = h.reshape(-1, h.shape[-1])
+            value = rows_of("gate") if gated(sites[index]) else flat
             if value is None:
                 raise UnsupportedModelError(
                     f"{sites[index].block}: down_proj ran, but the activation module did not, so `gate` is not known;"
                     " load the model without fused kernels (such as Liger)"
                 )
-            rows = Rows(value.reshape(-1, width), h.reshape(-1, width), tuple(h.shape[:-1]))
+            rows = Rows(value, flat, tuple(h.shape[:-1]), None, rows_of("up"), rows_of("pre_gate"))
             changed = see(index, rows)
             return None if changed is None else (changed.view(h.shape), *inputs[1:])
 
@@ -156,9 +194,10 @@ def _set_hooks(
             if see_block is not None and site.moe_block is not None:
                 handles.append(site.moe_block.register_forward_hook(pass_on(index, see_block)))
             continue
-        if gated(site):
-            assert site.gate_source is not None
+        if site.gate_source is not None and (gated(site) or pre_gate):
             handles.append(site.gate_source.register_forward_hook(keep(index)))
+        if "up" in extra and site.projections:
+            handles.append(site.projections[-1].register_forward_hook(keep_up(index, site.d_ff)))
         handles.append(site.down_proj.register_forward_pre_hook(replace(index)))
         if see_output is not None:
             handles.append(site.down_proj.register_forward_hook(pass_on(index, see_output)))
@@ -171,6 +210,7 @@ def tapped(
     see: See | None,
     *,
     gate: bool,
+    extra: Collection[Extra] = (),
     see_output: SeeOutput | None = None,
     see_block: SeeOutput | None = None,
 ) -> Generator[None]:
@@ -178,7 +218,7 @@ def tapped(
 
     `see=None` sets no hook. Compiled models run by their Python code, so they keep their graphs.
     """
-    handles = [] if see is None else _set_hooks(sites, see, gate, see_output, see_block)
+    handles = [] if see is None else _set_hooks(sites, see, gate, extra, see_output, see_block)
     try:
         with uncompiled():
             yield

@@ -13,10 +13,23 @@ from sparsing.measuring.calibration import calibrate
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.search import search
 from sparsing.rules import SELECTIONS, make_rule
+from sparsing.rules.scores import sizes
 
 from ...helpers.measuring import text_corpus, tiny_loaded
 
-token, sequence = SELECTIONS["top_k"].active, SELECTIONS["top_k_sequence"].active
+
+def token(value, scale, share, real):
+    return active_by("top_k", value, scale, share, real)
+
+
+def sequence(value, scale, share, real):
+    return active_by("top_k_sequence", value, scale, share, real)
+
+
+def active_by(selection, value, scale, share, real):
+    """The active set as a mask computes it: without exact zeros."""
+    size = sizes(value, scale)
+    return SELECTIONS[selection].active(size, share, real) & (size != 0)
 
 
 def random_values(seed: int, *shape: int, zeros: float = 0.0) -> torch.Tensor:
@@ -112,7 +125,7 @@ def test_over_a_sequence_a_search_goes_below_one_neuron():
     def steep(level, on_all):
         labels = np.full(4, 10.0)
         rise = min(5.0, 0.04 * ((1 - level) / 0.6) ** 90)
-        return Observation(strength=1 - level, rise=labels * rise, labels=labels, on_all=on_all)
+        return Observation(strength=rule.strength(level), rise=labels * rise, labels=labels, on_all=on_all)
 
     found = search(rule, steep, ppl_ratio=1.05, reach=rule.reach(curves))
     assert found.converged

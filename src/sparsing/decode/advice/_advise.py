@@ -28,7 +28,7 @@ from sparsing.hardware.bandwidth import measure_bandwidth
 from sparsing.hardware.threads import use_threads
 from sparsing.measuring.weight_bytes import WeightBytes, weight_bytes
 from sparsing.rules import make_rule
-from sparsing.rules.selections import SELECTIONS
+from sparsing.rules.selections import cuts_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,7 +87,7 @@ def advise(
             torch_speed = _dense_speed(model, _prompt(subject), new_tokens, advance)
         bounds, rows = [], []
         for rule in map(make_rule, rules):
-            has_kernels = SELECTIONS[rule.selection].is_threshold
+            has_kernels = cuts_blocks(rule.score, rule.selection)
             of_rule = find_bounds(subject, rule, ppl_ratios, weights, bits) if has_kernels else []
             bounds += of_rule
             hopeless = {bound.target_ppl_ratio for bound in of_rule if not bound.leaves_hope}
@@ -134,7 +134,7 @@ def _rows_of_rule(
     thresholds = subject.thresholds(rule, level, ppl_ratio)
     outcome = subject.outcome(thresholds)
     row = AdviceRow(
-        rule=rule.name,
+        rule=rule.label,
         level=level,
         target_ppl_ratio=ppl_ratio,
         ppl_ratio=outcome["ppl_ratio"],
@@ -143,7 +143,7 @@ def _rows_of_rule(
         step_bytes=weights.sparse_bytes(outcome["activation_ratio"]),
         ceiling=weights.speedup_ceiling(outcome["activation_ratio"]),
     )
-    if not thresholds.selection.is_threshold:  # kernels need thresholds; top-k has to see all scores first
+    if not thresholds.cuts_blocks:  # top-k, for example, has to see all scores first
         yield row
         return
     yield _timed_row(subject, row, thresholds, None, new_tokens)

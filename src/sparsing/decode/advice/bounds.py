@@ -99,7 +99,7 @@ def find_bounds(
     low = measured = None
     tokens = 0
     if ratio > 0:
-        label = f"{rule.name} with {ratio:.0%} of the neurons active"
+        label = f"{rule.label} with {ratio:.0%} of the neurons active"
         level = level_at(rule, ratio, subject)
         seen = subject.observe(rule, level, subject.part is None, label)
         interval = ratio_interval(seen.rise, seen.labels)
@@ -107,7 +107,7 @@ def find_bounds(
         low = float(np.exp(interval[0])) if interval else measured
     return [
         Bound(
-            rule=rule.name,
+            rule=rule.label,
             target_ppl_ratio=target,
             way=best.name,
             break_even=max(ratio, 0.0),

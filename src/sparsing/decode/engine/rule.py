@@ -101,9 +101,9 @@ def check_thresholds(arch: Architecture, thresholds: Thresholds) -> None:
     Raises:
         InputError: If not.
     """
-    if not thresholds.selection.is_threshold:
+    if not thresholds.cuts_blocks:
         raise InputError(
-            f"the engine skips neurons by threshold, but these thresholds select by {thresholds.select!r};"
+            f"the engine skips neurons by threshold, but these select {thresholds.on} by {thresholds.select!r};"
             " measure with a threshold rule: cett, fat"
         )
     names = [f"layers.{layer}.mlp.down_proj" for layer in range(arch.n_layers)]
@@ -122,7 +122,7 @@ def _cuts(thresholds: Thresholds | None, layer: int, down: Array, *, gated: bool
     """The cut of `|act(gate)|` and the cuts of `|h|`; negative to keep all."""
     if thresholds is None:
         return -1.0, -1.0
-    score, value = thresholds.score, thresholds.numbers[layer]
+    score, value = thresholds.scores[0], thresholds.numbers[layer]
     if score.needs_gate and gated:
         return value, -1.0
     scale = torch.from_numpy(down).norm(dim=0) if score.weighted else None

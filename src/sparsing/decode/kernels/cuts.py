@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsing.errors import InputError
-from sparsing.rules.scores import SCORES, cut
+from sparsing.rules.scores import cut
 
 if TYPE_CHECKING:
     from sparsing.decode.kernels.packing import PackedFFN
@@ -38,15 +38,16 @@ def layer_cuts(packed: PackedFFN, thresholds: Thresholds, layer: int) -> Cuts:
     """The cuts of layer number `layer`, whose weights are `packed`.
 
     Raises:
-        InputError: if the selection is not a threshold. Top-k, for example, ranks all scores of a token before any
-            neuron can be skipped.
+        InputError: if the rule is no threshold on `|gate|` or `|h|`. Top-k, for example, ranks all scores of a token
+            before any neuron can be skipped.
     """
-    if not thresholds.selection.is_threshold:
+    if not thresholds.cuts_blocks:
         raise InputError(
-            f"the decoding kernels skip neurons by threshold, but these thresholds select by {thresholds.select!r};"
+            f"the decoding kernels skip neurons by threshold, but these select {thresholds.on} by"
+            f" {thresholds.select!r};"
             " measure with a threshold rule: cett, ppl, fat"
         )
-    score, value = SCORES[thresholds.on], thresholds.numbers[layer]
+    score, value = thresholds.scores[0], thresholds.numbers[layer]
     if score.needs_gate:
         return Cuts(gate=value, h=no_cuts(packed.d_ff).h)
     scale = packed.column_norms() if score.weighted else None

@@ -61,7 +61,7 @@ def sample_inputs(
 
     mask = None if thresholds is None else Mask(sites, thresholds)
     device = next(model.parameters()).device
-    see, gate = (None, False) if mask is None else (mask.masked, mask.needs_gate)
-    with torch.no_grad(), inputs_tapped(sites, keep), tapped(sites, see, gate=gate):
+    see, gate, extra = (None, False, ()) if mask is None else (mask.masked, mask.needs_gate, mask.extra)
+    with torch.no_grad(), inputs_tapped(sites, keep), tapped(sites, see, gate=gate, extra=extra):
         model(input_ids=ids.to(device), use_cache=False)
     return kept

@@ -281,9 +281,9 @@ def _judge(
 def _check_options(kind: str, thresholds: Thresholds, sites: Sequence[Site]) -> None:
     if kind not in PREDICTOR_KINDS:
         raise InputError(f"kind must be one of {', '.join(PREDICTOR_KINDS)}, got {kind!r}")
-    if not thresholds.selection.is_threshold:
+    if not thresholds.cuts_blocks:
         raise InputError(
-            f"predictors are made for threshold rules, but these thresholds select by {thresholds.select!r};"
+            f"predictors are made for threshold rules, but these select {thresholds.on} by {thresholds.select!r};"
             " measure with a threshold rule: cett, fat"
         )
     thresholds.for_sites(sites)

@@ -38,23 +38,24 @@ class CountingMask:
         """
         if not thresholds.selection.per_token:
             raise InputError(
-                "top_k over a sequence lets prompt tokens compete with generated ones, which generation cannot"
-                " do; measure with --scope token and evaluate those thresholds"
+                f"{thresholds.select} chooses the neurons of a token by other tokens of its window, and an evaluation"
+                " scores texts of any length; evaluate a rule that looks at one token, e.g. top_k with --scope token"
             )
         self._mask = Mask(sites, thresholds)
-        self._score = thresholds.score
-        self.needs_gate = self._mask.needs_gate
+        self.needs_gate, self.extra = self._mask.needs_gate, self._mask.extra
+        # linears that share an input share the tensor too, so changing it in place would change all of them
+        self._in_place = [site.kind != "linear_input" for site in sites]
         self.d_ff = [site.width for site in sites]
         self._counts: list[torch.Tensor | None] = [None] * len(sites)
 
     def see(self, index: int, rows: Rows) -> torch.Tensor:
         """`h` with inactive neurons at zero, shape `(rows, d_ff)`. `rows.h` may be changed in place."""
         limit = self._mask.cut(index, rows)
-        if limit is None:
+        if limit is None or not self._in_place[index]:
             change = self._mask.change(index, rows)
             counts, h = change.active.sum(-1), change.h
         else:
-            counts, h = _drop(rows.h, self._score.value_of(rows.gate, rows.h), limit), rows.h
+            counts, h = _drop(rows.h, self._mask.value(index, rows), limit), rows.h
         self._counts[index] = rows.per_token(counts[:, None]).sum(-1)
         return h
 

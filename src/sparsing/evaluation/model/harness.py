@@ -87,14 +87,18 @@ class SparseForwards(HarnessModel):
             InputError: if the thresholds are for another number of layers.
         """
         from sparsing.evaluation.model.counting import CountingMask
+        from sparsing.rules.coverage import covered_sites
         from sparsing.sites.tap import attach
 
-        sites = self.loaded.sites
+        blocks = self.loaded.sites
+        sites = blocks if thresholds is None else covered_sites(self.loaded.model, blocks, thresholds.on)
         # May raise: the former thresholds stay in place then.
         mask: CountingMask | None = CountingMask(sites, thresholds) if thresholds is not None else None
         for handle in self._handles:
             handle.remove()
-        self._handles = attach(sites, mask.see, gate=mask.needs_gate) if mask is not None else []
+        self._handles = (
+            [] if mask is None else attach(sites, mask.see, gate=mask.needs_gate, extra=mask.extra)
+        )
         self._mask = mask
         self._prefill, self._decode = Tally(len(sites)), Tally(len(sites))
         self._pending: torch.Tensor | None = None

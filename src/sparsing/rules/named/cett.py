@@ -26,6 +26,7 @@ class CETT(Rule):
     score = "neuron_norm"
     level_name = "CETT"
     needs_curves = True
+    needs_cett = True
 
     def check(self, level: float) -> None:
         self._check_range(

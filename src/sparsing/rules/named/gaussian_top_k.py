@@ -1,0 +1,48 @@
+"""Gaussian top-k: a threshold per token, at which a share `k` of the neurons would be active if scores were Gaussian.
+
+Spark Transformer (You et al. 2025, arXiv:2506.06644) and Gemma 3n cut the input of the activation function at
+`mean + std * icdf(1 - k)`, where mean and standard deviation are those of the token. No sort is needed, so the rule
+costs two sums. Gemma 3n also subtracts the threshold from the values above it (a soft threshold), which its training
+has learned. Here the active neurons keep their values, as under every other rule.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+from sparsing.rules.rule import KeepsShare, Reach, register_rule
+from sparsing.rules.selections import Selection, register_selection
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsing.rules.curves import Curves
+
+
+@register_rule
+class GaussianTopK(KeepsShare):
+    """Active when the score is above the quantile of a Gaussian with the token's mean and standard deviation."""
+
+    name = "gaussian_top_k"
+    score = "pre_gate"
+    level_name = "k, share kept of Gaussian scores"
+    selection = "gaussian_top_k"
+
+    def reach(self, curves: Curves) -> Reach:
+        # the threshold grows without bound as k falls, but slowly: at k = 1e-9 it is 6 standard deviations
+        return Reach(start=1.0, most=1e9, step=1e-6)
+
+
+@register_selection
+class AboveGaussianQuantile(Selection):
+    """All scores above `mean + std * icdf(1 - number)`."""
+
+    name = "gaussian_top_k"
+
+    def active(self, size: torch.Tensor, number: float, real: torch.Tensor) -> torch.Tensor:
+        if number >= 1:  # also a token whose scores are all equal, at which the quantile is not defined
+            return size == size
+        deviations = statistics.NormalDist().inv_cdf(1 - number)
+        mean = size.mean(-1, keepdim=True)
+        return size > mean + deviations * size.std(-1, keepdim=True, correction=0)

@@ -1,0 +1,87 @@
+"""Top-p: the fewest neurons of each token whose scores sum up to a share `p` of the sum over all neurons.
+
+The rule of Szatkowski et al. 2025 ("Universal Properties of Activation Sparsity in Modern Large Language Models"): the
+mass is the L1 norm of the scores. `top_p_l2` takes the squared L2 norm instead. The number of active neurons is free to
+differ between tokens and sites.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsing.rules.rule import Reach, Rule, register_rule
+from sparsing.rules.selections import Selection, register_selection
+
+if TYPE_CHECKING:
+    import torch
+
+    from sparsing.rules.curves import Curves
+
+
+@register_rule
+class TopP(Rule):
+    """Active when among the fewest largest scores with a share `p` of their sum."""
+
+    name = "top_p"
+    score = "h"
+    level_name = "p, share of the mass kept"
+    selection = "top_p"
+    power: ClassVar[int] = 1
+    """The mass of a neuron is its score to this power."""
+
+    def check(self, level: float) -> None:
+        self._check_range(level, low=0, high=1, open_low=True, hint="0.9 drops a tenth of the mass")
+
+    def values(self, level: float, curves: Curves | None, n_sites: int) -> NDArray[np.float64]:
+        # the mass that may be dropped: near the dense model it has more digits than the mass that is kept
+        return np.full(n_sites, 1 - float(level))
+
+    def strength(self, level: float) -> float:
+        return 1 - level
+
+    def level(self, strength: float) -> float:
+        return 1 - strength
+
+    def expected_ratio(self, level: float, curves: Curves) -> float:
+        curve = curves[self.score]
+        return curve.mean(curve.ratio_at_mass(1 - level, self.power))
+
+    def reach(self, curves: Curves) -> Reach:
+        return Reach(start=0.1, most=1 - 1e-6, step=1e-7)
+
+
+@register_rule
+class TopPL2(TopP):
+    """Top-p of the squared L2 norm."""
+
+    name = "top_p_l2"
+    selection = "top_p_l2"
+    level_name = "p, share of the squared norm kept"
+    power = 2
+
+
+@register_selection
+class LeastMass(Selection):
+    """All but the smallest scores of each token whose masses sum up to at most `number` of the sum over all scores."""
+
+    name = "top_p"
+    power: ClassVar[int] = 1
+    """The mass of a neuron is its score to this power."""
+
+    def active(self, size: torch.Tensor, number: float, real: torch.Tensor) -> torch.Tensor:
+        # from the smallest score upwards: the sum is exact where it matters, and a number of 0 drops only zeros
+        ordered, order = size.sort(dim=-1)
+        mass = ordered.pow(self.power).cumsum(-1)
+        kept = mass > number * mass[..., -1:]
+        return kept.new_empty(kept.shape).scatter_(-1, order, kept)
+
+
+@register_selection
+class LeastSquaredMass(LeastMass):
+    """As `LeastMass`, with the squares of the scores."""
+
+    name = "top_p_l2"
+    power = 2

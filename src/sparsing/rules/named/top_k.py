@@ -11,7 +11,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
 from sparsing.errors import InputError
 from sparsing.rules.rule import KeepsShare, Reach, register_rule
@@ -19,6 +18,8 @@ from sparsing.rules.scores import is_above
 from sparsing.rules.selections import Selection, register_selection
 
 if TYPE_CHECKING:
+    import torch
+
     from sparsing.rules.curves import Curves
 
 
@@ -78,7 +79,7 @@ def largest(size: torch.Tensor, kept: int) -> torch.Tensor:
     """
     width = size.shape[-1]
     if kept <= 0 or kept >= width:
-        return torch.full_like(size, kept > 0, dtype=torch.bool)
+        return is_above(size, float("-inf" if kept > 0 else "inf"))
     # sorted=False saves half of the time
     smallest = size.topk(kept, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     above, tied = size > smallest, size == smallest

@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo-report
+REAL ?= real-report
 
-.PHONY: help demo test test-slow check bench study clean
+.PHONY: help demo real test test-slow test-real check bench study clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -23,14 +24,24 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
 
+$(VENV)/.real: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[gguf,eval]'
+	@touch $@ $(VENV)/.runtime
+
 demo: $(VENV)/.runtime ## measure the built-in models and write a report
 	$(BIN)/sparsing demo -o $(DEMO)
+
+real: $(VENV)/.real ## measure a real model, SmolLM2-135M, and write a report: half an hour on two cores, resumable
+	$(BIN)/python scripts/real_model.py -o $(REAL) $(if $(TEXT),--text $(TEXT))
 
 test: $(VENV)/.dev ## the default test suite
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev ## the slow tests
 	$(BIN)/python -m pytest -m 'slow and not gpu and not network'
+
+test-real: $(VENV)/.dev ## the tests on the real model that `make real` has downloaded
+	SPARSING_REAL_MODEL=$(REAL)/model $(BIN)/python -m pytest -m real
 
 check: $(VENV)/.dev ## linters and type checker
 	$(BIN)/ruff check .
@@ -50,4 +61,4 @@ study: $(VENV)/.dev ## the miniature study, four hours on two cores; continues a
 	$(BIN)/python studies/nano/report.py
 
 clean: ## remove the virtual environment and build outputs
-	rm -rf $(VENV) dist build $(DEMO) outputs
+	rm -rf $(VENV) dist build $(DEMO) $(REAL) outputs

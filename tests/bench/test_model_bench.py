@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from sparsing.bench.model_bench import ModelPlan, bench_planted_models
+from sparsing.bench.model_bench import ModelPlan, bench_loaded_model, bench_planted_models
 from sparsing.bench.model_result import ModelBenchmark
-from sparsing.errors import InputError
+from sparsing.errors import InputError, NonFiniteError
 from sparsing.report.decode_tables import whole_tables
+from sparsing.rules.thresholds import Thresholds
+
+from ..helpers.measuring import loaded, random_text
+from ..helpers.overflow import BAD, overflowing
 
 WEIGHTS = 3 * 64 * 256
 
@@ -40,6 +45,23 @@ def test_whole_models(small_shape, tmp_path):
     ((header, rows),) = whole_tables(bench).values()
     assert len(rows) == len(lines)
     assert {len(row) for row in rows} == {len(header)}
+
+
+def test_a_checkpoint_that_overflows_is_named():
+    """Its argmax is a NaN, so no text would be decoded."""
+    pytest.importorskip("numba", reason="the CPU kernels need numba")
+    model = loaded(overflowing(torch.float32))
+    cuts = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.01, 0.01))
+    plan = ModelPlan(
+        rounds=1, prompt_tokens=8, new_tokens=6, threads=1, calibration_tokens=32, with_llama_cpp=False
+    )
+    text = random_text(plan.text_tokens - 4)
+    ids = model.tokenizer(text + "ab" + BAD + "c", add_special_tokens=False)["input_ids"]
+    with pytest.raises(
+        NonFiniteError, match=r"the text: the input of down_proj of layer 1 .* in float32; try"
+    ):
+        bench_loaded_model(model, cuts, plan, text=ids)
+    assert not model.model._forward_hooks
 
 
 def test_an_impossible_plan_is_rejected():

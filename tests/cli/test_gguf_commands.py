@@ -107,6 +107,47 @@ def test_bench_and_advise_compare_with_llama_cpp(files, tmp_path, capsys):
     assert "advice:" in capsys.readouterr().out
 
 
+def test_a_file_that_overflows(tmp_path, capsys):
+    """A weight that is infinite: every command ends with the layer, and prints no figures."""
+    path = broken_file(tmp_path)
+    for command in (["generate", path, "--prompt", "import os", "--dense"], ["bench", "--model", path]):
+        command += [] if "generate" in command else ["-o", str(tmp_path), "--quiet", "--new-tokens", "4"]
+        assert main(command) == 2
+        captured = capsys.readouterr()
+        assert "the output of layer 1 (blk.1) is NaN or infinite" in captured.err
+        assert not captured.out
+    assert main(["advise", path, "--new-tokens", "4", "--quiet"]) == 2
+    assert "the output of layer 1 (blk.1) is NaN or infinite" in capsys.readouterr().err
+    assert not (tmp_path / "gguf.json").exists()
+
+
+def broken_file(folder) -> str:
+    """The ReLU demo model with an infinite weight in layer 1."""
+    from sparsing.demo import checkpoints
+    from sparsing.models.gguf_export import export_gguf
+
+    broken = load_model(checkpoints("relu")[-1], dtype="float32", device="cpu")
+    with torch.no_grad():
+        broken.sites[1].down_proj.weight[3, :] = torch.inf
+    path = export_gguf(broken.model, folder / "broken.gguf", weight_type="F32", tokenizer=broken.tokenizer)
+    return str(path)
+
+
+@pytest.mark.parametrize("package", ["llama_cpp", "numba"])
+def test_a_missing_package_of_the_engine_is_named(package, files, monkeypatch, capsys):
+    from importlib.util import find_spec
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else find_spec(name))
+    for command in (
+        ["generate", files[0], "--prompt", "a"],
+        ["bench", "--model", files[0]],
+        ["advise", files[0]],
+    ):
+        assert main(command) == 2
+        message = f"decoding GGUF files needs {package}: pip install 'sparsing[engine]'"
+        assert message in capsys.readouterr().err
+
+
 def test_options_without_meaning_are_refused(files, checkpoint, capsys):
     generate = ["generate", files[0], "--prompt", "a"]
     for option, message in (

@@ -19,22 +19,15 @@ from sparsing.text.corpus import load_corpus
 from sparsing.training.probe import probe
 
 from ..helpers.measuring import loaded, random_text, tiny_loaded
+from ..helpers.overflow import BAD
+from ..helpers.overflow import overflowing as build_overflowing
 from ..helpers.tiny import build, tiny_tokenizer
 
 WINDOW = 32
-BAD = "~"  # `random_text` has letters and spaces only
 
 
 def overflowing(dtype=torch.float16):
-    """A model in which neuron 5 of layer 1 exceeds 65504, the largest float16, at one token."""
-    model = build("llama")
-    token = tiny_tokenizer().convert_tokens_to_ids(BAD)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[token] = 0
-        model.model.embed_tokens.weight[token, 0] = 50
-        block = model.model.layers[1].mlp
-        block.gate_proj.weight[5, 0] = block.up_proj.weight[5, 0] = 60
-    return loaded(model.to(dtype))
+    return loaded(build_overflowing(dtype))
 
 
 def corpus_with(place: int, length: int = 8 * WINDOW):
@@ -130,3 +123,12 @@ def test_generation():
     with pytest.raises(NonFiniteError, match=r"the prompt: the input of down_proj of layer 1"):
         write(bad)
     assert not model.model._forward_hooks
+    # code that fails because of a NaN, such as sampling, gives the same error; other failures stay
+    with (
+        pytest.raises(NonFiniteError, match="the prompt: the input of down_proj of layer 1") as raised,
+        finite_logits(model, [("the prompt", bad)]),
+    ):
+        model.model.generate(bad, attention_mask=torch.ones_like(bad), max_new_tokens=3, do_sample=True)
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    with pytest.raises(ZeroDivisionError), finite_logits(model, [("the prompt", fine)]):
+        raise ZeroDivisionError

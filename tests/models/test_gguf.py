@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,15 @@ def test_a_layer_that_is_missing(model, tmp_path):
     del short.model.layers[1]
     with pytest.raises(InputError, match=r"9 parameters are not in the file, the first: model.layers.1"):
         load_model(write_gguf(tmp_path / "m.gguf", short))
+
+
+def test_reading_needs_the_package_gguf_alone(path, monkeypatch):
+    for package in ("llama_cpp", "numba"):
+        monkeypatch.setitem(sys.modules, package, None)  # an import fails
+    assert load_model(path).model_type == "llama"
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(InputError, match=r"need the package gguf .*pip install 'sparsing\[gguf\]'"):
+        load_model(path)
 
 
 def test_a_folder_with_a_gguf_file_names_the_file(path):

@@ -32,6 +32,7 @@ from sparsing.decode.predict.quantised import LayerPredictor, build_predictor, r
 from sparsing.errors import InputError
 from sparsing.hardware.bandwidth import Bandwidth, measure_bandwidth
 from sparsing.hardware.machine import inference_threads, processor_name
+from sparsing.measuring.finite import finite_logits
 from sparsing.measuring.weight_bytes import model_weight_bytes
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.discovery import find_sites
@@ -144,6 +145,7 @@ def bench_loaded_model(
     Raises:
         InputError: if the thresholds are not of a threshold rule or belong to another model, or if the text is too
             short.
+        NonFiniteError: if logits are NaN or infinite.
     """
     shape = shape_of(loaded)
     ids = _random_text(shape.vocab_size, plan) if text is None else _without_end(loaded.model, text)
@@ -151,7 +153,13 @@ def bench_loaded_model(
         raise InputError(f"the text has {len(ids)} tokens, {plan.text_tokens} are needed; give a longer text")
     run = _Run(plan)
     bar = (progress or Progress(False)).bar("rounds", plan.rounds)
-    with inference_threads(run.threads), bar as advance, ExitStack() as stack:
+    decoded = ("the text", torch.tensor([ids[-plan.decoded_tokens :]]))
+    with (
+        inference_threads(run.threads),
+        bar as advance,
+        finite_logits(loaded, [decoded]),
+        ExitStack() as stack,
+    ):
         llama_cpp = run.open_llama_cpp(shape, loaded.dtype, stack)
         case = _Case(loaded.model, loaded.sites, thresholds, shape, loaded.dtype, None, ids, llama_cpp)
         run.time_model(case, advance)

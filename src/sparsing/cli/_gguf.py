@@ -47,6 +47,7 @@ def refuse_sampling(args: argparse.Namespace) -> None:
 
 def generate_gguf(args: argparse.Namespace) -> int:
     """`sparsing generate model.gguf`."""
+    _check_engine()
     from sparsing.decode.engine._engine import open_engine
     from sparsing.decode.engine.choose import choose_ways
     from sparsing.decode.engine.rule import sparse_rule
@@ -132,7 +133,18 @@ def advise_gguf(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_engine() -> None:
+    """Raises InputError if a package that the engine needs is not installed."""
+    from importlib.util import find_spec
+
+    from sparsing.errors import InputError
+
+    if missing := [name for name in ("gguf", "llama_cpp", "numba") if find_spec(name) is None]:
+        raise InputError(f"decoding GGUF files needs {' and '.join(missing)}: pip install 'sparsing[engine]'")
+
+
 def _bench(args: argparse.Namespace, *, rounds: int, new_tokens: int) -> GgufBenchmark:
+    _check_engine()
     from sparsing.bench.gguf_bench import GgufPlan, bench_gguf
 
     engines = getattr(args, "engines", ["llama.cpp"])

@@ -119,16 +119,19 @@ def run(args: argparse.Namespace) -> int:
     predictor = None if args.dense else _predictor(args, loaded, thresholds)
     ids = loaded.tokenizer(args.prompt, return_tensors="pt")["input_ids"]
     check_token_ids(loaded.model, loaded.tokenizer, ids[0].tolist())
-    fast = accelerate(
-        loaded.model,
-        thresholds,
-        predictor=predictor,
-        mode="dense" if args.dense else "sparse",
-        dtype=args.weights,
-        measure=not args.no_measure,
-        threads=args.threads,
-    )
-    with fast, finite_logits(loaded, [("the prompt", ids.to(loaded.model.device))]):
+    prompt = ("the prompt", ids.to(loaded.model.device))
+    with (
+        finite_logits(loaded, [prompt]),
+        accelerate(
+            loaded.model,
+            thresholds,
+            predictor=predictor,
+            mode="dense" if args.dense else "sparse",
+            dtype=args.weights,
+            measure=not args.no_measure,
+            threads=args.threads,
+        ) as fast,
+    ):
         fast.reset_stats()
         written = generate_timed(loaded.model, ids, max_new_tokens=args.max_new_tokens)
         stats = fast.stats()

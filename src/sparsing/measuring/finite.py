@@ -159,7 +159,8 @@ def way_out(dtype: str) -> str:
 def finite_logits(loaded: LoadedModel, prompts: Iterable[tuple[str, torch.Tensor]]) -> Generator[None]:
     """Raises NonFiniteError at the end of the `with` block if a forward inside it had NaN or infinite logits.
 
-    Greedy decoding would write a token even if all logits are NaN.
+    Greedy decoding would write a token even if all logits are NaN, and other code may fail because of the NaN: then
+    this error takes the place of that failure. Hooks that the caller sets inside the block must be gone at its end.
 
     Args:
         prompts: Name and token ids, shape `(1, tokens)`, of the prompts, which are run again to find the layer.
@@ -171,9 +172,14 @@ def finite_logits(loaded: LoadedModel, prompts: Iterable[tuple[str, torch.Tensor
         flags.append(_are_finite(output.logits[:, -1]))
 
     handle = loaded.model.register_forward_hook(keep)
+    failure: Exception | None = None
     try:
         yield
+    except Exception as error:
+        failure = error
     finally:
         handle.remove()
     if flags and not bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all()):
-        raise non_finite_error(loaded, prompts)
+        raise non_finite_error(loaded, prompts) from failure
+    if failure is not None:
+        raise failure

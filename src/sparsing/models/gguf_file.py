@@ -324,7 +324,7 @@ def gguf_package() -> Any:
         InputError: If it is not installed.
     """
     try:
-        import gguf  # pyright: ignore[reportMissingImports] - optional extra `bench`
+        import gguf  # pyright: ignore[reportMissingImports] - optional extra `gguf`
     except ImportError as error:
         raise InputError(f"GGUF files need the package gguf ({error}); {install_command('gguf')}") from error
     return gguf

@@ -9,14 +9,17 @@ from sparsing.decode._accelerate import accelerate
 from sparsing.decode.advice._advise import advise
 from sparsing.decode.advice.bounds import ways_of
 from sparsing.decode.advice.result import Advice
+from sparsing.errors import NonFiniteError
 from sparsing.measuring.subject import Subject
 from sparsing.measuring.weight_bytes import weight_bytes
 from sparsing.report.charts.decode_charts import advice_picture
 from sparsing.report.static import save_picture
 from sparsing.rules import make_rule
-from sparsing.text.corpus import split_holdout
+from sparsing.text.corpus import load_corpus, split_holdout
 
 from ...helpers.decode_models import demo
+from ...helpers.measuring import loaded, random_text
+from ...helpers.overflow import BAD, overflowing
 
 
 def test_advice_on_a_demo_model(tmp_path, monkeypatch):
@@ -49,6 +52,20 @@ def test_advice_on_a_demo_model(tmp_path, monkeypatch):
     assert back.sentence
     for path in save_picture(advice_picture(back), tmp_path, "advice"):
         assert path.stat().st_size > 1000
+
+
+def test_text_after_the_prompt_that_overflows(monkeypatch):
+    """The corpus is finite, but what the model writes is not."""
+    pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
+    model = loaded(overflowing(torch.float32))
+    subject = Subject(model, load_corpus([random_text(600)], model.tokenizer, window=32))
+    bad = model.tokenizer(f"ab{BAD}", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    monkeypatch.setattr("sparsing.decode.advice._advise._prompt", lambda _: bad)
+    with pytest.raises(
+        NonFiniteError, match=r"text after the first 16 tokens: the input of down_proj of layer 1"
+    ):
+        advise(subject, ppl_ratios=(1.05,), new_tokens=4, threads=1)
+    assert not model.model._forward_hooks
 
 
 def test_a_bound_that_says_no_ends_the_advice(monkeypatch):

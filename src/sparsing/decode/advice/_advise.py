@@ -26,6 +26,7 @@ from sparsing.decode.predict.predictor import Predictor, calibrate_predictor
 from sparsing.decode.timed_generation import generate_timed
 from sparsing.hardware.bandwidth import measure_bandwidth
 from sparsing.hardware.threads import use_threads
+from sparsing.measuring.finite import finite_logits
 from sparsing.measuring.weight_bytes import WeightBytes, weight_bytes
 from sparsing.rules import make_rule
 from sparsing.rules.selections import cuts_blocks
@@ -76,6 +77,7 @@ def advise(
 
     Raises:
         InputError: if a rule is unknown, a target is 1 or below, or the device has no kernels.
+        NonFiniteError: if activations or logits are NaN or infinite.
         TargetError: if a rule reaches a target at no level.
         UnsupportedModelError: if no block of the model has a kernel.
     """
@@ -83,7 +85,10 @@ def advise(
     with use_threads(threads or fastest_threads(model)):
         weights = weight_bytes(subject.loaded)
         # before anything is accelerated, so that it is the speed of the model's own code
-        with subject.progress.bar("dense decoding, the model's own code", MIN_PAIRS + 1) as advance:
+        with (
+            finite_logits(subject.loaded, [_named_prompt(subject)]),
+            subject.progress.bar("dense decoding, the model's own code", MIN_PAIRS + 1) as advance,
+        ):
             torch_speed = _dense_speed(model, _prompt(subject), new_tokens, advance)
         bounds, rows = [], []
         for rule in map(make_rule, rules):
@@ -165,6 +170,7 @@ def _timed_row(
     threads = torch.get_num_threads()
     # one unit for the preparation, one for the timing
     with (
+        finite_logits(subject.loaded, [_named_prompt(subject)]),
         subject.progress.bar(f"timing {row.rule}, {way}", 2) as advance,
         accelerate(
             subject.loaded.model, thresholds, predictor=predictor, sample=prompt, threads=threads
@@ -244,6 +250,11 @@ def _with_predicted_speed(row: AdviceRow, roofline: Roofline) -> AdviceRow:
     return dataclasses.replace(
         row, tok_per_sec=roofline.tok_per_sec(row.step_bytes), dense_tok_per_sec=roofline.dense_tok_per_sec
     )
+
+
+def _named_prompt(subject: Subject) -> tuple[str, torch.Tensor]:
+    """The prompt as `finite_logits` takes it."""
+    return f"text after the first {_PROMPT_TOKENS} tokens", _prompt(subject).to(subject.loaded.model.device)
 
 
 def _prompt(subject: Subject) -> torch.Tensor:

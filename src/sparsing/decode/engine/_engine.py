@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from sparsing.decode.engine.attention import PADDING, fill_turns
 from sparsing.decode.engine.ggml import F16, function_address, weight_type
 from sparsing.decode.engine.native import GROUP
 from sparsing.decode.engine.neuron_rows import CHUNK
+from sparsing.decode.engine.non_finite import non_finite_error
 from sparsing.decode.engine.rule import EngineRule, dense_rule
 from sparsing.decode.engine.state import INTS, SCALES, State
 from sparsing.decode.engine.threads import Team, yield_address
@@ -46,6 +48,7 @@ class GgufEngine:
         """Tokens in the cache."""
         self._team = Team(threads)
         self._state = _state(arch, weights, context, threads)
+        self._tokens = np.zeros(context, np.int64)  # in the cache, up to `position`
         self.rule = dense_rule(arch)
 
     @property
@@ -79,15 +82,18 @@ class GgufEngine:
 
         Raises:
             InputError: If there are no tokens, an id is not in the vocabulary, or the cache is too short.
+            NonFiniteError: If a logit is NaN or all are infinite; the engine is empty then.
         """
         self._check(tokens)
         rows = []
         for n, token in enumerate(tokens):
             wanted = all_logits or n + 1 == len(tokens)
-            self._team.run(run_token, int(token), self.position, wanted, self._state.records)
+            self._run(int(token), self.position, wanted)
+            self._tokens[self.position] = token
             self.position += 1
             if wanted:
                 rows.append(self.array("logits").copy())
+                self._check_finite(rows[-1])
         return np.stack(rows) if all_logits else rows[0]
 
     def rewind(self, position: int = 0) -> None:
@@ -119,6 +125,17 @@ class GgufEngine:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _run(self, token: int, position: int, with_logits: bool = False) -> None:
+        self._team.run(run_token, token, position, with_logits, self._state.records)
+
+    def _check_finite(self, logits: Array) -> None:
+        if math.isfinite(logits.max()):  # NaN if any logit is
+            return
+        tokens: list[int] = self._tokens[: self.position].tolist()
+        error = non_finite_error(self._run, self._state, tokens)
+        self.rewind()
+        raise error
 
     def _check(self, tokens: Sequence[int]) -> None:
         if len(tokens) < 1:

@@ -126,7 +126,7 @@ def _libraries() -> tuple[ctypes.CDLL, ctypes.CDLL]:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise InputError(
-            f"decoding GGUF files needs the ggml library of llama-cpp-python: {install_command('gguf')}"
+            f"decoding GGUF files needs the ggml library of llama-cpp-python: {install_command('engine')}"
         )
     base, cpu = (_load(Path(folders[0]) / "lib", part) for part in ("ggml-base", "ggml-cpu"))
     base.ggml_get_type_traits.argtypes = [ctypes.c_int]

@@ -17,10 +17,10 @@ class Vocabulary:
 
     def __init__(self, path: str | Path):
         try:
-            from llama_cpp import Llama  # pyright: ignore[reportMissingImports] - optional extra `gguf`
+            from llama_cpp import Llama  # pyright: ignore[reportMissingImports] - optional extra `engine`
         except ImportError as error:
             raise InputError(
-                f"the tokenizer of a GGUF file needs llama-cpp-python ({error}); {install_command('gguf')}"
+                f"the tokenizer of a GGUF file needs llama-cpp-python ({error}); {install_command('engine')}"
             ) from error
         try:
             self._model = Llama(str(path), vocab_only=True, verbose=False)

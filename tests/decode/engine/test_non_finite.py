@@ -32,12 +32,12 @@ def value_that_overflows(model):
     with torch.no_grad():
         model.model.embed_tokens.weight[BAD] = 0
         model.model.embed_tokens.weight[BAD, 3] = 1e4
-        model.model.layers[1].self_attn.v_proj.weight[:, 3] = 1e5
+        model.model.layers[1].self_attn.v_proj.weight[:, 3] = 1.5e4  # other tokens stay below
 
 
 def broken_weight(model):
     with torch.no_grad():
-        model.model.layers[2].mlp.down_proj.weight[7, 5] = torch.nan
+        model.model.layers[2].self_attn.o_proj.weight[7, 5] = torch.nan
 
 
 def broken_head(model):

@@ -133,9 +133,11 @@ class GgufEngine:
         if math.isfinite(logits.max()):  # NaN if any logit is
             return
         tokens: list[int] = self._tokens[: self.position].tolist()
-        error = non_finite_error(self._run, self._state, tokens)
         self.rewind()
-        raise error
+        try:
+            raise non_finite_error(self._run, self._state, tokens)
+        finally:
+            self.rewind()
 
     def _check(self, tokens: Sequence[int]) -> None:
         if len(tokens) < 1:

@@ -15,8 +15,8 @@ from sparsing.errors import NonFiniteError
 
 _WAY_OUT = (
     "The file has a broken weight, or a key or value exceeds 65504, the largest float16, in which they are kept."
-    " Measure the file (`sparsing measure` names the layer in float32), decode the checkpoint itself with --dtype float32, or"
-    " convert it again"
+    " Measure the file (`sparsing measure` names the layer in float32), decode the checkpoint itself with --dtype"
+    " float32, or convert it again"
 )
 
 

@@ -128,7 +128,7 @@ def broken_file(folder) -> str:
 
     broken = load_model(checkpoints("relu")[-1], dtype="float32", device="cpu")
     with torch.no_grad():
-        broken.sites[1].down_proj.weight[3, :] = torch.inf
+        broken.model.model.layers[1].self_attn.o_proj.weight[3, :] = torch.inf
     path = export_gguf(broken.model, folder / "broken.gguf", weight_type="F32", tokenizer=broken.tokenizer)
     return str(path)
 

@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="folder of a checkpoint or name on the hub")
+    parser.add_argument("model", help="folder of a checkpoint, name on the hub, or GGUF file")
     _add_task_arguments(parser)
     _add_setting_arguments(parser)
     common.add_corpus_arguments(parser, required=False)

@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="folder of a checkpoint, or name of a model on the hub")
+    parser.add_argument("model", help="folder of a checkpoint, name on the hub, or GGUF file")
     group = parser.add_argument_group("when a neuron is active")
     choice = group.add_mutually_exclusive_group()
     choice.add_argument("--thresholds", metavar="FILE", help="thresholds.json written by `sparsing measure`")

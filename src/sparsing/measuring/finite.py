@@ -168,7 +168,7 @@ def finite_logits(loaded: LoadedModel, prompts: Iterable[tuple[str, torch.Tensor
     flags: list[torch.Tensor] = []
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
-        # NaN in any earlier token reaches the last position through attention
+        # a NaN of an earlier token that has any effect reaches the last position through attention
         flags.append(_are_finite(output.logits[:, -1]))
 
     handle = loaded.model.register_forward_hook(keep)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsing.errors import InputError
+from sparsing.errors import InputError, NonFiniteError
 from sparsing.evaluation.model.counting import CountingMask
 from sparsing.evaluation.model.harness import make_sparsing_lm
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.tap import tapped
 
+from ...helpers.measuring import loaded
+from ...helpers.overflow import BAD, overflowing
 from ...helpers.tiny import tiny_tokenizer
 
 PAIRS = [
@@ -52,6 +54,23 @@ def test_dense_is_lm_evals_own_model(lm, stories):
     assert score(lm) == score(own)
     assert generate(lm) == generate(own)
     assert lm.activities() is None
+
+
+def test_a_text_that_overflows_is_named(lm_eval):
+    """lm-eval would count the item as wrong, and greedy decoding would write a token."""
+    from lm_eval.api.instance import Instance
+
+    lm = make_sparsing_lm()(loaded(overflowing(torch.float32)), batch_size=2, show_progress=False)
+    bad = f"ab{BAD}"
+    scored = [Instance("loglikelihood", {}, (prompt, " c"), i) for i, prompt in enumerate(("abc", bad))]
+    with pytest.raises(
+        NonFiniteError, match=r"text . of 2: the input of down_proj of layer 1 .* in float32; try"
+    ):
+        lm.loglikelihood(scored)
+    options = {"until": ["\n"], "max_gen_toks": 3, "do_sample": False}
+    written = [Instance("generate_until", {}, (prompt, options), i) for i, prompt in enumerate(("abc", bad))]
+    with pytest.raises(NonFiniteError, match=r"prompt . of 2 in a batch: the input of down_proj of layer 1"):
+        lm.generate_until(written)
 
 
 def test_a_tokenizer_without_special_tokens_is_refused(lm_eval, tiny_model):

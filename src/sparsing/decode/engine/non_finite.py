@@ -1,7 +1,7 @@
 """Finds where the values of an engine became NaN or infinite: the first token, and the first layer of that token.
 
-An engine looks at its logits only, since a NaN of any earlier token reaches them through attention. After a NaN was
-found, the tokens are decoded again, and the bad token once with every number of layers.
+An engine looks at its logits only, since a NaN of an earlier token that has any effect reaches them through attention.
+After a NaN was found, the tokens are decoded again, and the bad token once with every number of layers.
 """
 
 from __future__ import annotations

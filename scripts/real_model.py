@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     dtype = args.dtype or fastest_dtype()
     print(f"model: {model}\ntext: {text}\ndtype: {dtype}", flush=True)
     steps, left_out = plan(args, model, text, dtype)
-    for name, command in steps.items():
-        print(f"  {name}: {shlex.join(command)}", flush=True)
+    for command in steps.values():
+        print(f"  sparsing {shlex.join(command)}", flush=True)
     for name, command in steps.items():
         run_step(args.output / f"{name}.log", command)
     for reason in left_out:
@@ -62,8 +62,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", help="dtype (default: bfloat16 if this machine multiplies it faster, else float32)"
     )
-    parser.add_argument("--max-tokens", type=int, default=20_480, help="tokens of the text (default: 20480)")
-    parser.add_argument("--window", type=int, default=1024, help="tokens per window (default: 1024)")
+    parser.add_argument("--max-tokens", type=int, default=12_288, help="tokens of the text (default: 12288)")
+    parser.add_argument("--window", type=int, default=512, help="tokens per window (default: 512)")
     parser.add_argument("--limit", type=int, default=100, help="items of piqa (default: 100)")
     return parser.parse_args(argv)
 
@@ -167,4 +167,7 @@ def run_step(log: Path, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the command has said so
+        sys.exit(130)

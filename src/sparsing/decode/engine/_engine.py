@@ -23,7 +23,7 @@ from sparsing.decode.engine.attention import PADDING, fill_turns
 from sparsing.decode.engine.ggml import F16, function_address, weight_type
 from sparsing.decode.engine.native import GROUP
 from sparsing.decode.engine.neuron_rows import CHUNK
-from sparsing.decode.engine.non_finite import non_finite_error
+from sparsing.decode.engine.non_finite import non_finite_token_error
 from sparsing.decode.engine.rule import EngineRule, dense_rule
 from sparsing.decode.engine.state import INTS, SCALES, State
 from sparsing.decode.engine.threads import Team, yield_address
@@ -135,7 +135,7 @@ class GgufEngine:
         tokens: list[int] = self._tokens[: self.position].tolist()
         self.rewind()
         try:
-            raise non_finite_error(self._run, self._state, tokens)
+            raise non_finite_token_error(self._run, self._state, tokens)
         finally:
             self.rewind()
 

@@ -20,7 +20,9 @@ _WAY_OUT = (
 )
 
 
-def non_finite_error(run: Callable[[int, int], None], state: State, tokens: Sequence[int]) -> NonFiniteError:
+def non_finite_token_error(
+    run: Callable[[int, int], None], state: State, tokens: Sequence[int]
+) -> NonFiniteError:
     """The error that names token and layer.
 
     Args:

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from sparsing.base.extras import install_command
 from sparsing.cli import main
 from sparsing.models.loading import load_model
 from sparsing.rules.mask import sparsify
@@ -144,7 +145,7 @@ def test_a_missing_package_of_the_engine_is_named(package, files, monkeypatch, c
         ["advise", files[0]],
     ):
         assert main(command) == 2
-        message = f"decoding GGUF files needs {package}: pip install 'sparsing[engine]'"
+        message = f"decoding GGUF files needs {package}: {install_command('engine')}"
         assert message in capsys.readouterr().err
 
 

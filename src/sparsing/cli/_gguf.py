@@ -137,10 +137,11 @@ def _check_engine() -> None:
     """Raises InputError if a package that the engine needs is not installed."""
     from importlib.util import find_spec
 
+    from sparsing.base.extras import install_command
     from sparsing.errors import InputError
 
     if missing := [name for name in ("gguf", "llama_cpp", "numba") if find_spec(name) is None]:
-        raise InputError(f"decoding GGUF files needs {' and '.join(missing)}: pip install 'sparsing[engine]'")
+        raise InputError(f"decoding GGUF files needs {' and '.join(missing)}: {install_command('engine')}")
 
 
 def _bench(args: argparse.Namespace, *, rounds: int, new_tokens: int) -> GgufBenchmark:

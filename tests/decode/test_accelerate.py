@@ -16,6 +16,7 @@ from sparsing.sites.discovery import find_sites
 
 from ..helpers.decode_models import decoded_logits, demo, generate_greedily, subjects, tiny
 from ..helpers.tiny import N_LAYERS, build, tiny_input
+from ..helpers.tiny_experts import N_EXPERTS, TOP_K, build_experts
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
 
@@ -253,4 +254,43 @@ def test_a_model_without_gates_is_rejected():
     before = model_state(model)
     with pytest.raises(UnsupportedModelError, match="gated"):
         accelerate(model, Thresholds(rule="fat", level=0.1, on="h", values=(0.1,) * N_LAYERS))
+    assert_as_before(model, before)
+
+
+@pytest.mark.parametrize("per_expert", [False, True])
+def test_shared_experts_go_through_kernels_and_routed_experts_are_masked(per_expert):
+    """Of GLM-4 MoE, layer 0 is dense and layer 1 has routed experts and a shared expert."""
+    model = build_experts("glm4_moe", dtype=torch.float32)
+    sites, values = find_sites(model), {}
+    for place, site in enumerate(sites):
+        names = [f"{site.name}.{i}" for i in range(site.n_experts)] if per_expert else [site.name]
+        names = names if site.kind == "expert" else [site.name]
+        values |= {name: 0.01 * (1 + place + i) for i, name in enumerate(names)}
+    thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=values)
+    before, ids = model_state(model), tiny_input(2, 16)
+    with sparsify(model, thresholds) as masked:
+        expected = decoded_logits(masked, ids, 10)
+    with pytest.warns(UserWarning, match="not for routed experts"):
+        fast = accelerate(model, thresholds, measure=False)
+    with fast:
+        assert list(fast.blocks) == ["model.layers.0.mlp", "model.layers.1.mlp.shared_experts"]
+        torch.testing.assert_close(decoded_logits(fast.model, ids, 10), expected, rtol=1e-4, atol=1e-4)
+        stats = fast.stats()
+        assert 0 < stats.activation_ratio < 1
+        experts = next(site.down_proj for site in sites if site.kind == "expert")
+        unread = sum(p.numel() for p in experts.parameters()) * (1 - TOP_K / N_EXPERTS)
+        everything = sum(p.numel() for p in model.parameters()) - model.model.embed_tokens.weight.numel()
+        assert stats.dense_bytes_per_step == pytest.approx(4 * (everything - unread))
+    assert_as_before(model, before)
+
+
+def test_a_model_of_routed_experts_alone_has_no_kernel():
+    model = build_experts("mixtral", dtype=torch.float32)
+    thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.01, 0.01))
+    before = model_state(model)
+    with (
+        pytest.warns(UserWarning, match="not for routed experts"),
+        pytest.raises(UnsupportedModelError, match=r"not for routed experts; use sparsify\(\) to mask"),
+    ):
+        accelerate(model, thresholds, measure=False)
     assert_as_before(model, before)

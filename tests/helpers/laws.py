@@ -36,7 +36,7 @@ def cuts(model: LoadedModel, share: float, on: str = "neuron_norm") -> Threshold
         values[index] = float(size.flatten().double().quantile(share)) if share else 0.0
 
     with torch.no_grad(), tapped(model.sites, see, gate=False):
-        model.model(small_input(model.model, 2, 16), use_cache=False)
+        model.model(small_input(2, 16), use_cache=False)
     return Thresholds(rule="cett", level=0.1, on=on, values=tuple(values))
 
 
@@ -59,7 +59,7 @@ def hooks(model: PreTrainedModel) -> int:
 
 def mask_at_zero_is_dense(model: LoadedModel) -> None:
     """A threshold of 0 drops exact zeros only, so the logits are equal bit for bit."""
-    ids = small_input(model.model, 2, 16)
+    ids = small_input(2, 16)
     dense = logits(model.model, ids)
     for on in ("neuron_norm", "gate", "h"):
         with sparsify(model.model, cuts(model, 0, on)):
@@ -68,7 +68,7 @@ def mask_at_zero_is_dense(model: LoadedModel) -> None:
 
 def restored_after_an_exception(model: LoadedModel) -> None:
     """Thresholds change the logits; afterwards, also after an exception, the model is as before."""
-    ids, half = small_input(model.model, 2, 16), cuts(model, 0.5)
+    ids, half = small_input(2, 16), cuts(model, 0.5)
     dense, before = logits(model.model, ids), hooks(model.model)
     with sparsify(model.model, half):
         assert not torch.equal(logits(model.model, ids), dense), "half of the neurons at zero change nothing"

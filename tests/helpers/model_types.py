@@ -252,6 +252,6 @@ def small_model(model_type: str, **overrides: Any) -> PreTrainedModel:
     return model.eval()
 
 
-def small_input(model: PreTrainedModel, batch: int, length: int, *, seed: int = 0) -> torch.Tensor:
+def small_input(batch: int, length: int, *, seed: int = 0) -> torch.Tensor:
     """Random token ids of plain text, shape `(batch, length)`."""
     return torch.randint(3, 100, (batch, length), generator=torch.Generator().manual_seed(seed))

@@ -10,9 +10,11 @@ import torch
 
 from sparsing.measuring._measure import measure
 from sparsing.measuring.subject import Subject
+from sparsing.text.corpus import load_corpus
 
 from ..helpers.explicit_experts import ExplicitModel
-from ..helpers.measuring import loaded, text_corpus
+from ..helpers.measuring import loaded, random_text, text_corpus
+from ..helpers.tiny import tiny_tokenizer
 from ..helpers.tiny_experts import D_EXPERT, N_EXPERTS, SIZES, TOP_K, build_experts
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
@@ -95,3 +97,54 @@ def test_a_measurement_equals_explicit_experts(model_type, per_expert):
             assert activity.cett_with_shared == pytest.approx(np.mean(joint[site.name]), rel=1e-6)
         else:
             assert activity.cett_with_shared is None
+
+
+def measured(model, batch_size, order, *, per_expert):
+    """A measurement of texts of different lengths, which are padded in a batch."""
+    texts = [random_text(n, seed=n) for n in (9, 31, 20, 14)]
+    corpus = load_corpus([texts[i] for i in order], tiny_tokenizer(), window=32, documents=True)
+    subject = Subject(model, corpus, scores=["neuron_norm"], per_expert=per_expert, batch_size=batch_size)
+    return measure(subject, "cett", level=0.3)
+
+
+@pytest.mark.parametrize("model_type", sorted(SIZES))
+def test_batches_padding_and_order_change_nothing(model_type):
+    model = loaded(build_experts(model_type))
+    # parts of Llama 4 and Nemotron-H compute in float32, whose bits depend on the batch, and so do some routers
+    rounded = {"llama4_text": 1e-5, "nemotron_h": 1e-5, "deepseek_v3": 1e-7, "glm4_moe": 1e-7}
+    exact = {"rtol": rounded.get(model_type, 1e-10)}
+    wanted = measured(model, 1, range(4), per_expert=True)
+    for batch_size, order in ((4, range(4)), (3, (2, 0, 3, 1))):
+        result = measured(model, batch_size, order, per_expert=True)
+        np.testing.assert_allclose(result.thresholds.numbers, wanted.thresholds.numbers, **exact)
+        np.testing.assert_allclose(result.ppl_ratio, wanted.ppl_ratio, **exact)
+        for name in ("layer_activation_ratio", "cett_dense_inputs", "cett_sparse_inputs", "neuron_frequency"):
+            np.testing.assert_allclose(getattr(result, name), getattr(wanted, name), **exact, err_msg=name)
+        for own, other in zip(result.experts, wanted.experts, strict=True):
+            np.testing.assert_array_equal(own.expert_load, other.expert_load)
+            np.testing.assert_allclose(own.expert_activation_ratio, other.expert_activation_ratio, **exact)
+            if other.cett_with_shared is not None:
+                np.testing.assert_allclose(own.cett_with_shared, other.cett_with_shared, **exact)
+
+
+@pytest.mark.parametrize("per_expert", [False, True])
+def test_experts_without_a_token_and_ties_of_the_router(per_expert):
+    """A router of equal weights sends every token to the same experts; the others have no token and no figure."""
+    model = build_experts("mixtral")
+    for layer in model.model.layers:
+        layer.mlp.gate.weight.data.zero_()
+    whole = loaded(model)
+    result = measured(whole, 1, range(4), per_expert=per_expert)
+    for activity in result.experts:
+        assert sorted(activity.expert_load.tolist()) == [0, 0, 1, 1]
+        assert np.isnan(activity.expert_activation_ratio).tolist() == (activity.expert_load == 0).tolist()
+        busy = activity.expert_activation_ratio[activity.expert_load == 1]
+        assert activity.activation_ratio == pytest.approx(busy.mean())
+        assert activity.activation_ratio_of_all == pytest.approx(busy.sum() / N_EXPERTS)
+    assert np.isfinite(result.thresholds.numbers).all()
+    frequency = result.neuron_frequency.reshape(2, N_EXPERTS, D_EXPERT)
+    unused = [activity.expert_load == 0 for activity in result.experts]
+    assert not frequency[np.array(unused)].any()
+    assert measured(whole, 3, (3, 1, 0, 2), per_expert=per_expert).ppl_ratio == pytest.approx(
+        result.ppl_ratio, rel=1e-10
+    )

@@ -7,11 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparsing.neurons.store import TOKENS_AFTER, TOKENS_BEFORE, context_text, save_vocabulary, write_study
+from sparsing.neurons.study import NeuronStudy
+from sparsing.report.neuron_view import neuron_view
 from sparsing.rules.thresholds import Thresholds
 from sparsing.text.corpus import load_corpus
 
-from ..helpers.measuring import random_text, text_corpus, tiny_loaded
+from ..helpers.measuring import loaded, random_text, text_corpus, tiny_loaded
 from ..helpers.tiny import tiny_tokenizer
+from ..helpers.tiny_experts import D_EXPERT, build_experts
 
 CUTS = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.03, 0.05))
 
@@ -94,3 +97,32 @@ def test_vocabulary(stored, tmp_path):
         char: text.count(char) for char in set(text)
     }
     assert all(np.isfinite(row["activation_ratio"]) for row in rows.values())
+
+
+def test_neurons_have_the_names_that_the_page_shows(tmp_path):
+    """`layer.expert.index` for routed experts; the layer is the number of the model."""
+    model = loaded(build_experts("glm4_moe"))
+    write_study(
+        model,
+        {"a": text_corpus(60)},
+        tmp_path,
+        thresholds=Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(0.02,) * 3),
+    )
+    rows = pq.read_table(
+        tmp_path / "neurons.parquet", columns=["name", "site", "layer", "neuron"]
+    ).to_pylist()
+    named = {row["name"]: row for row in rows}
+    assert len(named) == len(rows) == sum(site.n_neurons for site in model.sites)
+    assert named["1.2.3"] == {
+        "name": "1.2.3",
+        "site": "model.layers.1.mlp.experts",
+        "layer": 1,
+        "neuron": 2 * D_EXPERT + 3,
+    }
+    assert named["1.shared_experts.7"]["site"] == "model.layers.1.mlp.shared_experts.down_proj"
+    assert named["0.mlp.7"]["layer"] == 0
+    view = neuron_view(NeuronStudy.load(tmp_path / "neurons.json"), tmp_path / "neurons.parquet")
+    assert set(view["name"]) == set(named)
+    near = [name for row in view["details"].values() for name, _ in row["near"]]
+    assert near
+    assert set(near) <= set(named)

@@ -13,7 +13,17 @@ from sparsing.neurons.default_thresholds import learn_thresholds
 from sparsing.neurons.study import NeuronStudy, study_neurons
 from sparsing.rules.thresholds import Thresholds
 
-from ..helpers.measuring import counted_places, kept_activations, score_of, text_corpus, tiny_loaded, trained
+from ..helpers.explicit_experts import explicit_rows
+from ..helpers.measuring import (
+    counted_places,
+    kept_activations,
+    loaded,
+    score_of,
+    text_corpus,
+    tiny_loaded,
+    trained,
+)
+from ..helpers.tiny_experts import build_experts
 
 VALUES = (0.03, 0.05)
 
@@ -111,3 +121,36 @@ def test_refusals():
         study_neurons(
             model, {"a": text_corpus(60)}, Thresholds(rule="cett", level=0.1, on="h", values=(0.1,) * 3)
         )
+
+
+@pytest.mark.parametrize("model_type", ["glm4_moe", "gpt_oss", "llama4_text"])
+def test_neurons_of_routed_experts(model_type):
+    """Frequency, norms and contexts of each neuron against explicit experts, token by token."""
+    model = loaded(build_experts(model_type))
+    corpus = text_corpus(90, window=30)
+    cut = 0.02
+    cuts = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=(cut,) * len(model.sites))
+    study = study_neurons(model, {"a": corpus}, cuts, batch_size=2)
+    routed = [(index, site) for index, site in enumerate(model.sites) if site.kind == "expert"]
+    norms = {index: np.zeros((90, site.n_experts, site.d_ff)) for index, site in routed}
+    for window, batch in enumerate(corpus.batches(1)):
+        with explicit_rows(model.model, [site for _, site in routed]) as rows, torch.no_grad():
+            model.model(batch.ids)
+        for index, site in routed:
+            columns = site.weight.detach().pow(2).sum(-2).sqrt()
+            for (token, expert), (_, h, weight, _) in rows[site.name].items():
+                norms[index][window * 30 + token, expert] = h.abs() * columns[expert] * weight
+    for index, site in routed:
+        flat = norms[index].reshape(90, -1)
+        width = flat.shape[1]
+        np.testing.assert_array_equal(study.frequency[0, index, :width], np.float32((flat > cut).mean(0)))
+        np.testing.assert_allclose(study.mean_norm[index, :width], flat.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(study.max_norm[index, :width], flat.max(0), rtol=1e-5, atol=1e-9)
+        name = study.site_names[index]
+        assert name.neuron(2 * site.d_ff + 3) == f"{site.layer}.2.3"
+        near = study.neighbour[index, :width]
+        assert (near // site.d_ff == np.arange(width)[:, None] // site.d_ff)[near >= 0].all(), (
+            "of its own expert"
+        )
+    assert study.sites == tuple(site.name for site in model.sites)
+    assert set(study.d_expert) == {site.name for _, site in routed}

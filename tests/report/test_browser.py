@@ -126,7 +126,7 @@ def test_answers_and_the_neuron_found_first(opened):
     explorer = page.locator(".explorer:visible")
     explorer.scroll_into_view_if_needed()
     explorer.locator(".search").fill("1.7")
-    assert explorer.locator(".detail b").first.inner_text() == "Layer 1, neuron 7"
+    assert explorer.locator(".detail b").first.inner_text() == "Neuron 1.7"
     explorer.locator(".search").fill("")  # other tests use the same window
 
 
@@ -327,12 +327,12 @@ def test_single_neurons(opened):
     assert names.first.inner_text() == "1.7"
     names.first.click()
     detail = root.locator(".detail")
-    assert "Layer 1, neuron 7" in detail.inner_text()
+    assert "Neuron 1.7" in detail.inner_text()
     assert detail.locator(".contexts mark").count() == 3
     near = detail.locator(".near").first
     number = near.inner_text().split()[0]
     near.click()
-    assert f"Layer 1, neuron {number}" in detail.inner_text()
+    assert f"Neuron {number}" in detail.inner_text()
     root.locator(".search").fill("no such word anywhere")
     assert "no neuron found" in root.locator(".found").inner_text()
     root.locator(".search").fill("")

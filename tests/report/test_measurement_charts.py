@@ -9,12 +9,14 @@ import math
 import numpy as np
 import pytest
 
-from sparsing.measuring.measurement import Measurement
+from sparsing.measuring.measurement import ExpertActivity, Measurement
 from sparsing.report.cautions import measurement_cautions
 from sparsing.report.chart import Picture
 from sparsing.report.charts.measurement_charts import (
     calibration_curves,
+    layer_cett,
     layer_ratios,
+    layer_thresholds,
     measurement_pictures,
     measurement_subtitle,
     neuron_frequency,
@@ -26,6 +28,7 @@ from sparsing.report.labels import token_label
 from sparsing.report.measurement_tables import layers
 from sparsing.report.static import draw, save_picture, save_pictures
 from sparsing.report.style import save_image
+from sparsing.report.text_view import text_view
 from sparsing.rules.curves import Curves, ScoreCurve
 
 from ..helpers.measurements import NASTY_TOKENS, make_measurement
@@ -209,3 +212,82 @@ def test_calibration_curves_mark_the_cut():
 def test_the_subtitle_names_model_measure_cost_and_tokens():
     line = measurement_subtitle(make_measurement())
     assert line == "folder/cost_$5_$6  |  PPL-1%  |  perplexity x 1.0100  |  5,000 tokens of a$b$c.txt"
+
+
+def with_shared_experts() -> Measurement:
+    """Layer 0 is dense, layers 1 and 2 have routed experts and a shared expert; experts have a threshold each."""
+    measurement = make_measurement(n_layers=5)
+    routed = [f"model.layers.{i}.mlp.experts" for i in (1, 2)]
+    sites = ["model.layers.0.mlp.down_proj"]
+    for path in routed:
+        sites += [path, path.replace("experts", "shared_experts.down_proj")]
+    values = {}
+    for number, site in enumerate(sites, 1):
+        names = [f"{site}.{expert}" for expert in range(4)] if site in routed else [site]
+        values |= dict.fromkeys(names, 0.1 * number)
+    experts = tuple(
+        ExpertActivity(
+            site=site,
+            n_experts=4,
+            top_k=2,
+            d_ff=6,
+            activation_ratio=0.4,
+            activation_ratio_of_all=0.2,
+            expert_load=np.array([1.0, 0.75, 0.25, 0.0]),
+            expert_activation_ratio=np.array([0.3, 0.4, 0.5, math.nan]),
+            cett_with_shared=0.1,
+        )
+        for site in routed
+    )
+    return dataclasses.replace(
+        measurement,
+        sites=tuple(sites),
+        experts=experts,
+        thresholds=dataclasses.replace(measurement.thresholds, values=values),
+    )
+
+
+def test_two_blocks_of_one_layer_are_two_series():
+    result = with_shared_experts()
+    ratios = result.layer_activation_ratio
+    chart = layer_ratios(result)
+    assert {series.name: (list(series.x), list(series.y)) for series in chart.series} == {
+        "mlp": ([0], [ratios[0]]),
+        "experts": ([1, 2], [ratios[1], ratios[3]]),
+        "shared_experts": ([1, 2], [ratios[2], ratios[4]]),
+    }
+    drawn_x = [line.get_xdata().tolist() for line in drawn(chart).lines[:3]]
+    assert drawn_x[1] != drawn_x[2], "points of one layer must not hide each other"
+    thresholds = {series.name: (list(series.x), list(series.y)) for series in layer_thresholds(result).series}
+    assert thresholds["experts"] == ([1] * 4 + [2] * 4, pytest.approx([0.2] * 4 + [0.4] * 4))
+    assert thresholds["shared_experts"] == ([1, 2], pytest.approx([0.3, 0.5]))
+    cett = {series.name: series for series in layer_cett(result).series}
+    assert list(cett["experts, in the sparse run"].y) == [result.cett_sparse_inputs[i] for i in (1, 3)]
+    assert len(cett) == 6
+    assert panel_charts(result)["tokens"].y.names == (
+        *("0 mlp", "1 experts", "1 shared_experts", "2 experts", "2 shared_experts"),
+    )
+    assert [row[0] for row in layers(result)[1]] == list(result.site_labels)
+    assert result.layer_columns()["layer"] == [0, 1, 1, 2, 2]
+
+
+def test_pictures_of_experts_are_drawn(tmp_path):
+    paths = save_pictures(measurement_pictures(with_shared_experts()), tmp_path)
+    assert all(path.stat().st_size > 4000 for path in paths)
+    axes = drawn(panel_charts(with_shared_experts())["tokens"])
+    assert [label.get_text() for label in axes.get_yticklabels()][1:3] == ["1 experts", "1 shared_experts"]
+
+
+def test_the_text_view_names_neurons_of_experts():
+    result = with_shared_experts()
+    shape = (*result.token_activation_ratio.shape, 2)
+    view = text_view(
+        dataclasses.replace(
+            result, token_top_neuron=np.full(shape, 13, np.int32), token_top_norm=np.ones(shape, np.float32)
+        )
+    )
+    assert view["sites"][:3] == [
+        ["0 mlp", "0.mlp", 0],
+        ["1 experts", "1", 6],
+        ["1 shared_experts", "1.shared_experts", 0],
+    ]

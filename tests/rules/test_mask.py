@@ -14,6 +14,8 @@ from sparsing.sites.tap import Rows, tapped
 
 from ..helpers.measuring import score_of, tiny_loaded
 from ..helpers.tiny import SIZES
+from ..helpers.tiny_experts import SIZES as EXPERTS
+from ..helpers.tiny_experts import build_experts
 
 TYPES = sorted(SIZES)
 GATED = ("llama", "phi3", "glm4", "gemma2")
@@ -181,3 +183,28 @@ def test_a_mask_counts_rows_of_flattened_blocks_as_windows():
     assert torch.equal(flat, whole)
     mask.real[1, 2:] = False
     assert not torch.equal(mask.active(0, Rows(rows, rows, (8,))), whole)
+
+
+def expert_cuts(model, *, per_expert: bool) -> Thresholds:
+    """About half of the neurons of each site; the experts of a layer have one threshold or several."""
+    values = {}
+    for site in find_sites(model):
+        names = [f"{site.name}.{i}" for i in range(site.n_experts)]
+        split = per_expert and site.kind == "expert"
+        values |= {name: 0.01 * (1 + i) for i, name in enumerate(names)} if split else {site.name: 0.02}
+    return Thresholds(rule="cett", level=0.1, on="neuron_norm", values=values)
+
+
+@pytest.mark.parametrize("per_expert", [False, True])
+@pytest.mark.parametrize("model_type", sorted(EXPERTS))
+def test_generate_with_experts_steps_as_the_whole_sequence(model_type, per_expert, tiny_input):
+    model, ids = build_experts(model_type), tiny_input(1, 6)
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    with torch.no_grad(), sparsify(model, expert_cuts(model, per_expert=per_expert)) as sparse:
+        text = sparse.generate(ids, attention_mask=torch.ones_like(ids), **options)
+        scores = logits(sparse, text[:, :-1])
+    assert text.shape == (1, 12)
+    picked = scores[0, 5:].gather(-1, text[0, 6:, None])[:, 0]
+    torch.testing.assert_close(picked, scores[0, 5:].amax(-1), rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert not torch.allclose(scores, logits(model, text[:, :-1]), rtol=1e-3), "no neuron was dropped"

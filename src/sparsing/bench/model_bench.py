@@ -300,7 +300,7 @@ class _Run:
         recalls: dict[str, list[float]] = {name: [] for name in predictors}
         for layer, site in enumerate(case.sites):
             packed = pack(site)
-            cuts = layer_cuts(packed, case.thresholds, layer)
+            cuts = layer_cuts(packed, case.thresholds, case.thresholds.numbers[layer])
             mass = active_mass(packed, heldout[layer], cuts)
             for bits, name in zip(self.plan.bits, predictors, strict=True):
                 predictor = build_predictor(packed, cuts, fit[layer], bits=bits, recall=self.plan.recall)

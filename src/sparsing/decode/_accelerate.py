@@ -201,7 +201,7 @@ class Accelerated:
     def _apply(self, index: int, rows: Rows) -> torch.Tensor | None:
         """Apply the rule in the model's own code: for prompts, blocks without a kernel, and blocks that go by torch."""
         assert self._mask is not None
-        count = len(rows.h)
+        count = rows.n_tokens
         if self._mode != "sparse" or (count > MAX_TOKENS and not self._masked_prefill):
             return None
         change = self._mask.change(index, rows)
@@ -234,8 +234,9 @@ class Accelerated:
                 self._sites, self._apply, gate=self._mask.needs_gate, extra=self._mask.extra
             ):
                 self._swap.on_undo(handle.remove)
-        weights = model_weight_bytes(self.model, self._replaced())
-        self._other_bytes = weights.total_bytes - weights.ffn_bytes
+        # all sites, since a token reads the weights of its own experts only
+        total = model_weight_bytes(self.model, self._sites).total_bytes
+        self._other_bytes = total - model_weight_bytes(self.model, self._replaced()).ffn_bytes
 
     def _replace_block(
         self,
@@ -247,7 +248,9 @@ class Accelerated:
     ) -> None:
         site = self._sites[layer]
         module = self.model.get_submodule(site.block)
-        cuts = no_cuts(packed.d_ff) if self.thresholds is None else layer_cuts(packed, self.thresholds, layer)
+        cuts = no_cuts(packed.d_ff)
+        if self.thresholds is not None:  # an ordinary block has one number
+            cuts = layer_cuts(packed, self.thresholds, self.thresholds.for_sites(self._sites)[layer][0])
         converted = convert_weights(packed, dtype)
         shared = converted is packed  # a copy in another dtype cannot replace the model's parameters
         final = move_to_huge_pages(converted, fused=shared and len(site.projections) == 1)

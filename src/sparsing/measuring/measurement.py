@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +19,7 @@ from sparsing.base.results import Result
 from sparsing.errors import InputError
 from sparsing.measuring.savings import Savings
 from sparsing.measuring.search import Try
+from sparsing.measuring.site_names import SiteName, site_names
 from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds
 
@@ -195,7 +195,7 @@ class Measurement(Result):
         """The figures of each layer, by column; `layers.csv` of a run has the same columns."""
         intervals = self.layer_activation_ratio_interval or [(None, None)] * len(self.sites)
         return {
-            "layer": list(range(len(self.sites))),
+            "layer": list(self.layer_numbers),
             "site": list(self.sites),
             "activation_ratio": list(self.layer_activation_ratio),
             "activation_ratio_low": [low for low, _ in intervals],
@@ -225,20 +225,19 @@ class Measurement(Result):
         return tuple(tuple(itertools.islice(numbers, sizes.get(site, 1))) for site in self.sites)
 
     @property
+    def site_names(self) -> tuple[SiteName, ...]:
+        """Short names of each site and of its neurons."""
+        return site_names(self.sites, {activity.site: activity.d_ff for activity in self.experts})
+
+    @property
     def layer_numbers(self) -> tuple[int, ...]:
         """Number of each site's layer, as the model counts its layers; layers without a block have no site."""
-        found = [re.search(r"[.#](\d+)", site) for site in self.sites]
-        return tuple(i if match is None else int(match.group(1)) for i, match in enumerate(found))
+        return tuple(name.layer for name in self.site_names)
 
     @property
     def site_labels(self) -> tuple[str, ...]:
         """A short label of each site: the number of its layer, and its block if a layer has more than one."""
-        numbers = self.layer_numbers
-        if len(set(numbers)) == len(numbers):
-            return tuple(map(str, numbers))
-        routed = {activity.site for activity in self.experts}
-        paths = [site if site in routed else site.rpartition(".")[0] for site in self.sites]
-        return tuple(re.sub(r"^.*?(\d+)\.(?:.*\.)?", r"\1 ", path) for path in paths)
+        return tuple(name.label for name in self.site_names)
 
     @property
     def sparsity(self) -> float:

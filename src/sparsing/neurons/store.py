@@ -115,7 +115,7 @@ class NeuronTable:
             self._partial.unlink(missing_ok=True)
 
     def add(self, index: int, layer: LayerStudy) -> None:
-        """Write the neurons of layer number `index`.
+        """Write the neurons of site number `index`, which become row group `index`.
 
         Raises:
             InputError: If the disk is full or the folder cannot be written.
@@ -126,7 +126,9 @@ class NeuronTable:
         d_ff = len(layer.mean_norm)
         table = pa.table(
             {
-                "layer": np.full(d_ff, index, np.int32),
+                "name": [layer.name.neuron(number) for number in range(d_ff)],
+                "site": [layer.site] * d_ff,
+                "layer": np.full(d_ff, layer.name.layer, np.int32),
                 "neuron": np.arange(d_ff, dtype=np.int32),
                 **{f"frequency: {name}": layer.frequency[:, i] for i, name in enumerate(self._names)},
                 "mean_norm": layer.mean_norm,

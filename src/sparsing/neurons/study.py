@@ -25,6 +25,7 @@ from sparsing.measuring.cost import Meter
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import Cost
 from sparsing.measuring.passes import PassSettings, run_pass
+from sparsing.measuring.site_names import SiteName, site_names
 from sparsing.neurons import lens
 from sparsing.neurons.coactivation import COACTIVATION_TOKENS, find_neighbours, unpack_bits
 from sparsing.neurons.contexts import LayerContexts, merge_contexts
@@ -42,7 +43,10 @@ CONTEXTS_PER_NEURON = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class NeuronStudy(Result):
-    """Numbers of every neuron of a model on one or several corpora. Narrower layers are padded with NaN and -1."""
+    """Numbers of every neuron of a model on one or several corpora. Narrower layers are padded with NaN and -1.
+
+    A layer of the arrays is a site. Neuron `i` of routed expert `e` has the number `e * d_ff + i` in its site.
+    """
 
     kind = "neuron_study"
 
@@ -50,6 +54,10 @@ class NeuronStudy(Result):
     """Names of the corpora."""
     num_tokens: tuple[int, ...]
     """Counted tokens of each corpus."""
+    sites: tuple[str, ...] = ()
+    """Name of each site, in layer order; empty in files of earlier versions."""
+    d_expert: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
+    """Neurons of each routed expert, by the name of its site."""
     thresholds: Thresholds
     """A neuron is active above its threshold."""
     tokenizer_sha256: str
@@ -75,6 +83,12 @@ class NeuronStudy(Result):
     provenance: Provenance
 
     @property
+    def site_names(self) -> tuple[SiteName, ...]:
+        """Short names of each site and of its neurons."""
+        unnamed = [f"#{index}" for index in range(len(self.mean_norm))]
+        return site_names(self.sites or unnamed, self.d_expert)
+
+    @property
     def overall_frequency(self) -> np.ndarray:
         """Share of all tokens of all corpora on which each neuron is active, shape `(n_layers, d_ff)`."""
         return np.average(self.frequency, axis=0, weights=self.num_tokens)
@@ -98,6 +112,10 @@ class NeuronStudy(Result):
 class LayerStudy:
     """Numbers of the neurons of one layer; the arrays are the layer's part of those of `NeuronStudy`."""
 
+    site: str
+    """Name of the site."""
+    name: SiteName
+    """Short names of the site and of its neurons."""
     frequency: np.ndarray
     """Shape `(d_ff, n_corpora)`."""
     mean_norm: np.ndarray
@@ -109,7 +127,9 @@ class LayerStudy:
     contexts: LayerContexts
 
 
-_ARRAYS = tuple(field.name for field in dataclasses.fields(LayerStudy) if field.name != "contexts")
+_ARRAYS = tuple(
+    field.name for field in dataclasses.fields(LayerStudy) if field.name not in ("site", "name", "contexts")
+)
 
 
 def study_neurons(
@@ -160,14 +180,18 @@ def study_neurons(
         meter.add(corpus)
         passes.append(result.totals)
     layers = []
-    for index in range(len(loaded.sites)):
-        layer = _study_layer(loaded, index, passes, tokens)
+    sites = tuple(site.name for site in loaded.sites)
+    d_expert = {site.name: site.d_ff for site in loaded.sites if site.kind == "expert"}
+    for index, name in enumerate(site_names(sites, d_expert)):
+        layer = _study_layer(loaded, index, name, passes, tokens)
         if on_layer is not None:
             on_layer(index, layer)
         layers.append({name: getattr(layer, name) for name in _ARRAYS})
     return NeuronStudy(
         corpora=tuple(corpora),
         num_tokens=tuple(tokens),
+        sites=sites,
+        d_expert=d_expert,
         thresholds=thresholds,
         tokenizer_sha256=vocabulary_digest(loaded.tokenizer),
         **_stack(layers),
@@ -198,7 +222,7 @@ def _join(corpora: Mapping[str, Corpus]) -> Corpus:
 
 
 def _study_layer(
-    loaded: LoadedModel, index: int, passes: Sequence[NeuronTotals], tokens: Sequence[int]
+    loaded: LoadedModel, index: int, name: SiteName, passes: Sequence[NeuronTotals], tokens: Sequence[int]
 ) -> LayerStudy:
     site = loaded.sites[index]
     totals = [corpus.sites[index] for corpus in passes]
@@ -211,6 +235,8 @@ def _study_layer(
     promoted, demoted = lens.promoted_tokens(loaded, site) or (no_tokens, no_tokens)
     counts = [part.count.cpu().numpy() / count for part, count in zip(totals, tokens, strict=True)]
     return LayerStudy(
+        site=site.name,
+        name=name,
         frequency=np.stack(counts, axis=-1).astype(np.float32),
         mean_norm=mean.float().numpy(),
         max_norm=np.abs(contexts.value[0]),

@@ -18,6 +18,7 @@ from sparsing.report.interactive import packed_array, rounded, smallest_integers
 from sparsing.report.text_view import page_text
 
 if TYPE_CHECKING:
+    from sparsing.measuring.site_names import SiteName
     from sparsing.neurons.study import NeuronStudy
 
 ROWS = 12_000
@@ -43,9 +44,12 @@ def neuron_view(study: NeuronStudy, table: Path, *, share: float = 1.0) -> dict[
     width = study.mean_norm.shape[1]
     chosen = order[: int(ROWS * share)]
     layer, neuron = np.divmod(chosen, width)
+    names = study.site_names
+    named = [names[site].neuron(number) for site, number in zip(layer.tolist(), neuron.tolist(), strict=True)]
     return {
         "corpora": [page_text(name) for name in study.corpora],
         "total": len(order),
+        "name": named,
         "layer": packed_array(smallest_integers(layer)),
         "neuron": packed_array(smallest_integers(neuron)),
         "frequency": packed_array(study.frequency[:, layer, neuron].astype(np.float32)),
@@ -83,12 +87,13 @@ def _details(study: NeuronStudy, table: Path, chosen: np.ndarray, budget: int) -
     for row, number in enumerate(chosen[:most].tolist()):
         wanted.setdefault(number // width, []).append(row)
     details: dict[int, dict[str, Any]] = {}
+    names = study.site_names
     for layer, rows in wanted.items():
         group = file.read_row_group(layer, columns=list(_COLUMNS))
         for row, record in zip(
             rows, _records(group, [int(chosen[row]) % width for row in rows]), strict=True
         ):
-            details[row] = _detail(record)
+            details[row] = _detail(record, names[layer])
     kept, used = {}, 0
     for row in sorted(details):
         used += len(json.dumps(details[row]))
@@ -105,12 +110,12 @@ def _records(group: Any, neurons: list[int]) -> Iterator[dict[str, Any]]:
     yield from group.take(neurons).to_pylist()
 
 
-def _detail(record: dict[str, Any]) -> dict[str, Any]:
+def _detail(record: dict[str, Any], site: SiteName) -> dict[str, Any]:
     near = zip(record["neighbours"], record["neighbour_correlations"], strict=True)
     return {
         "up": [page_text(word) for word in record["promoted"]],
         "down": [page_text(word) for word in record["demoted"]],
-        "near": [[number, rounded(phi)] for number, phi in near if number >= 0],
+        "near": [[site.neuron(number), rounded(phi)] for number, phi in near if number >= 0],
         "contexts": [
             [
                 page_text(entry["corpus"]),

@@ -88,11 +88,12 @@ def _heading(chart: Chart, *, titled: bool, width: float) -> list[str]:
 def _panel_height(chart: Chart, heading_lines: int) -> float:
     """Inches; the axes keep their height where the heading has many lines."""
     heading = 0.14 * max(0, heading_lines - 2)
+    if chart.heat_map is not None:
+        rows = 0.16 * len(chart.heat_map.values)
+        return 1.4 + heading + max(rows if chart.y.names else min(rows, 4.5), 0.8)
     if chart.y.names:
         legend = 0.4 * (sum(series.listed for series in chart.series) > 1)
         return 1.2 + heading + legend + 0.28 * len(chart.y.names)
-    if chart.heat_map is not None:
-        return 1.4 + heading + min(max(0.16 * len(chart.heat_map.values), 0.8), 4.5)
     return 2.6 + heading
 
 

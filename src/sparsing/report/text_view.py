@@ -31,6 +31,8 @@ def text_view(result: Measurement) -> dict[str, Any] | None:
         "tokens": [page_text(text) for text in result.token_text],
         "ratios": packed_array((ratios * RATIO_SCALE).round().astype(np.uint16)),
         "name": result.name,
+        # label of the site, beginning of the names of its neurons, neurons of each routed expert
+        "sites": [[name.label, name.prefix, name.d_expert] for name in result.site_names],
     }
     if result.token_top_neuron is not None and result.token_top_norm is not None:
         most = float(result.token_top_norm.max()) or 1.0  # all norms 0: avoids a division by zero

@@ -100,7 +100,7 @@ def _search(model: nn.Module) -> Discovery:
     sites = [_site(match, proof) for match, proof in zip(matches, proofs, strict=True)] + routed
     sites.sort(
         key=lambda site: site.layer
-    )  # a stable sort: the blocks of a layer stay in the order in which they run
+    )  # a stable sort: in a layer, ordinary blocks come in the order in which they run, then routed experts
     how = (*_describe(matches, proofs), *_describe_experts(routed))
     return Discovery(sites, _layers_without(model, sites), how)
 

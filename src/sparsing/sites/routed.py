@@ -254,8 +254,7 @@ def run_dense_experts(
         token=token, expert=expert, weight=h.new_ones(len(token)), n_tokens=h.shape[1], n_experts=n_experts
     )
     rows = h[expert, token]
-    changed = see(gate[expert, token] if see.gate else rows, rows, routing)
-    if changed is not rows:
-        h = h.index_put((expert, token), changed)
+    # a tap may also change its rows in place
+    h[expert, token] = see(gate[expert, token] if see.gate else rows, rows, routing)
     y = torch.bmm(h, module.down_proj)
     return y.view(-1, x.shape[-1]), y.sum(0)

@@ -48,6 +48,11 @@ class Rows:
     pre_gate: torch.Tensor | None = None
     """Input of the activation, shape `(rows, d_ff)`; None if the tap does not read it or the block has no gate."""
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the flattened batch."""
+        return len(self.h) if self.routing is None else self.routing.n_tokens
+
     def of_tokens(self, chosen: torch.Tensor, *, gate: bool = True) -> Rows:
         """The rows of some tokens.
 
@@ -78,7 +83,7 @@ class Rows:
         gate, h = (torch.cat([getattr(part, name) for part in parts]) for name in ("gate", "h"))
         routings = [part.routing for part in parts if part.routing is not None]
         routing = Routing.joined(routings) if routings else None
-        n_tokens = len(h) if routing is None else routing.n_tokens
+        n_tokens = sum(part.n_tokens for part in parts)
         up, pre_gate = (_joined([getattr(part, name) for part in parts]) for name in ("up", "pre_gate"))
         return cls(gate, h, (n_tokens,), routing, up, pre_gate)
 

@@ -49,7 +49,7 @@ def test_int8_is_within_half_a_step():
 def test_cuts_are_those_of_the_rule(on):
     packed = PackedFFN(gate=torch.randn(6, 4), up=torch.randn(6, 4), down=torch.randn(6, 4), act="silu")
     thresholds = Thresholds(rule="x", level=0.0, on=on, values=(0.1, 0.5))
-    cuts = layer_cuts(packed, thresholds, 1)
+    cuts = layer_cuts(packed, thresholds, 0.5)
     assert cuts.gate == (0.5 if on == "gate" else -1)
     expected = {
         "gate": torch.full((6,), -1.0),
@@ -62,7 +62,7 @@ def test_cuts_are_those_of_the_rule(on):
 def test_top_k_is_rejected():
     packed = PackedFFN(gate=torch.randn(6, 4), up=torch.randn(6, 4), down=torch.randn(6, 4), act="silu")
     with pytest.raises(InputError, match="skip neurons by threshold"):
-        layer_cuts(packed, Thresholds(rule="top_k", level=0.5, on="gate", select="top_k", values=(0.5,)), 0)
+        layer_cuts(packed, Thresholds(rule="top_k", level=0.5, on="gate", select="top_k", values=(0.5,)), 0.5)
 
 
 @pytest.mark.parametrize("size", [10, PAGE])

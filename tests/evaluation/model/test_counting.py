@@ -15,6 +15,8 @@ from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.discovery import find_sites
 from sparsing.sites.tap import tapped
 
+from ...helpers.tiny_experts import SIZES, TOP_K, build_experts
+
 MODEL_TYPES = ("llama", "opt", "gpt2", "granite")
 
 
@@ -88,3 +90,28 @@ def test_no_token_gives_no_ratio():
     seen = Activity.of([Tally(n_layers=2).state()], d_ff=[4, 4])
     assert seen.num_tokens == 0
     assert seen.layer_activation_ratio == ()
+
+
+@pytest.mark.parametrize("model_type", sorted(SIZES))
+@pytest.mark.parametrize(("on", "value"), [("neuron_norm", 0.02), ("gate", 0.05)])
+def test_experts_are_masked_and_counted_as_by_the_mask(model_type, on, value, tiny_input):
+    """`CountingMask` changes rows in place, which must reach the experts whatever runs them."""
+    model = build_experts(model_type)
+    sites, ids = find_sites(model), tiny_input(2, 9)
+    cuts = thresholds(len(sites), on, value=value)
+    mask, counting, seen = Mask(sites, cuts), CountingMask(sites, cuts), {}
+
+    def look(index, rows):
+        change = mask.change(index, rows)
+        seen[index] = rows.per_token(change.active.sum(-1)[:, None]).sum(-1).view(2, 9)
+        return change.h
+
+    with torch.no_grad():
+        dense = model(ids).logits
+        with tapped(sites, look, gate=mask.needs_gate):
+            wanted = model(ids).logits
+        with tapped(sites, counting.see, gate=counting.needs_gate):
+            assert torch.equal(model(ids).logits, wanted)
+    assert not torch.equal(dense, wanted)
+    assert torch.equal(counting.take((2, 9)), torch.stack([seen[site] for site in range(len(sites))]))
+    assert counting.d_ff == [site.d_ff * (TOP_K if site.kind == "expert" else 1) for site in sites]

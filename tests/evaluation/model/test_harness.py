@@ -14,6 +14,7 @@ from sparsing.sites.tap import tapped
 from ...helpers.measuring import loaded
 from ...helpers.overflow import BAD, overflowing
 from ...helpers.tiny import tiny_tokenizer
+from ...helpers.tiny_experts import build_experts
 
 PAIRS = [
     ("Once upon a time", " there was a little girl named Lily"),
@@ -248,3 +249,34 @@ def test_lm_evals_default_device_on_a_machine_without_gpu(lm_eval, stories_folde
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lm = make_sparsing_lm()(str(stories_folder), device="cuda:0", batch_size=1)
     assert lm.loaded.device == "cpu"
+
+
+@pytest.mark.parametrize("model_type", ["glm4_moe", "llama4_text"])
+def test_a_model_with_experts_is_scored_as_by_sparsify(lm_eval, model_type):
+    """lm-eval's scores of a padded batch against the masked model on each text alone."""
+    from lm_eval.api.instance import Instance
+
+    model = loaded(build_experts(model_type, dtype=torch.float32))
+    values = {}
+    for site in model.sites:
+        routed = site.kind == "expert"
+        names = [f"{site.name}.{i}" for i in range(site.n_experts)] if routed else [site.name]
+        values |= {name: 0.02 + 0.005 * i for i, name in enumerate(names)}
+    thresholds = Thresholds(rule="cett", level=0.1, on="neuron_norm", values=values)
+    lm = make_sparsing_lm()(model, thresholds=thresholds, batch_size=3, show_progress=False)
+    pairs = [("one two", " three"), ("a", " b"), ("some longer text", " end")]
+    scores = lm.loglikelihood([Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)])
+    prefill, _ = lm.activities()
+    lm.apply(None)
+    active = 0
+    for (context, text), (score, _) in zip(pairs, scores, strict=True):
+        ids = model.tokenizer(context + text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        mask = CountingMask(model.sites, thresholds)
+        with torch.no_grad(), tapped(model.sites, mask.see, gate=mask.needs_gate):
+            logits = model.model(ids[:, :-1]).logits.log_softmax(-1)[0]
+        wanted = logits.gather(-1, ids[0, 1:, None])[len(context) - 1 :].sum()
+        assert score == pytest.approx(float(wanted), rel=1e-4)
+        active = active + mask.take((1, len(ids[0]) - 1)).sum(-1)[:, 0]
+    got = torch.tensor(prefill.layer_activation_ratio) * prefill.num_tokens
+    widths = torch.tensor([site.width for site in model.sites])
+    torch.testing.assert_close(got * widths, active.float(), atol=3, rtol=0)

@@ -128,7 +128,9 @@ def ways_of(subject: Subject, rule: Rule, bits: int | None) -> list[Way]:
     """
     packed = pack(subject.loaded.sites[0])
     some = subject.thresholds(rule, level_at(rule, 0.5, subject))
-    searched = 1 if gate_decides(packed, layer_cuts(packed, some, 0)) else 2  # of three equal matrices
+    searched = (
+        1 if gate_decides(packed, layer_cuts(packed, some, some.numbers[0])) else 2
+    )  # of three equal matrices
     exact = Way(name="exact", fixed=searched / 3, by_ratio=1 - searched / 3)
     if bits is None:
         return [exact]

@@ -34,8 +34,13 @@ def no_cuts(d_ff: int) -> Cuts:
     return Cuts(gate=-1.0, h=torch.full((d_ff,), -1.0))
 
 
-def layer_cuts(packed: PackedFFN, thresholds: Thresholds, layer: int) -> Cuts:
-    """The cuts of layer number `layer`, whose weights are `packed`.
+def layer_cuts(packed: PackedFFN, thresholds: Thresholds, value: float) -> Cuts:
+    """The cuts of one block.
+
+    Args:
+        packed: Its weights.
+        thresholds: The score and the selection.
+        value: The threshold of the block.
 
     Raises:
         InputError: if the rule is no threshold on `|gate|` or `|h|`. Top-k, for example, ranks all scores of a token
@@ -47,7 +52,7 @@ def layer_cuts(packed: PackedFFN, thresholds: Thresholds, layer: int) -> Cuts:
             f" {thresholds.select!r};"
             " measure with a threshold rule: cett, ppl, fat"
         )
-    score, value = thresholds.scores[0], thresholds.numbers[layer]
+    score = thresholds.scores[0]
     if score.needs_gate:
         return Cuts(gate=value, h=no_cuts(packed.d_ff).h)
     scale = packed.column_norms() if score.weighted else None

@@ -110,8 +110,13 @@ def gate_and_up(site: Site) -> tuple[torch.Tensor, torch.Tensor]:
     """The weights of `gate_proj` and `up_proj`, each `(d_ff, d_model)`: views, also of one fused parameter.
 
     Raises:
-        UnsupportedModelError: if the block has no gate.
+        UnsupportedModelError: if the block has no gate, or the site is one of routed experts.
     """
+    if site.kind == "expert":
+        raise UnsupportedModelError(
+            f"{site.block}: kernels exist only for ordinary blocks, not for routed experts; use sparsify() to mask"
+            " experts"
+        )
     if not all(is_plain(module) for module in (*site.projections, site.down_proj)):
         raise UnsupportedModelError(
             f"{site.block}: the kernels read plain weights, but an adapter, a quantisation or offloading is in the way;"

@@ -202,12 +202,12 @@ def calibrate_predictor(
     """
     _check_options(kind, thresholds, loaded.sites)
     sample = sample_corpus(loaded, corpus, thresholds, tokens=tokens, progress=progress)
-    layers, reports = [], []
+    layers, reports, numbers = [], [], thresholds.for_sites(loaded.sites)
     bar = (progress or Progress(False)).bar(f"{kind} predictor, layers", len(loaded.sites))
     with bar as advance:
         for index, site in enumerate(loaded.sites):
             packed = pack(site).to("cpu")  # where the sample is; one layer at a time saves memory
-            cuts = layer_cuts(packed, thresholds, index)
+            cuts = layer_cuts(packed, thresholds, numbers[index][0])
             layer: LayerPredictor | LowRankPredictor
             if kind == "quantised":
                 layer = build_predictor(packed, cuts, sample.fit[index], bits=bits, recall=recall)

@@ -109,8 +109,8 @@ function heatTrace(chart) {
     type: "heatmap", x: column(0), y: column(1), z: column(2),
     colorscale: stops.map((stop, i) => [i / (stops.length - 1), stop]),
     colorbar: { title: { text: label(chart.heat_map.label), side: "right" }, thickness: 12, outlinewidth: 0 },
-    text: all.map(([x]) => label(chart.x.names?.[x] ?? x)),
-    hovertemplate: `%{text}<br>${label(chart.y.label)}: %{y}<br>${label(chart.heat_map.label)}: %{z:${HOVER_DIGITS}}<extra></extra>`,
+    text: all.map(([x, y]) => `${label(chart.x.names?.[x] ?? x)}<br>${label(chart.y.label)}: ${label(chart.y.names?.[y] ?? String(y))}`),
+    hovertemplate: `%{text}<br>${label(chart.heat_map.label)}: %{z:${HOVER_DIGITS}}<extra></extra>`,
   };
 }
 
@@ -145,7 +145,7 @@ function axisLayout(chart, which, scale, width) {
     const names = axis.names.map((name) => label(name.length > NAME_LENGTH ? `${name.slice(0, NAME_LENGTH - 1)}\u2026` : name));
     const range = which === "x" ? [-0.5, names.length - 0.5] : [names.length - 0.5, -0.9]; // the first row on top
     Object.assign(made, { tickvals: names.map((_, i) => i), ticktext: names, range });
-    if (chart.heat_map) Object.assign(made, { tickangle: -90, tickfont: { size: 10 } });
+    if (chart.heat_map && which === "x") Object.assign(made, { tickangle: -90, tickfont: { size: 10 } });
     // Plotly drops slanted labels that touch; upright ones all have room
     else if (which === "x" && names.join("").length * LETTER > width) made.tickangle = -90;
     if (which === "y") made.showgrid = false;

@@ -27,13 +27,13 @@ function explorer(root, data) {
     for (let corpus = 1; corpus < corpora; corpus++) if (frequency(row, corpus) > frequency(row, best)) best = corpus;
     return best;
   };
-  const rowOf = new Map(Array.from({ length: count }, (_, row) => [`${view.layer.values[row]}.${view.neuron.values[row]}`, row]));
+  const rowOf = new Map(view.name.map((name, row) => [name, row]));
   const words = new Map(Object.entries(view.details).map(([row, detail]) =>
     [Number(row), [...detail.up, ...detail.down, ...detail.contexts.flatMap((context) => context.slice(2))].join(" ").toLowerCase()]));
   const state = { rows: [], page: 0, chosen: null };
 
   const option = (value, text) => make("option", { value }, text);
-  const search = make("input", { type: "search", class: "search", placeholder: "layer.neuron, or a word", "aria-label": "search neurons" });
+  const search = make("input", { type: "search", class: "search", placeholder: "neuron, such as 3.17, or a word", "aria-label": "search neurons" });
   const orders = Object.keys(NEURON_ORDERS).filter((name) => corpora > 1 || name !== "most specialised");
   const sort = make("select", { class: "sort", "aria-label": "sort by" }, ...orders.map((name) => option(name, name)));
   const only = make("select", { class: "only", "aria-label": "fires most in" }, option("", "any corpus"), ...view.corpora.map((name, i) => option(i, `most in ${name}`)));
@@ -53,7 +53,7 @@ function explorer(root, data) {
       detail),
   );
 
-  const name = (row) => `${view.layer.values[row]}.${view.neuron.values[row]}`;
+  const name = (row) => view.name[row];
 
   function cells(row) {
     const shares = corpora > 1 ? Array.from({ length: corpora }, (_, corpus) => percent(frequency(row, corpus))) : [];
@@ -63,7 +63,7 @@ function explorer(root, data) {
 
   function select() {
     const asked = search.value.trim().toLowerCase();
-    const matches = (row) => asked === "" || name(row) === asked || (/^\d+\.?\d*$/.test(asked) ? name(row).startsWith(asked) : words.get(row)?.includes(asked));
+    const matches = (row) => asked === "" || name(row) === asked || (/^\d+(\.\w*)*$/.test(asked) ? name(row).startsWith(asked) : words.get(row)?.includes(asked));
     const mine = (row) => only.value === "" || favourite(row) === Number(only.value);
     const rank = NEURON_ORDERS[sort.value];
     const rows = [];
@@ -92,7 +92,7 @@ function explorer(root, data) {
     list();
     const found = view.details[row];
     detail.replaceChildren(
-      make("b", {}, `Layer ${view.layer.values[row]}, neuron ${view.neuron.values[row]}`),
+      make("b", {}, `Neuron ${name(row)}`),
       ...shares(row),
       ...(found ? facts(row, found) : [make("p", {}, "Its words and contexts are not on this page; they are in neurons.parquet.")]),
     );
@@ -110,7 +110,7 @@ function explorer(root, data) {
   function facts(row, found) {
     const chips = (title, list) => (list.length ? [make("p", {}, make("b", {}, title), " ", ...list.flatMap((word) => [make("code", { class: "chip" }, visible(word)), " "]))] : []);
     const near = found.near.flatMap(([number, phi]) => {
-      const other = rowOf.get(`${view.layer.values[row]}.${number}`);
+      const other = rowOf.get(number);
       const text = `${number} (${phi.toFixed(2)})`;
       return [other === undefined ? make("span", {}, text) : make("button", { type: "button", class: "near", onclick: () => choose(other) }, text), " "];
     });

@@ -9,6 +9,11 @@ function textView(root, view) {
     for (let layer = 0; layer < layers; layer++) sum += ratio(token, layer);
     return sum / layers;
   };
+  const site = (layer) => view.sites[layer][0];
+  const neuron = (layer, number) => {
+    const [, prefix, perExpert] = view.sites[layer];
+    return `${prefix}.${perExpert ? `${Math.floor(number / perExpert)}.${number % perExpert}` : number}`;
+  };
   const state = { layer: null, token: 0 };
   const value = (token) => (state.layer === null ? mean(token) : ratio(token, state.layer));
 
@@ -39,7 +44,7 @@ function textView(root, view) {
     const beyond = (bound, sign, isBeyond) => `${values.some(isBeyond) ? sign : ""}${percent(bound)}`;
     low.textContent = beyond(from, "\u2264 ", (value) => value < from);
     high.textContent = beyond(to, "\u2265 ", (value) => value > to);
-    shown.textContent = state.layer === null ? "all layers" : `layer ${state.layer}`;
+    shown.textContent = state.layer === null ? "all layers" : `layer ${site(state.layer)}`;
   }
 
   function choose(token) {
@@ -55,15 +60,15 @@ function textView(root, view) {
     const { token, layer } = state;
     const most = Math.max(...Array.from({ length: layers }, (_, i) => ratio(token, i)), 1e-9);
     const columns = Array.from({ length: layers }, (_, i) => {
-      const bar = make("i", { title: `layer ${i}: ${percent(ratio(token, i))}`, class: layer === null || layer === i ? "now" : false });
+      const bar = make("i", { title: `layer ${site(i)}: ${percent(ratio(token, i))}`, class: layer === null || layer === i ? "now" : false });
       bar.style.height = `${(100 * ratio(token, i)) / most}%`;
       return bar;
     });
     detail.replaceChildren(
       make("div", {}, make("b", { class: "mono token-text" }, JSON.stringify(view.tokens[token]).slice(1, -1) || "(part of the next)"), ` token ${token + 1} of ${count}`),
-      make("div", { class: "token-ratio" }, `${percent(value(token))} active in ${layer === null ? "all layers" : `layer ${layer}`}`),
+      make("div", { class: "token-ratio" }, `${percent(value(token))} active in ${layer === null ? "all layers" : `layer ${site(layer)}`}`),
       make("div", { class: "bars", role: "img", "aria-label": "activation ratio in each layer" }, ...columns),
-      make("small", {}, `layer 0 to ${layers - 1}, highest ${percent(most)}`),
+      make("small", {}, `layer ${site(0)} to ${site(layers - 1)}, highest ${percent(most)}`),
       ...neuronTable(token, layer),
     );
   }
@@ -76,7 +81,7 @@ function textView(root, view) {
       if (layer !== null && layer !== i) continue;
       for (let rank = 0; rank < (layer === null ? 1 : top); rank++) {
         const at = (token * layers + i) * top + rank;
-        rows.push([i, view.neurons.values[at], (view.norms.values[at] / 65535) * view.largest_norm]);
+        rows.push([site(i), neuron(i, view.neurons.values[at]), (view.norms.values[at] / 65535) * view.largest_norm]);
       }
     }
     rows.sort((a, b) => b[2] - a[2]);
@@ -101,7 +106,7 @@ function textView(root, view) {
     spans[state.token].scrollIntoView({ block: "nearest" });
   });
   save.addEventListener("click", () => {
-    const header = ["token", "text", ...Array.from({ length: layers }, (_, i) => `ratio, layer ${i}`)];
+    const header = ["token", "text", ...Array.from({ length: layers }, (_, i) => `ratio, layer ${site(i)}`)];
     const rows = view.tokens.map((text, token) => [token, text, ...Array.from({ length: layers }, (_, i) => ratio(token, i))]);
     download("tokens.csv", csv([header, ...rows]));
   });

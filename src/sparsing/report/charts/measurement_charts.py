@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,35 +100,53 @@ def token_ratios(measurement: Measurement) -> Chart:
     """Activation ratio of the first tokens in each layer, as a heat map."""
     ratios = measurement.token_activation_ratio[:HEAT_MAP_TOKENS].T  # (n_layers, shown tokens)
     names = [token_label(text) for text in measurement.token_text[: ratios.shape[1]]]
+    labels = measurement.site_labels
+    counted = list(labels) == [str(i) for i in range(len(labels))]  # then the axis may leave out labels
     return Chart(
         title="Activation ratio of each token in each layer",
         note=f"The first {ratios.shape[1]} tokens of the text.{_outlier_note(ratios.mean(0), 'token')}",
         x=Axis(label="token, in reading order", names=names),
-        y=Axis(label="layer", whole=True),
+        y=Axis(label="layer", whole=True) if counted else Axis(label="layer", names=labels),
         heat_map=HeatMap(values=ratios, label="activation ratio"),
     )
 
 
 def layer_ratios(measurement: Measurement) -> Chart:
     """Activation ratio of each layer, and their mean, with intervals."""
-    low, high = interval_columns(measurement.layer_activation_ratio_interval)
-    ratios = measurement.layer_activation_ratio
+    ratios, intervals = measurement.layer_activation_ratio, measurement.layer_activation_ratio_interval
     mean, interval = measurement.activation_ratio, measurement.activation_ratio_interval
     mean_low, mean_high = interval if interval is not None and is_interval(interval) else (None, None)
     near_zero = min(ratios) < 0.5 * max(ratios)
+    series: list[Series] = []
+    for block, sites in _blocks(measurement).items():
+        low, high = interval_columns(intervals and [intervals[i] for i in sites])
+        layers, own = _layers(measurement, sites), [ratios[i] for i in sites]
+        series.append(Series(name=block or "layers", x=layers, y=own, y_low=low, y_high=high, mode="points"))
     return Chart(
         title="Activation ratio of each layer",
         note=_interval_note(measurement),
         x=Axis(label="layer", whole=True),
         # bars can be compared by eye where the axis starts at 0; a narrow range would be squeezed by it
         y=Axis(label="activation ratio", low=0.0 if near_zero else None),
-        series=[
-            Series(
-                name="layers", x=measurement.layer_numbers, y=ratios, y_low=low, y_high=high, mode="points"
-            )
-        ],
+        series=series,
+        side_by_side=len(series) > 1,
         marks=[Mark(at=mean, label=f"mean {mean:.4f}", low=mean_low, high=mean_high)],
     )
+
+
+def _blocks(measurement: Measurement) -> dict[str, list[int]]:
+    """The sites of each kind of block, by name, as indices.
+
+    A layer may have routed experts and a shared expert, which are two series. If no layer has two sites, all sites are
+    of one kind, whose name is empty."""
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(measurement.site_names):
+        found.setdefault(name.block, []).append(index)
+    return found
+
+
+def _layers(measurement: Measurement, sites: Sequence[int]) -> list[int]:
+    return [measurement.layer_numbers[index] for index in sites]
 
 
 def expert_ratios(measurement: Measurement) -> Chart:
@@ -183,16 +202,23 @@ def layer_thresholds(measurement: Measurement) -> Chart | None:
     """The threshold of each layer; None for a rule that keeps a share of the neurons and has no threshold."""
     if not measurement.thresholds.selection.is_threshold:
         return None
-    sites = zip(measurement.layer_numbers, measurement.site_thresholds, strict=True)
-    layers, values = zip(*((layer, number) for layer, own in sites for number in own), strict=True)
+    series: list[Series] = []
+    for block, sites in _blocks(measurement).items():
+        # routed experts may have a threshold each
+        points = [
+            (measurement.layer_numbers[i], number) for i in sites for number in measurement.site_thresholds[i]
+        ]
+        layers, values = zip(*points, strict=True)
+        series.append(Series(name=block or "threshold", x=layers, y=values, mode="points"))
     score = measurement.thresholds.on
-    scales = scales_for(values)
+    scales = scales_for(measurement.thresholds.numbers)
     return Chart(
         title="Threshold of each layer",
         note=f"A neuron is active when {score} > threshold.",
         x=Axis(label="layer", whole=True),
         y=Axis(label=f"threshold on {score}", scales=scales, low=0.0 if scales[0] == "linear" else None),
-        series=[Series(name="threshold", x=layers, y=values, mode="points")],
+        series=series,
+        side_by_side=len(series) > 1,
     )
 
 
@@ -204,17 +230,23 @@ def layer_cett(measurement: Measurement) -> Chart:
     values = [*dense, *sparse, *([measurement.level] if requested else [])]
     # the padding keeps rounding errors around the requested value from looking like differences
     low, high = padded_range(values, least=0.15 * float(np.mean(dense)))
-    layers = measurement.layer_numbers
+    series: list[Series] = []
+    for place, (block, sites) in enumerate(_blocks(measurement).items()):
+        layers = _layers(measurement, sites)
+        for inputs, own, mode in (
+            ("dense inputs (the definition)", dense, "points"),
+            ("in the sparse run", sparse, "open"),
+        ):
+            name = f"{block}, {inputs}" if block else inputs
+            colour = place if block else None
+            series.append(Series(name=name, x=layers, y=[own[i] for i in sites], mode=mode, colour=colour))
     return Chart(
         title="CETT, requested and realised",
         note="Error of each layer's output that dropping neurons makes, as a share of the output. The definition"
         " uses dense inputs; in the sparse run the layers before are sparse too.",
         x=Axis(label="layer", whole=True),
         y=Axis(label="CETT", low=max(0.0, low), high=high),
-        series=[
-            Series(name="dense inputs (the definition)", x=layers, y=dense, mode="points"),
-            Series(name="in the sparse run", x=layers, y=sparse, mode="open"),
-        ],
+        series=series,
         marks=marks,
     )
 

@@ -45,7 +45,8 @@ def corpus_scatter(name: str, study: NeuronStudy) -> Chart | None:
     neurons = np.flatnonzero(np.isfinite(first))
     neurons = neurons[thinned_indices(len(neurons), SCATTER_POINTS // (len(study.corpora) - 1))]
     width = study.mean_norm.shape[1]
-    labels = [f"layer {number // width}, neuron {number % width}" for number in neurons.tolist()]
+    names = study.site_names
+    labels = [f"neuron {names[number // width].neuron(number % width)}" for number in neurons.tolist()]
     return Chart(
         title=f"The same neurons in other corpora: {name}",
         note=f"One point per neuron. A neuron on the diagonal is active as often as in {study.corpora[0]}.",

@@ -4,8 +4,8 @@
 
 The models are small mixtures of experts with random weights: Qwen3-MoE (gated experts), gpt-oss (biases, and an
 activation that clamps) and DeepSeek-V3 (a shared expert). `eager` is a pass that computes the loss with transformers'
-implementation `eager` and without taps. Each other pass is timed between two eager passes, by the processor time of
-one thread, and the median of the ratios is reported.
+implementation `eager` and without taps. Each round times all passes between two eager passes, by the processor time of
+one thread; every other round runs in reverse order. The medians of the ratios are reported.
 
 - `tapped`: the rows are handed over, and nothing is computed from them
 - `masked`: thresholds are applied, as by `sparsify`
@@ -30,7 +30,7 @@ from _common import save
 
 from sparsing.demo import checkpoints
 from sparsing.measuring.observers import SparseObserver
-from sparsing.measuring.passes import LossOnly, Observer, PassSettings, Totals, run_pass
+from sparsing.measuring.passes import LossOnly, Observer, Totals, run_pass
 from sparsing.models.loading import LoadedModel
 from sparsing.rules.mask import Mask
 from sparsing.rules.thresholds import Thresholds
@@ -59,12 +59,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pairs", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--tokens", type=int, default=1024, help="tokens of a batch (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens of a pass (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows = {name: _row(name, args.pairs, args.tokens) for name in TYPES}
+    rows = {name: _row(name, args.rounds, args.tokens) for name in TYPES}
     save("expert_passes", {"shape": SHAPE, "tokens": args.tokens, "limit": LIMIT, "rows": rows})
     worst = max(row["ratios"]["sparse"] for row in rows.values())
     print(f"largest ratio of a sparse pass to eager {worst:.2f}, limit {LIMIT}")
@@ -78,18 +78,19 @@ class _Tapped(Observer[Totals]):
         super().__init__(Totals())
 
 
-def _row(model_type: str, pairs: int, tokens: int) -> dict[str, Any]:
+def _row(model_type: str, rounds: int, tokens: int) -> dict[str, Any]:
     """Median ratio of each pass to the eager one, all ratios, and the seconds of the eager pass."""
     passes = _passes(_loaded(model_type), tokens)
     for run in passes.values():
         run()
     ratios: dict[str, list[float]] = {name: [] for name in passes if name != "eager"}
     eager: list[float] = []
-    for _ in range(pairs):
-        for name, found in ratios.items():
-            before, seconds, after = (_time(passes[each]) for each in ("eager", name, "eager"))
-            eager += [before, after]
-            found.append(2 * seconds / (before + after))
+    for number in range(rounds):
+        order = list(ratios) if number % 2 == 0 else list(reversed(ratios))
+        before, *seconds, after = (_time(passes[name]) for name in ("eager", *order, "eager"))
+        eager += [before, after]
+        for name, each in zip(order, seconds, strict=True):
+            ratios[name].append(2 * each / (before + after))
     medians = {name: round(statistics.median(found), 3) for name, found in ratios.items()}
     print(model_type, medians, flush=True)
     return {"eager_sec": statistics.median(eager), "ratios": medians, "all_ratios": ratios}
@@ -119,20 +120,19 @@ def _half(loaded: LoadedModel, corpus: Corpus) -> Thresholds:
 
 
 def _passes(loaded: LoadedModel, tokens: int) -> dict[str, Callable[[], object]]:
-    """Every pass over one batch of four windows, by name."""
-    width = tokens // 4
+    """Every pass over windows of 256 tokens, by name."""
+    width, count = 256, max(1, tokens // 256)
     corpus = Corpus(
-        ids=np.random.default_rng(0).integers(3, SHAPE["vocab_size"], 4 * width).astype(np.int32),
-        starts=np.arange(4) * width,
-        lengths=np.full(4, width),
-        fresh=np.zeros(4, dtype=np.int64),
+        ids=np.random.default_rng(0).integers(3, SHAPE["vocab_size"], count * width).astype(np.int32),
+        starts=np.arange(count) * width,
+        lengths=np.full(count, width),
+        fresh=np.zeros(count, dtype=np.int64),
     )
     mask = Mask(loaded.sites, _half(loaded, corpus))
 
     def run(make: Callable[[], Observer[Any]], intervention: Mask | None, implementation: str) -> object:
         loaded.model.set_experts_implementation(implementation)
-        settings = PassSettings(batch_size=4)
-        return run_pass(loaded, corpus, make(), intervention, key="benchmark", settings=settings)
+        return run_pass(loaded, corpus, make(), intervention, key="benchmark")
 
     def sparse() -> SparseObserver:
         return SparseObserver(loaded.sites, corpus)

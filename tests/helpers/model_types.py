@@ -135,6 +135,10 @@ _ENCODERS = (
 )
 _ALTERNATE = ["linear_attention", "full_attention"] * (N_LAYERS // 2)
 _GEMMA4 = {"num_kv_shared_layers": 0}
+_QSA = {
+    **{"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8},
+    **{"indexer_budget": 64, "indexer_compress_ratio": 4},
+}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(_LATENT_ATTENTION, _MLA),
@@ -178,8 +182,14 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "zamba2": {
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
         "mamba_expand": 2,
+        "n_mamba_heads": 4,
         "mamba_headdim": 16,
+        "attention_head_dim": 16,
+        "attention_hidden_size": 64,
     },
+    "dots1": {"num_local_experts": 4, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "qwen4_exp_text": _QSA,
+    "qwen4_exp": {"text_config": _QSA},
     "zaya": {"num_experts_per_tok": 1},
     "xmod": {"is_decoder": True, "languages": ["en_XX"], "default_language": "en_XX"},
 }

@@ -130,7 +130,7 @@ def run_interface_experts(
     name = getattr(getattr(module, "config", None), "_experts_implementation", None)
     n_experts = module.down_proj.shape[0]
 
-    def rows(expert: torch.Tensor, order: torch.Tensor) -> Routing:
+    def rows(expert: torch.Tensor, order: torch.Tensor, *, by_expert: bool) -> Routing:
         k = index.shape[-1]
         return Routing(
             token=order // k,
@@ -138,13 +138,14 @@ def run_interface_experts(
             weight=weight.reshape(-1)[order],
             n_tokens=len(x),
             n_experts=n_experts,
+            by_expert=by_expert,
         )
 
     flat = index.reshape(-1)
     if name == "grouped_mm":
-        routing = rows(*torch.sort(flat))  # the call by which `grouped_mm` orders its rows
+        routing = rows(*torch.sort(flat), by_expert=True)  # the call by which `grouped_mm` orders its rows
     elif name == "batched_mm":
-        routing = rows(flat, torch.arange(len(flat), device=flat.device))
+        routing = rows(flat, torch.arange(len(flat), device=flat.device), by_expert=False)
     else:
         sums = _eager(module, see, x, index, weight)
         return sums, sums
@@ -204,13 +205,18 @@ def _eager(module: Any, see: See, x: torch.Tensor, index: torch.Tensor, weight: 
     expert, order = index.T.reshape(-1).sort(stable=True)
     token = order % n_tokens
     routing = Routing(
-        token=token, expert=expert, weight=weight.T.reshape(-1)[order], n_tokens=n_tokens, n_experts=n_experts
+        token=token,
+        expert=expert,
+        weight=weight.T.reshape(-1)[order],
+        n_tokens=n_tokens,
+        n_experts=n_experts,
+        by_expert=True,
     )
     gated = hasattr(module, "gate_up_proj")
     gates: list[torch.Tensor] = []
     hs: list[torch.Tensor] = []
     # the activation too is computed expert by expert, since its bits depend on where a row lies in a vector register
-    for expert, rows in enumerate(split_rows(x[token], routing.sizes)):
+    for expert, rows in enumerate(split_rows(x.index_select(0, token), routing.sizes)):
         up = _times(module, "gate_up_proj" if gated else "up_proj", expert, rows)
         gate, h = gate_and_h(module, up, gate=see.gate) if gated else (module.act_fn(up),) * 2
         gates.append(gate)

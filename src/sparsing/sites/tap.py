@@ -63,9 +63,9 @@ class Rows:
         routing, rows = None, chosen
         if self.routing is not None:
             rows, routing = self.routing.of_tokens(chosen)
-        h = self.h[rows]
-        extras = (None if value is None else value[rows] for value in (self.up, self.pre_gate))
-        return Rows(self.gate[rows] if gate else h, h, (len(chosen),), routing, *extras)
+        h = self.h.index_select(0, rows)
+        extras = (None if value is None else value.index_select(0, rows) for value in (self.up, self.pre_gate))
+        return Rows(self.gate.index_select(0, rows) if gate else h, h, (len(chosen),), routing, *extras)
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:
         """The values of each token, over all of its experts. Shape `(rows, n)` becomes `(tokens, top_k * n)`."""

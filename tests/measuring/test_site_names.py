@@ -33,6 +33,13 @@ def test_blocks_of_one_layer_have_different_names():
     assert [name.neuron(17) for name in found] == ["0.mlp.17", "3.3.2", "3.shared_experts.17"]
 
 
+def test_linears_of_one_module_have_their_own_names():
+    sites = [f"model.layers.0.{path}" for path in ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj")]
+    labels, neurons = names(*sites)
+    assert labels == ["0 self_attn.q_proj", "0 self_attn.k_proj", "0 mlp.down_proj"]
+    assert neurons[0] == "0.self_attn.q_proj.17"
+
+
 def test_blocks_with_the_same_last_name_have_longer_names():
     sites = [f"model.layers.0.{norm}.mlp.fc2" for norm in ("input_layernorm", "post_attention_layernorm")]
     labels, neurons = names(*sites)

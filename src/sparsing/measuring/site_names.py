@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 
@@ -20,7 +19,8 @@ class SiteName:
     layer: int
     """Number of the layer, as the model counts its layers; layers without a block have no site."""
     block: str = ""
-    """Name of the block, e.g. `shared_experts`; empty if every layer of the model has at most one site."""
+    """Name of the block, e.g. `shared_experts`, or as much of its path as distinguishes the sites of a layer; empty if
+    every layer has at most one site."""
     d_expert: int = 0
     """Neurons of each routed expert; 0 if the site is no site of routed experts."""
 
@@ -49,12 +49,14 @@ def site_names(sites: Sequence[str], d_expert: Mapping[str, int]) -> tuple[SiteN
         d_expert: Neurons of each routed expert, by the path of its site.
     """
     layers = [_layer(site, index) for index, site in enumerate(sites)]
-    blocks = [""] * len(sites)
-    if len(set(layers)) < len(layers):
-        inner = [_block(site, site in d_expert) for site in sites]
-        blocks = [path.rpartition(".")[2] for path in inner]
-        if max(Counter(zip(layers, blocks, strict=True)).values()) > 1:
-            blocks = inner
+    paths = [re.sub(r"^.*?\d+\.", "", site) for site in sites]  # inside the layer
+    inner = [
+        path if site in d_expert else path.rpartition(".")[0] for site, path in zip(sites, paths, strict=True)
+    ]
+    candidates = ([""] * len(sites), [path.rpartition(".")[2] for path in inner], inner, paths)
+    blocks = next(
+        (names for names in candidates if len(set(zip(layers, names, strict=True))) == len(sites)), paths
+    )
     return tuple(
         SiteName(layer=layer, block=block, d_expert=d_expert.get(site, 0))
         for site, layer, block in zip(sites, layers, blocks, strict=True)
@@ -64,9 +66,3 @@ def site_names(sites: Sequence[str], d_expert: Mapping[str, int]) -> tuple[SiteN
 def _layer(site: str, index: int) -> int:
     found = re.search(r"[.#](\d+)", site)
     return index if found is None else int(found.group(1))
-
-
-def _block(site: str, is_routed: bool) -> str:
-    """Path of the block inside its layer, e.g. `mlp.shared_experts`."""
-    path = site if is_routed else site.rpartition(".")[0]
-    return re.sub(r"^.*?\d+\.", "", path)

@@ -64,7 +64,9 @@ class Rows:
         if self.routing is not None:
             rows, routing = self.routing.of_tokens(chosen)
         h = self.h.index_select(0, rows)
-        extras = (None if value is None else value.index_select(0, rows) for value in (self.up, self.pre_gate))
+        extras = (
+            None if value is None else value.index_select(0, rows) for value in (self.up, self.pre_gate)
+        )
         return Rows(self.gate.index_select(0, rows) if gate else h, h, (len(chosen),), routing, *extras)
 
     def per_token(self, values: torch.Tensor) -> torch.Tensor:

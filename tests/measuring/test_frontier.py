@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
 
 from sparsing.measuring._measure import measure
-from sparsing.measuring.frontier import compare
+from sparsing.measuring.active_sets import part_of
+from sparsing.measuring.frontier import RuleComparison, compare
+from sparsing.measuring.rule_order import order_rules
 from sparsing.measuring.subject import Subject
+from sparsing.rules import make_rule
+from sparsing.rules.mask import Mask
+from sparsing.sites.tap import tapped
 from sparsing.text.corpus import load_corpus
 
 from ..helpers.measuring import source_text, trained
@@ -41,3 +48,58 @@ def test_searched_levels_have_the_figures_of_measure(subject):
             (p.activation_ratio for p in points), reverse=True
         )
         assert math.isnan(comparison.ratio_at(rule, 1.5))
+
+
+def test_the_order_of_rules_is_paired_and_its_probabilities_add_up(subject, tmp_path):
+    comparison = compare(subject, ("cett", "top_k", "cett:gate"), ppl_ratio=1.05, steps=2)
+    assert [(order.target_ppl_ratio, order.measure) for order in comparison.orders] == [
+        (ratio, measure)
+        for ratio in (1.01, 1.05)
+        for measure in ("activation ratio", "bytes, score computed first", "bytes, active neurons known")
+    ]
+    for order in comparison.orders:
+        assert list(order.values) == sorted(order.values)
+        np.testing.assert_allclose(order.probability + order.probability.T, 1)
+        np.testing.assert_allclose(order.difference_low, -order.difference_high.T)
+        assert (order.difference_low <= order.difference_high).all()
+        for place, rule in enumerate(order.rules):
+            (point,) = [p for p in comparison.of(rule) if p.target_ppl_ratio == order.target_ppl_ratio]
+            wanted = {
+                "activation ratio": point.activation_ratio,
+                "bytes, score computed first": point.savings.active_bytes(known=False),
+                "bytes, active neurons known": point.savings.active_bytes(known=True),
+            }
+            assert order.values[place] == pytest.approx(wanted[order.measure])
+    read = RuleComparison.load(comparison.save(tmp_path / "comparison.json"))
+    assert [order.rules for order in read.orders] == [order.rules for order in comparison.orders]
+    np.testing.assert_array_equal(read.overlap.jaccard, comparison.overlap.jaccard)
+
+
+def test_a_rule_compared_with_itself_differs_by_nothing_but_the_error_of_its_level():
+    values = np.random.default_rng(0).normal(0.4, 0.02, 2000)
+    order = order_rules("activation ratio", 1.01, {"a": 0.4, "b": 0.4}, {"a": values, "b": values}, 20.0)
+    np.testing.assert_array_equal(order.difference_low, 0)
+    np.testing.assert_array_equal(order.probability, 0.5)
+
+
+def test_the_overlap_of_active_sets_equals_sets(subject):
+    several = [subject.thresholds(make_rule("cett"), 0.2), subject.thresholds(make_rule("top_k"), 0.3)]
+    found = subject.overlap(several)
+    both = either = 0
+    masks = [Mask(subject.loaded.sites, thresholds) for thresholds in several]
+    for batch in part_of(subject.corpus).batches(1):
+        for mask in masks:
+            mask.real = batch.real
+
+        def see(index, rows, counted=batch.counted[0]):
+            nonlocal both, either
+            first, second = (
+                {tuple(pair) for pair in mask.active(index, rows)[counted].nonzero().tolist()}
+                for mask in masks
+            )
+            both, either = both + len(first & second), either + len(first | second)
+
+        with torch.no_grad(), tapped(subject.loaded.sites, see, gate=True):
+            subject.loaded.model(batch.ids)
+    assert found[0, 1] == found[1, 0] == pytest.approx(both / either)
+    assert found[0, 0] == found[1, 1] == 1

@@ -86,6 +86,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(comparison: RuleComparison) -> None:
     from sparsing.report import measurement_tables as tables
+    from sparsing.report import order_tables
 
     title = f"{comparison.provenance.model}: activation ratio at a rise of perplexity (lower is sparser)"
     common.print_table(title, *tables.frontier(comparison))
+    for order in comparison.orders:
+        cost = f"PPL-{100 * (order.target_ppl_ratio - 1):.4g}%"
+        common.print_table(f"rank at {cost} by {order.measure}", *order_tables.order(order))
+    if comparison.overlap is not None:
+        common.print_table(
+            "overlap of active sets (Jaccard), dense inputs", *order_tables.overlap(comparison.overlap)
+        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
+from sparsing.measuring.intervals import effective_units
+from sparsing.measuring.rule_order import RuleOrder, RuleOverlap, order_rules
+from sparsing.measuring.savings import Savings
 from sparsing.rules import Rule, make_rule
 
 if TYPE_CHECKING:
     from sparsing.measuring.search import SearchResult
     from sparsing.measuring.subject import Subject
+    from sparsing.rules.thresholds import Thresholds
 
 LEAST_SHARE = 0.02
 """What the first level of a rule costs, as a share of the highest log(ppl_ratio)."""
@@ -45,6 +49,8 @@ class FrontierPoint(Result):
     ppl_ratio_interval: Interval | None
     target_ppl_ratio: float | None = None
     """The perplexity ratio for which the level was searched; None for the levels between."""
+    savings: Savings | None = None
+    """Weights that a token reads; None for the levels between."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,10 @@ class RuleComparison(Result):
 
     points: tuple[FrontierPoint, ...]
     """By rule, then from dense to sparse."""
+    orders: tuple[RuleOrder, ...] = ()
+    """The order of the rules at each perplexity ratio that was searched for, by activation ratio and by bytes."""
+    overlap: RuleOverlap | None = None
+    """Of the active sets at the lowest perplexity ratio that was searched for; None if there is one rule."""
     provenance: Provenance
 
     def rules(self) -> list[str]:
@@ -89,17 +99,94 @@ def compare(
         InputError: unknown rule (with a suggestion), a target of 1 or below.
         TargetError: a rule that never costs that much.
     """
-    points = [point for rule in rules for point in _frontier(subject, make_rule(rule), ppl_ratio, steps)]
-    return RuleComparison(points=tuple(points), provenance=subject.provenance)
-
-
-def _frontier(subject: Subject, rule: Rule, ppl_ratio: float, steps: int) -> list[FrontierPoint]:
     targets = [*(target for target in SEARCHED if target < ppl_ratio), ppl_ratio]
+    lines = [_frontier(subject, make_rule(rule), targets, steps) for rule in rules]
+    searched = [[line.searched[place] for line in lines] for place in range(len(targets))]
+    several = len(lines) > 1
+    return RuleComparison(
+        points=tuple(point for line in lines for point in line.points),
+        orders=tuple(order for own in searched for order in _orders(subject, own)) if several else (),
+        overlap=_overlap(subject, searched[0]) if several else None,
+        provenance=subject.provenance,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Searched:
+    """A rule at a perplexity ratio that was searched for."""
+
+    rule: Rule
+    found: SearchResult
+    thresholds: Thresholds
+    point: FrontierPoint
+
+
+@dataclasses.dataclass(frozen=True)
+class _Frontier:
+    """The points of one rule, from dense to sparse, and what was searched, by rising perplexity ratio."""
+
+    points: list[FrontierPoint]
+    searched: list[_Searched]
+
+
+def _frontier(subject: Subject, rule: Rule, targets: Sequence[float], steps: int) -> _Frontier:
     found = [subject.search(rule, target) for target in targets]
-    searched = [_point(subject, rule, result.level, result) for result in found]
-    between = _strengths_between(rule, found, ppl_ratio, max(0, steps - len(found)))
+    searched = [_searched(subject, rule, result) for result in found]
+    between = _strengths_between(rule, found, targets[-1], max(0, steps - len(found)))
     others = [_point(subject, rule, rule.level(strength)) for strength in between]
-    return sorted([*searched, *others], key=lambda point: rule.strength(point.level))
+    points = [*(one.point for one in searched), *others]
+    return _Frontier(sorted(points, key=lambda point: rule.strength(point.level)), searched)
+
+
+def _searched(subject: Subject, rule: Rule, found: SearchResult) -> _Searched:
+    """The rule at the level that was found; the interval contains the uncertainty of the level."""
+    thresholds = subject.thresholds(rule, found.level, found.target_ppl_ratio)
+    point = FrontierPoint(
+        rule=rule.label,
+        level=found.level,
+        target_ppl_ratio=found.target_ppl_ratio,
+        savings=subject.savings(thresholds),
+        **subject.outcome(thresholds, rule, found),
+    )
+    return _Searched(rule, found, thresholds, point)
+
+
+def _orders(subject: Subject, several: Sequence[_Searched]) -> Iterator[RuleOrder]:
+    """The order of the rules by activation ratio, and by the bytes that a token reads."""
+    if subject.corpus.n_windows < 2:
+        return
+    target, units = several[0].found.target_ppl_ratio, effective_units(subject.corpus.n_windows)
+    ratios = {
+        one.point.rule: subject.resampled_ratios(one.rule, one.found, one.thresholds, seed=seed)
+        for seed, one in enumerate(several, 1)
+    }
+    yield order_rules(
+        "activation ratio",
+        target,
+        {one.point.rule: one.point.activation_ratio for one in several},
+        {rule: values.mean(1) for rule, values in ratios.items()},
+        units,
+    )
+    savings = {one.point.rule: one.point.savings for one in several if one.point.savings is not None}
+    for measure, known in (("bytes, score computed first", False), ("bytes, active neurons known", True)):
+        yield order_rules(
+            measure,
+            target,
+            {rule: own.active_bytes(known=known) for rule, own in savings.items()},
+            {
+                rule: np.array([own.bytes_read(values, known=known) for values in ratios[rule]])
+                for rule, own in savings.items()
+            },
+            units,
+        )
+
+
+def _overlap(subject: Subject, several: Sequence[_Searched]) -> RuleOverlap:
+    return RuleOverlap(
+        target_ppl_ratio=several[0].found.target_ppl_ratio,
+        rules=tuple(one.point.rule for one in several),
+        jaccard=subject.overlap([one.thresholds for one in several]),
+    )
 
 
 def _strengths_between(
@@ -116,8 +203,6 @@ def _strengths_between(
     return [float(np.exp(b if w < rise[0] else i)) for w, b, i in zip(wanted, below, between, strict=True)]
 
 
-def _point(subject: Subject, rule: Rule, level: float, search: SearchResult | None = None) -> FrontierPoint:
-    """The rule at a level; with the search that found it, the interval contains the uncertainty of the level."""
-    target = search.target_ppl_ratio if search else None
-    outcome = subject.outcome(subject.thresholds(rule, level, target), rule if search else None, search)
-    return FrontierPoint(rule=rule.label, level=float(level), target_ppl_ratio=target, **outcome)
+def _point(subject: Subject, rule: Rule, level: float) -> FrontierPoint:
+    outcome = subject.outcome(subject.thresholds(rule, level))
+    return FrontierPoint(rule=rule.label, level=float(level), **outcome)

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 import numpy as np
@@ -24,10 +25,11 @@ from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import HeldOut, Interval
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, SparseTotals
+from sparsing.measuring.overlap import OverlapObserver
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.savings import Savings
 from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
-from sparsing.measuring.target_interval import target_interval
+from sparsing.measuring.target_interval import resampled_at_target, target_interval
 from sparsing.models.tokenizer import check_token_ids
 from sparsing.rules import Rule
 from sparsing.rules.coverage import covering
@@ -213,6 +215,23 @@ class Subject:
 
         Returns: None for a single window.
         """
+        return target_interval(self.window_ratios(thresholds), *self._at_target(rule, found, thresholds))
+
+    def resampled_ratios(
+        self, rule: Rule, found: SearchResult, thresholds: Thresholds, *, seed: int
+    ) -> np.ndarray:
+        """Activation ratio of each site at the target perplexity in each resample, shape `(RESAMPLES, n_sites)`.
+
+        Args:
+            seed: Of the errors of the level; another one for each rule.
+        """
+        active = window_counts(self.sparse_pass(thresholds).totals) / self.widths(thresholds.on)
+        return resampled_at_target(active, *self._at_target(rule, found, thresholds), seed=seed)
+
+    def _at_target(
+        self, rule: Rule, found: SearchResult, thresholds: Thresholds
+    ) -> tuple[np.ndarray, Observation, SearchResult, Callable[[np.ndarray], np.ndarray]]:
+        """The arguments of `target_interval` after the first: tokens, the pass, the search, the factor of the ratio."""
         result = self.sparse_pass(thresholds)
         observed = Observation(
             strength=rule.strength(found.level),
@@ -220,13 +239,8 @@ class Subject:
             labels=result.labels,
             on_all=True,
         )
-        return target_interval(
-            self.window_ratios(thresholds),
-            result.totals.tokens.numpy(),
-            observed,
-            found,
-            lambda shift: self.ratio_factor(rule, found.level, shift),
-        )
+        factor = partial(self.ratio_factor, rule, found.level)
+        return result.totals.tokens.numpy(), observed, found, factor
 
     def ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
         """The factor by which the activation ratio changes if log(strength) changes by `shift`, from the curves."""
@@ -279,6 +293,26 @@ class Subject:
         key = f"active sets {thresholds.identity}"
         result = self._run(part, observer, mask, key, "groups and unions", on=thresholds.on, head=False)
         return find_savings(self.loaded, sites, thresholds, self.ratios(thresholds), result.totals)
+
+    def overlap(self, several: Sequence[Thresholds]) -> np.ndarray:
+        """Jaccard overlap of the active sets of each pair of thresholds, on dense inputs of a part of the corpus.
+
+        Returns: shape `(n, n)`; NaN for thresholds that act on different sites.
+        """
+        found = np.full((len(several), len(several)), np.nan)
+        np.fill_diagonal(found, 1.0)
+        part, groups = part_of(self.corpus), dict[tuple[str, ...], list[int]]()
+        for place, thresholds in enumerate(several):
+            names = tuple(site.name for site in self.sites(thresholds.on))
+            groups.setdefault(names, []).append(place)
+        for places in groups.values():
+            chosen = [several[place] for place in places]
+            observer = OverlapObserver(self.sites(chosen[0].on), chosen)
+            key = "overlap " + " and ".join(thresholds.identity for thresholds in chosen)
+            self._run(part, observer, None, key, "overlap (dense)", on=chosen[0].on, head=False)
+            for (i, j), share in observer.jaccard().items():
+                found[places[i], places[j]] = found[places[j], places[i]] = share
+        return found
 
     def held_out(self, thresholds: Thresholds) -> HeldOut | None:
         """Measure the thresholds on the held-out tokens; None if the subject has no held-out tokens."""

@@ -42,9 +42,32 @@ def target_interval(
     n_windows = len(active)
     if n_windows < 2:
         return None
-    columns = np.stack([active, tokens, observed.rise, observed.labels], axis=1)
-    active, tokens, rise, labels = resampled(columns, length=windows_per_block(n_windows)).T
-    rng = np.random.default_rng(1)
+    values = resampled_at_target(active[:, None], tokens, observed, found, ratio_factor)
+    return percentiles(values[:, 0], effective_units(n_windows))
+
+
+def resampled_at_target(
+    active: NDArray[np.float64],
+    tokens: NDArray[np.float64],
+    observed: Observation,
+    found: SearchResult,
+    ratio_factor: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    seed: int = 1,
+) -> NDArray[np.float64]:
+    """The activation ratio of each site at the target perplexity in each resample, shape `(RESAMPLES, n_sites)`.
+
+    Resample `i` has the same windows for every rule on the same corpus. The other arguments are those of
+    `target_interval`.
+
+    Args:
+        active: Sum over the tokens of a window of the activation ratio of each site, shape `(n_windows, n_sites)`.
+        seed: Of the errors of the level, which two rules must not share.
+    """
+    columns = np.concatenate([active, np.stack([tokens, observed.rise, observed.labels], axis=1)], axis=1)
+    sums = resampled(columns, length=windows_per_block(len(active)))
+    tokens, rise, labels = sums[:, -3:].T
+    rng = np.random.default_rng(seed)
     # the slope is fitted as a logarithm, and its draws must stay above 0
     slope = found.slope * np.exp(found.slope_sd / found.slope * rng.standard_normal(len(rise)))
     level_error = found.level_sd * rng.standard_normal(len(rise))
@@ -53,7 +76,7 @@ def target_interval(
     relative = 1 + (rise / labels - observed.mean_rise) / curve
     # no level meets the target if the perplexity of a resample does not rise: it counts with the sparsest level
     shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + _log_distance(observed, found)
-    return percentiles(active / tokens * ratio_factor(shift), effective_units(n_windows))
+    return sums[:, :-3] / tokens[:, None] * ratio_factor(shift)[:, None]
 
 
 def _log_distance(observed: Observation, found: SearchResult) -> float:

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 from sparsing.report import measurement_tables as tables
-from sparsing.report import savings_tables
+from sparsing.report import order_tables, savings_tables
 from sparsing.report.benchmark_section import benchmark_card, benchmark_section
 from sparsing.report.cautions import measurement_cautions
 from sparsing.report.chart import Chart, is_interval
@@ -30,6 +30,7 @@ from sparsing.report.text_view import text_view
 if TYPE_CHECKING:
     from sparsing.base.provenance import Provenance
     from sparsing.evaluation.outcome import Evaluation
+    from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
     from sparsing.neurons.study import NeuronStudy
 
@@ -189,6 +190,7 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         header, rows = tables.frontier(comparison)
         caption = f"Activation ratio at a cost in perplexity, {model}"
         tables_of_rules.append(PageTable(caption=caption, header=header, rows=rows))
+        tables_of_rules += _order_tables(comparison, model)
     return [
         Section(
             title="Rules compared",
@@ -204,6 +206,22 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
             charts=[measures_chart(results)] if len(results) > 1 else [],
         ),
     ]
+
+
+def _order_tables(comparison: RuleComparison, model: str) -> list[PageTable]:
+    """Rank of the rules by each measure at each cost, and the overlap of their active sets."""
+    made = [
+        (
+            f"Rank by {one.measure} at {_ppl_change(one.target_ppl_ratio)} perplexity, {model}",
+            order_tables.order(one),
+        )
+        for one in comparison.orders
+    ]
+    if comparison.overlap is not None:
+        cost = _ppl_change(comparison.overlap.target_ppl_ratio)
+        caption = f"Overlap of active sets (Jaccard) on dense inputs at {cost} perplexity, {model}"
+        made.append((caption, order_tables.overlap(comparison.overlap)))
+    return [PageTable(caption=caption, header=header, rows=rows) for caption, (header, rows) in made]
 
 
 def _law_views(runs: Runs) -> list[Chart]:

@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
+from sparsing.base.provenance import Provenance
 from sparsing.errors import InputError
-from sparsing.report.charts.rule_charts import KeptShare, frontier_picture, kept_share
+from sparsing.measuring.frontier import FrontierPoint, RuleComparison
+from sparsing.report.charts.rule_charts import KeptShare, comparison_picture, frontier_picture, kept_share
 from sparsing.report.static import draw, save_picture
 
 from ..helpers.measurements import make_measurement
@@ -66,8 +68,8 @@ def test_a_line_per_rule_and_what_each_keeps(tmp_path):
     assert lines[(0.3, 0.5, 0.8)] == [1.1, 1.01, 1.0]
     assert lines[(0.6, 0.9)] == [1.08, 1.002]
     assert {1.01, 1.05, 1.1} <= {line.get_ydata()[0] for line in upper.lines}
-    assert {"dense", "PPL-1%"} <= {text.get_text() for text in upper.texts}
-    assert [text.get_text() for text in upper.get_legend().get_texts()] == ["cett", "fat", "top_k"]
+    assert "PPL-1%" in {text.get_text() for text in upper.texts}
+    assert [text.get_text() for text in upper.get_legend().get_texts()] == ["cett", "fat", "top_k", "dense"]
     assert [label.get_text() for label in lower.get_yticklabels()] == ["cett", "fat"]
     assert [text.get_text() for text in lower.texts] == ["0.500", "0.869"]
     assert picture.charts[1].title == "Activation ratio at PPL-1%"
@@ -87,3 +89,22 @@ def test_odd_comparisons_are_drawn(tmp_path, points):
 def test_an_empty_comparison_is_refused():
     with pytest.raises(InputError, match="no points to compare"):
         frontier_picture([])
+
+
+def test_the_picture_of_a_comparison_names_model_and_tokens():
+    point = FrontierPoint(
+        rule="cett",
+        level=0.1,
+        activation_ratio=0.3,
+        activation_ratio_interval=(0.28, 0.33),
+        ppl_ratio=1.01,
+        ppl_ratio_interval=(1.005, 1.02),
+        target_ppl_ratio=1.01,
+    )
+    origin = Provenance(model="some/model", corpus="texts/book.txt", num_tokens=14_400)
+    picture = comparison_picture(RuleComparison(points=(point,), provenance=origin))
+    assert picture.subtitle == "some/model  |  14,400 tokens of book.txt"
+    frontier = picture.charts[0].series[0]
+    assert (frontier.x_low, frontier.x_high) == ([0.28], [0.33])
+    assert (frontier.y_low, frontier.y_high) == ([1.005], [1.02])
+    assert picture.subtitle in {text.get_text() for text in draw(picture).texts}

@@ -74,7 +74,7 @@ def test_the_loss_curve_is_smoothed_and_needs_no_held_out_loss():
 
 
 def test_checkpoints_at_one_level_have_charts_of_their_own():
-    """The dense loss has one line per model, and checkpoints in the decay of the learning rate are hollow."""
+    """The dense loss has one line per model, and checkpoints in the decay of the learning rate are marked."""
     phases = ((1_000_000, "stable"), (2_000_000, "stable"), (3_000_000, "decay"))
     runs = [
         make_measurement(
@@ -90,11 +90,11 @@ def test_checkpoints_at_one_level_have_charts_of_their_own():
     series = training_series(runs)
     own, shared, cost, loss = training_charts(series)
     assert own.series[0].name == "relu, PPL-1%"
-    assert [part.mode for part in own.series] == ["both", "open"]
-    assert list(own.series[1].x) == [3_000_000]
-    assert "hollow: the learning rate decays" in own.note
+    assert [(mark.low, mark.high) for mark in own.marks] == [(2_000_000, 3_000_000)]
+    assert "shaded: the learning rate decays" in own.note
     assert shared.series[0].name == "relu, cett 0.15"
     assert list(cost.series[0].y) == [run.ppl_ratio for run in runs[3:]]
-    assert [part.name for part in loss.series if part.listed] == ["relu"]
+    assert [part.name for part in loss.series] == ["relu"]
+    assert len(draw(training_picture(series)).axes) == 4
     assert "CETT of relu from 0.300 to 0.100 along training, and 0.150 for all." in two_measures(series)
     assert two_measures({"relu": runs[:3]}) == ""

@@ -71,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
     comparison.save(folder / "comparison.json")
     if not args.no_figures:
-        from sparsing.report.charts.rule_charts import frontier_picture
+        from sparsing.report.charts.rule_charts import comparison_picture
         from sparsing.report.static import save_picture
 
-        save_picture(frontier_picture(comparison.points), folder, "ppl_against_ratio")
+        save_picture(comparison_picture(comparison), folder, "ppl_against_ratio")
     subject.journal.clear()
     if args.json:
         common.print_json(comparison)

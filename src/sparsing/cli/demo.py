@@ -74,7 +74,7 @@ def _measurements(models: list[DemoModel]) -> list[Measurement]:
 def _draw(folder: Path, models: list[DemoModel]) -> None:
     """Write the figures as files, for papers and slides."""
     from sparsing.report.charts.measurement_charts import measurement_pictures
-    from sparsing.report.charts.rule_charts import frontier_picture
+    from sparsing.report.charts.rule_charts import comparison_picture
     from sparsing.report.charts.training_charts import training_picture, training_series
     from sparsing.report.static import save_picture, save_pictures
 
@@ -82,7 +82,7 @@ def _draw(folder: Path, models: list[DemoModel]) -> None:
     for model in models:
         pictures = measurement_pictures(model.measurements[-1], model.subject.curves)
         save_pictures(pictures, folder / model.activation / "last")
-        frontier = frontier_picture(model.comparison.points)
+        frontier = comparison_picture(model.comparison)
         save_picture(frontier, folder / model.activation, "ppl_against_ratio")
 
 

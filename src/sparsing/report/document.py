@@ -122,7 +122,7 @@ def _card_measurements(
     results: Sequence[Measurement], series: Mapping[str, Sequence[Measurement]]
 ) -> list[Measurement]:
     """One measurement per model; of checkpoints along training only the last."""
-    earlier = {result.provenance.model for run in series.values() for result in run[:-1]}
+    earlier = _earlier_models(series)
     groups = _group_by_model(results)
     return [_main_measurement(group) for model, group in groups.items() if model not in earlier]
 
@@ -203,7 +203,7 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         Section(
             title=ALL_MEASUREMENTS,
             tables=[_summary_table(results)] if results else [],
-            charts=[measures_chart(results)] if len(results) > 1 else [],
+            charts=_measure_charts(results, series),
         ),
     ]
 
@@ -222,6 +222,20 @@ def _order_tables(comparison: RuleComparison, model: str) -> list[PageTable]:
         caption = f"Overlap of active sets (Jaccard) on dense inputs at {cost} perplexity, {model}"
         made.append((caption, order_tables.overlap(comparison.overlap)))
     return [PageTable(caption=caption, header=header, rows=rows) for caption, (header, rows) in made]
+
+
+def _measure_charts(
+    results: Sequence[Measurement], series: Mapping[str, Sequence[Measurement]]
+) -> list[Chart]:
+    """The measures of all models; earlier checkpoints are drawn along training."""
+    earlier = _earlier_models(series)
+    last = [result for result in results if result.provenance.model not in earlier]
+    return [measures_chart(last)] if len(last) > 1 else []
+
+
+def _earlier_models(series: Mapping[str, Sequence[Measurement]]) -> set[str]:
+    """The models of all checkpoints but the last of each run."""
+    return {result.provenance.model for run in series.values() for result in run[:-1]}
 
 
 def _law_views(runs: Runs) -> list[Chart]:

@@ -70,6 +70,13 @@ def model_label(provenance: Provenance, *, length: int = 48) -> str:
     return label if len(label) <= length else label[: length - 1] + ELLIPSIS
 
 
+def origin_line(provenance: Provenance, num_tokens: int, *facts: str) -> str:
+    """Model, further facts, and tokens on one line, for the foot of a figure."""
+    corpus = PurePath(provenance.corpus).name[:40]
+    tokens = f"{num_tokens:,} tokens" + (f" of {corpus}" if corpus else "")
+    return "  |  ".join([model_label(provenance), *facts, tokens])
+
+
 def _escape(char: str) -> str:
     return _ESCAPES.get(char) or char.encode("unicode_escape", "surrogatepass").decode("ascii")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,7 @@ from sparsing.report.chart import (
     scales_for,
     thinned_indices,
 )
-from sparsing.report.labels import model_label, token_label
+from sparsing.report.labels import origin_line, token_label
 
 if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
@@ -369,10 +368,12 @@ def calibration_curves(curves: Curves, measurement: Measurement) -> Chart:
 
 def measurement_subtitle(measurement: Measurement) -> str:
     """Model, measure, cost and tokens on one line."""
-    corpus = Path(measurement.provenance.corpus).name
-    tokens = f"{measurement.num_tokens:,} tokens" + (f" of {corpus[:40]}" if corpus else "")
-    cost = f"perplexity x {measurement.ppl_ratio:.4f}"
-    return "  |  ".join([model_label(measurement.provenance), measurement.name, cost, tokens])
+    return origin_line(
+        measurement.provenance,
+        measurement.num_tokens,
+        measurement.name,
+        f"perplexity x {measurement.ppl_ratio:.4f}",
+    )
 
 
 def _picture(measurement: Measurement, charts: list[Chart]) -> Picture:

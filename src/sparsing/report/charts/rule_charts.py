@@ -10,9 +10,10 @@ import numpy as np
 
 from sparsing.errors import InputError
 from sparsing.report.chart import NEUTRAL, Axis, Chart, Mark, Picture, Series, interval_columns, is_interval
-from sparsing.report.labels import model_label
+from sparsing.report.labels import model_label, origin_line
 
 if TYPE_CHECKING:
+    from sparsing.measuring.frontier import RuleComparison
     from sparsing.measuring.measurement import Measurement
 
 Interval = tuple[float, float]
@@ -59,8 +60,13 @@ def frontier_picture(points: Sequence[RulePoint], *, subtitle: str = "", at: flo
     Raises:
         InputError: if there are no points.
     """
-    title = "Perplexity against activation ratio"
-    return Picture(title=title, subtitle=subtitle, charts=frontier_charts(points, at=at))
+    return Picture(title="Rules compared", subtitle=subtitle, charts=frontier_charts(points, at=at))
+
+
+def comparison_picture(comparison: RuleComparison) -> Picture:
+    """`frontier_picture` of a saved comparison, with its model and text below."""
+    origin = comparison.provenance
+    return frontier_picture(comparison.points, subtitle=origin_line(origin, origin.num_tokens))
 
 
 def frontier_charts(points: Sequence[RulePoint], *, model: str = "", at: float = 1.01) -> list[Chart]:
@@ -117,9 +123,7 @@ def _frontier_chart(lines: Mapping[str, Sequence[RulePoint]], suffix: str) -> Ch
     most = max(point.ppl_ratio for line in lines.values() for point in line)
     wide = most > WIDE_PPL
     costs = PPL_LINES[-1:] if wide else [cost for cost in PPL_LINES if cost <= most * 1.001]
-    dense = Series(
-        name="dense", x=[1.0], y=[1.0], mode="points", colour=NEUTRAL, values=["dense"], listed=False
-    )
+    dense = Series(name="dense", x=[1.0], y=[1.0], mode="points", colour=NEUTRAL)
     return Chart(
         title=f"Perplexity against activation ratio{suffix}",
         note="Every point is a pass over all tokens. Lower and further left is better; bars are 95% intervals.",
@@ -200,6 +204,7 @@ def measures_chart(results: Sequence[Measurement]) -> Chart:
             _measures_series(name, chosen, models if several else names, several=several)
             for name, chosen in groups.items()
         ],
+        side_by_side=several,
     )
 
 

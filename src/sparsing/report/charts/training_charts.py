@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.report.chart import Axis, Chart, Picture, Series, interval_columns, scales_for
+from sparsing.report.chart import Axis, Chart, Mark, Picture, Series, interval_columns, scales_for
 
 if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
@@ -44,7 +44,8 @@ def training_picture(series: Mapping[str, Sequence[Measurement]], *, subtitle: s
     names = {measurement.name for run in series.values() for measurement in run}
     measure = f" at {names.pop()}" if len(names) == 1 else ""
     title = f"Activation ratio{measure} along training"
-    return Picture(title=title, subtitle=subtitle, charts=training_charts(series))
+    charts = training_charts(series)
+    return Picture(title=title, subtitle=subtitle, charts=charts, columns=1 if len(charts) < 3 else 2)
 
 
 def training_charts(series: Mapping[str, Sequence[Measurement]]) -> list[Chart]:
@@ -68,39 +69,47 @@ def training_charts(series: Mapping[str, Sequence[Measurement]]) -> list[Chart]:
     shared = {name: run for name, run in runs.items() if name not in own}
     # a model has one line of the loss, however often it was measured
     models = {name.removesuffix(f", {run[0].name}"): run for name, run in runs.items()}
-    note = f"One point per checkpoint{_decay_note(runs.values())}"
+    decay = _decay_marks(runs.values())
+    note = "One point per checkpoint with its 95% interval over windows" + (
+        "; shaded: the learning rate decays." if decay else "."
+    )
     charts = []
     if own:
         charts.append(
             Chart(
                 title="Activation ratio along training, each checkpoint at its own level",
-                note=f"{note}, with its 95% interval over windows. Every checkpoint has the level at which its own"
-                " perplexity rises by the same share.",
+                note=f"{note} Every checkpoint has the level at which its own perplexity rises by the same share.",
                 x=axis,
                 y=Axis(label="activation ratio"),
                 series=_lines(own, _ratio_line),
+                marks=decay,
             )
         )
     if shared:
         charts += [
             Chart(
                 title="Activation ratio along training, all checkpoints at one level",
-                note=f"{note}, with its 95% interval over windows. The share of a layer's output that may be lost is"
-                " the same for every checkpoint, as in Sparsing Law.",
+                note=f"{note} Every checkpoint may lose the same share of its layers' outputs, as in Sparsing Law.",
                 x=axis,
                 y=Axis(label="activation ratio"),
                 series=_lines(shared, _ratio_line),
+                marks=decay,
             ),
             Chart(
-                title="Rise of perplexity at this one level",
-                note="The same level costs checkpoints differently.",
+                title="Cost in perplexity, all checkpoints at one level",
+                note="The same level costs some checkpoints more perplexity than others.",
                 x=axis,
-                y=Axis(label="ppl ratio"),
+                y=Axis(label="perplexity ratio, sparse / dense"),
                 series=_lines(shared, _cost_line),
+                marks=decay,
             ),
         ]
     loss = Axis(label="loss, nats per token")
-    charts.append(Chart(title="Dense loss along training", x=axis, y=loss, series=_lines(models, _loss_line)))
+    charts.append(
+        Chart(
+            title="Dense loss along training", x=axis, y=loss, series=_lines(models, _loss_line), marks=decay
+        )
+    )
     return charts
 
 
@@ -121,11 +130,11 @@ def two_measures(series: Mapping[str, Sequence[Measurement]]) -> str:
         for name in both
     )
     return (
-        f"Checkpoints are measured in two ways. At its own {own[both[0]][0].name}, each checkpoint may lose as large a"
-        " share of its layers' outputs (CETT) as its perplexity allows. A checkpoint that may lose more needs fewer"
-        " neurons, so this ratio shows both the sparsity and how sensitive the perplexity is. At one CETT, found on the"
-        " last checkpoints together as in Sparsing Law, every checkpoint loses the same share, so this ratio shows how"
-        f" many neurons carry the output. CETT of {levels}."
+        f"Two measures: at its own {own[both[0]][0].name} each checkpoint may lose as large a share of its layers'"
+        " outputs (CETT) as its perplexity allows, and a larger share needs fewer neurons. At one CETT, found on the"
+        " last checkpoints together as in Sparsing Law, all checkpoints lose the same share. The first ratio therefore"
+        " also shows how sensitive the perplexity of a checkpoint is; the second shows only how many neurons carry the"
+        f" output. CETT of {levels}."
     )
 
 
@@ -150,30 +159,19 @@ def _loss_line(run: Sequence[Measurement]) -> dict[str, Any]:
 def _lines(
     runs: Mapping[str, Sequence[Measurement]], columns: Callable[[Sequence[Measurement]], dict[str, Any]]
 ) -> list[Series]:
-    """A line per run, and hollow points over those of the checkpoints whose learning rate decays."""
-    lines, hollow = [], []
-    for colour, (name, run) in enumerate(runs.items()):
-        part = columns(run)
-        x = [_tokens(result) for result in run]
-        lines.append(Series(name=name, x=x, colour=colour, **part))
+    return [
+        Series(name=name, x=[_tokens(result) for result in run], **columns(run)) for name, run in runs.items()
+    ]
+
+
+def _decay_marks(runs: Iterable[Sequence[Measurement]]) -> list[Mark]:
+    """A shaded span where the learning rate decays: from the checkpoint before the decay to the last one in it."""
+    spans = set()
+    for run in runs:
         decaying = [i for i, result in enumerate(run) if result.provenance.train_phase == "decay"]
         if decaying:
-            hollow.append(
-                Series(
-                    name=f"{name}, learning rate decays",
-                    x=[x[i] for i in decaying],
-                    y=[part["y"][i] for i in decaying],
-                    mode="open",
-                    colour=colour,
-                    listed=False,
-                )
-            )
-    return lines + hollow
-
-
-def _decay_note(runs: Iterable[Sequence[Measurement]]) -> str:
-    decays = any(result.provenance.train_phase == "decay" for run in runs for result in run)
-    return " (hollow: the learning rate decays)" if decays else ""
+            spans.add((_tokens(run[max(decaying[0] - 1, 0)]), _tokens(run[decaying[-1]])))
+    return [Mark(axis="x", low=low, high=high) for low, high in sorted(spans)]
 
 
 def _tokens(result: Measurement) -> int:

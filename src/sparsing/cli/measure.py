@@ -286,3 +286,7 @@ def _print(results: list[Measurement], folder: Path) -> None:
     print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
     page = folder / "index.html"
     print(f"results and thresholds: {folder}" + (f"; open {page}" if page.exists() else ""))
+    print(
+        f"in Python: Measurement.load({str(folder / first.slug)!r}); .to_frame() has the figures of each layer (also in"
+        " layers.csv), and .thresholds.cuts(model) the cuts for your own code"
+    )

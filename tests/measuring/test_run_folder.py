@@ -96,6 +96,16 @@ def test_models_with_the_same_last_name_have_their_own_folders(tmp_path, monkeyp
     assert not any(a in b.parents for a in folders for b in folders), "a report of one would contain another"
 
 
+def test_a_symbolic_link_keeps_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blobs" / "af3e").mkdir(parents=True)
+    (tmp_path / "best").symlink_to(tmp_path / "blobs" / "af3e")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "last").symlink_to(tmp_path / "best")
+    assert default_folder("best") == default_folder("./best/") == Path("outputs/best")
+    assert default_folder("runs/last") == Path("outputs/runs--last")
+
+
 def test_the_same_model_has_the_same_folder_however_it_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runA" / "last").mkdir(parents=True)

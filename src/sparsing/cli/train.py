@@ -15,7 +15,7 @@ EPILOG = """examples:
   sparsing train --preset nano-0.3M --hidden-act relu --tokens 2_000_000 -o runs/relu
   torchrun --nproc-per-node 8 -m sparsing train examples/train/paper-0.1B.toml --set training.seed=2 -o runs/0.1B
 
-The same command on the same folder resumes after the last checkpoint. docs/training.md lists every key.
+Rerun the same command to resume after the last checkpoint. docs/training.md lists every key.
 """
 
 

@@ -161,7 +161,4 @@ def _common_drop(drops: dict[str, DroppedPoints]) -> tuple[int, str]:
     best_on_all = min(drops, key=lambda name: drops[name].bic_all)
     if drops[best].count and drops[best].bic < drops[best_on_all].bic_all - MIN_GAIN:
         return drops[best].count, f"{drops[best].reason} ({FORMS[best].title})"
-    return (
-        0,
-        f"on all points {FORMS[best_on_all].title} is not beaten by more than {MIN_GAIN:g} in BIC on fewer",
-    )
+    return 0, f"dropping early points does not improve BIC by more than {MIN_GAIN:g} for any form"

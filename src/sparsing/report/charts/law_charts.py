@@ -145,8 +145,11 @@ def _curve_chart(fit: LawFit) -> Chart:
     over = f" over {len(fits)} forms" if len(fits) > 1 else ""
     fine = np.geomspace(x[0], grid[-1], LINE_POINTS)
     marks = [Mark(axis="x", at=float(x[-1]), label="last point")] if tokens else []
+    note = ""
     if fit.law.limit and fit.key:
-        marks.append(Mark(at=fit.key.value, label=f"limit {fit.key.value:.2%}"))
+        # named in the caption: a label beside the line would lie on the curve that approaches it
+        marks.append(Mark(at=fit.key.value))
+        note = f"Horizontal line: the limit {fit.key.value:.2%}."
     shown = np.concatenate([y, fit.curve(grid)])
     # an interval with an open end would squeeze the points
     room = 0.35 * np.ptp(shown)
@@ -154,6 +157,7 @@ def _curve_chart(fit: LawFit) -> Chart:
     line = Series(name=fit.law.title, x=fine, y=fit.curve(fine), mode="lines", colour=BLUE)
     return Chart(
         title="Law and points",
+        note=note,
         x=Axis(label=_abscissa(fit), scales=scales_for(x)[::-1]),
         y=Axis(label="activation ratio", low=low, high=high),
         series=[line, *_point_series(fit, x, y)],
@@ -206,11 +210,12 @@ def _residual_chart(fit: LawFit) -> Chart:
     tokens = fit.variable == "tokens"
     return Chart(
         title="Residuals",
-        note=f"Correlation of neighbouring points: {fit.rho:.2f}." if tokens else "",
+        note="Shaded: two standard deviations of the noise."
+        + (f" Correlation of neighbouring points: {fit.rho:.2f}." if tokens else ""),
         x=Axis(label=_abscissa(fit), scales=scales_for(x)[::-1]),
         y=Axis(label="measured - law, percentage points", low=low, high=high),
         series=_point_series(fit, x, residual, joined=tokens),
-        marks=[Mark(at=0.0, low=-2 * noise, high=2 * noise, label="2 sd of the noise")],
+        marks=[Mark(at=0.0, low=-2 * noise, high=2 * noise)],
     )
 
 

@@ -45,16 +45,28 @@ def test_a_table_with_names_is_read_by_them(stored, tmp_path):
     table = pq.read_table(find_study(folder))
     count = table.num_rows
     names = [f"0.{i // 4}.{i % 4}" for i in range(count // 2)] + [f"1.{i}" for i in range(count // 2)]
-    renamed = table.append_column("name", [names])
-    with pq.ParquetWriter(tmp_path / NEURONS_FILE, renamed.schema) as writer:
-        for half in (0, count // 2):
-            writer.write_table(renamed.slice(half, count // 2))
+    write_layers(table.drop_columns("name").append_column("name", [names]), tmp_path)
     found = find_neuron(tmp_path / NEURONS_FILE, "0.2.3")
     plain = find_neuron(find_study(folder), "0.11")
     assert found.frequency == plain.frequency
     assert [name.count(".") for name, _ in found.neighbours] == [2] * len(found.neighbours)
     with pytest.raises(InputError, match=r"layer 0 has 0\.0\.0 to 0\.\d+\.3$"):
         find_neuron(tmp_path / NEURONS_FILE, "0.11")
+
+
+def test_a_table_without_names_is_read_by_layer_and_number(stored, tmp_path):
+    """Files of earlier versions have no column of names."""
+    _, folder = stored
+    table = find_study(folder)
+    write_layers(pq.read_table(table).drop_columns(["name", "site"]), tmp_path)
+    assert find_neuron(tmp_path / NEURONS_FILE, "1.7") == find_neuron(table, "1.7")
+
+
+def write_layers(table, folder):
+    """Writes a table of two layers with a row group per layer."""
+    with pq.ParquetWriter(folder / NEURONS_FILE, table.schema) as writer:
+        for half in (0, table.num_rows // 2):
+            writer.write_table(table.slice(half, table.num_rows // 2))
 
 
 def test_what_is_not_there(stored, tmp_path):

@@ -23,3 +23,7 @@ class UnsupportedModelError(SparsityError, ValueError):
 
 class TargetError(SparsityError, ValueError):
     """No level of the rule reaches the requested quality."""
+
+
+class ProcessError(SparsityError):
+    """One of several processes that share a command ended, stopped or failed; the message names it."""

@@ -9,6 +9,7 @@ import copy
 import gzip
 import json
 import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def readers() -> dict[str, tuple[str, bytes, Reader]]:
         "items": ("i.jsonl", b'{"a": 1}\n{"a": [2]}\n', _read),
         "items gz": ("i.jsonl.gz", gzip.compress(b'{"a": 1}\n{"a": [2]}\n', mtime=0), _read),
         "items CSV": ("i.csv", mmlu.encode(), _read),
+        "GGUF": ("m.gguf", _gguf(), _gguf_values),
     }
 
 
@@ -106,10 +108,33 @@ def _built(path: Path, build: Callable[[dict[str, Any]], Any]) -> Any:
     return build(read_object(path, hint=""))
 
 
+def _gguf_values(path: Path) -> Any:
+    from sparsing.models.gguf_file import read_gguf
+
+    file = read_gguf(path)
+    return [file.floats(name) for name in file.tensors]
+
+
 def _arrays() -> bytes:
     from safetensors.numpy import save
 
     return save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.arange(2)}, metadata={"k": "v"})
+
+
+def _gguf() -> bytes:
+    """A file with a number, a string, a list of strings and a list of numbers as keys, and two tensors."""
+
+    def name(text: str) -> bytes:
+        return struct.pack("<Q", len(text)) + text.encode()
+
+    keys = name("general.alignment") + struct.pack("<II", 4, 32)
+    keys += name("general.architecture") + struct.pack("<I", 8) + name("llama")
+    keys += name("a") + struct.pack("<IIQ", 9, 8, 2) + name("b") + name("")
+    keys += name("c") + struct.pack("<IIQ3f", 9, 6, 3, 0.5, 1.0, -2.0)
+    tensors = name("t") + struct.pack("<IQQIQ", 2, 4, 2, 0, 0)  # F32, 4 x 2
+    tensors += name("u") + struct.pack("<IQQIQ", 2, 32, 3, 2, 32)  # Q4_0, 32 x 3, 18 bytes each row
+    head = b"GGUF" + struct.pack("<IQQ", 3, 2, 4) + keys + tensors
+    return head + bytes(-len(head) % 32 + 32 + 54)
 
 
 def damaged(content: bytes, random_: random.Random) -> bytes:
@@ -123,14 +148,18 @@ def damaged(content: bytes, random_: random.Random) -> bytes:
     data = bytearray(content)
     for _ in range(random_.choice((1, 1, 2, 8))):
         place = random_.randrange(len(data) + 1)
-        choice = random_.randrange(5)
+        choice = random_.randrange(6)
         if choice == 0:
             del data[place:]
         elif choice == 1:
             data[place : place + 1] = bytes([random_.randrange(256)])
         elif choice == 2:
             del data[place : place + random_.randrange(1, 9)]
-        elif choice == 3:
+        elif choice == 3:  # a number of a binary format
+            width = random_.choice((4, 8))
+            value = random_.choice((0, 1, 255, 2**31, 2**32 - 1, 2**63, 2**64 - 1, random_.getrandbits(64)))
+            data[place : place + width] = (value % 2 ** (8 * width)).to_bytes(width, "little")
+        elif choice == 4:
             data[place:place] = str(random_.choice(WORDS)).encode("utf-8", "surrogatepass")
         else:
             data[place:place] = random_.choice(

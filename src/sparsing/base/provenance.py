@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sparsing.base.launched import num_processes
 from sparsing.base.results import Result
 
 _PACKAGES = ("sparsing", "torch", "transformers", "numpy")
@@ -55,6 +56,8 @@ class Provenance(Result):
     """Version of Python and of each package that can change a result."""
     platform: str = ""
     """Operating system and processor architecture, e.g. `Linux x86_64`."""
+    processes: int = 1
+    """Processes that shared the work (`torchrun`)."""
     command: str = ""
     """The command line, without the path of the program."""
     created: str = ""
@@ -65,12 +68,13 @@ def made_now(**fields: Any) -> Provenance:
     """Build the provenance of a result that this process produces now.
 
     Args:
-        fields: Fields of `Provenance`, except versions, platform, command and time, which are added here.
+        fields: Fields of `Provenance`, except versions, platform, processes, command and time, which are added here.
     """
     return Provenance(
         **fields,
         versions={"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         platform=f"{platform.system()} {platform.machine()}",
+        processes=num_processes(),
         command=shlex.join([*_program(), *sys.argv[1:]]),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

@@ -7,7 +7,6 @@ also after a kill. The file itself stays and contains nothing.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sparsing.base.launched import rank
 from sparsing.errors import InputError
 
 LOCK_FILE = ".lock"
@@ -46,7 +46,7 @@ def lock_folder(folder: Path) -> Generator[Path]:
         raise InputError(
             f"cannot write {str(folder)!r}: {error}; free some space or choose another folder with -o/--output"
         ) from error
-    if os.environ.get("RANK", "0") != "0":
+    if rank() > 0:
         yield folder
         return
     lock = FileLock(folder.resolve() / LOCK_FILE, timeout=0, is_singleton=True)

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # in a process that has computed already, only an explicit number changes the setting
             if "torch" not in sys.modules or getattr(args, "threads", None):
                 set_threads(getattr(args, "threads", None))
-            status = args.run(args)
+            status = _run(args)
         sys.stdout.flush()  # here, since an error at the exit of the interpreter would be a traceback
         return status
     except KeyboardInterrupt as error:
@@ -83,6 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 143 if isinstance(error, Terminated) else 130
     except Exception as error:
         return _status_of(error)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Runs the command; under `torchrun` the first process runs it, unless every process has to (`every_process`)."""
+    from sparsing.base.launched import num_processes
+
+    if num_processes() == 1 or getattr(args, "every_process", False):
+        return args.run(args)
+    from sparsing.measuring.processes import lead
+
+    return lead(lambda: args.run(args))
 
 
 def _status_of(error: Exception) -> int:

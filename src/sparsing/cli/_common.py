@@ -183,13 +183,15 @@ def make_progress(args: argparse.Namespace) -> Progress:
 def load_checkpoint(args: argparse.Namespace, name: str) -> LoadedModel:
     """Loads the model `name` as the options of `add_model_arguments` say."""
     from sparsing.errors import InputError
+    from sparsing.measuring.processes import load_everywhere
     from sparsing.models.loading import load_model
 
     if args.revision is not None and Path(name).expanduser().exists():
         raise InputError(
             f"--revision chooses a version on the hub, but {name!r} is a local folder; leave out --revision"
         )
-    return load_model(
+    return load_everywhere(
+        load_model,
         name,
         dtype=args.dtype,
         device=args.device,

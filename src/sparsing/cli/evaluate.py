@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sparsing.evaluation.level import Level
     from sparsing.evaluation.outcome import Evaluation, TaskOutcome
     from sparsing.models.loading import LoadedModel
+    from sparsing.rules.thresholds import Thresholds
 
 EPILOG = """examples:
   sparsing evaluate ./model --thresholds run/cett-ppl-1/thresholds.json --tasks piqa boolq lambada
@@ -43,6 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         action="store_true",
         help="no progress bars, no advice on --dtype (default: bars on a terminal)",
     )
+    parser.set_defaults(every_process=True)
     return parser
 
 
@@ -152,7 +154,6 @@ def _task_names(args: argparse.Namespace) -> list[str]:
 def _check_levels(args: argparse.Namespace) -> None:
     """Check `--ppl` before the model is loaded."""
     from sparsing.errors import InputError
-    from sparsing.evaluation.model.launching import world_size
 
     if args.ppl is None:
         common.refuse_without_effect(args, common.TEXT_OPTIONS, "without --ppl")
@@ -163,10 +164,6 @@ def _check_levels(args: argparse.Namespace) -> None:
         raise InputError(
             f"--ppl is a rise of perplexity in percent, above 0 and below 1e6, got {bad[0]:g}; --ppl 1 means"
             " ppl_ratio 1.01"
-        )
-    if world_size() > 1:
-        raise InputError(
-            "--ppl measures in one process; run `sparsing measure` first and give its files with --thresholds"
         )
 
 
@@ -184,21 +181,27 @@ def _measured_levels(args: argparse.Namespace, loaded: LoadedModel, folder: Path
     """The levels of `--ppl`; they are measured once per model and text."""
     from sparsing.evaluation.level import level_of
     from sparsing.measuring.levels import measure_levels
+    from sparsing.measuring.processes import lead
 
     if args.ppl is None:
         return []
-    corpus, heldout = common.read_text(args, loaded)
-    progress = common.make_progress(args)
-    levels = measure_levels(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
+
+    def measured() -> list[Thresholds]:
+        corpus, heldout = common.read_text(args, loaded)
+        progress = common.make_progress(args)
+        return measure_levels(loaded, corpus, heldout, args.ppl, folder=folder / "measure", progress=progress)
+
+    levels = lead(measured, models=[loaded])
     return [level_of(thresholds, "") for thresholds in levels]
 
 
 def _load(args: argparse.Namespace) -> LoadedModel:
-    from sparsing.evaluation.model.launching import process_device, world_size
+    from sparsing.base.launched import num_processes
+    from sparsing.evaluation.model.launching import process_device
 
     args.device = process_device(args.device)
     # several processes would disturb each other's timing of dtypes
-    load = common.load_to_measure if world_size() == 1 else common.load_checkpoint
+    load = common.load_to_measure if num_processes() == 1 else common.load_checkpoint
     return load(args, args.model)
 
 

@@ -27,6 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed to lm-eval as they are")
     parser.set_defaults(print_help=parser.print_help)
+    parser.set_defaults(every_process=True)
     return parser
 
 

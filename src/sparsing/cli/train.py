@@ -54,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--json", action="store_true", help="print the loss curve as JSON on stdout")
     parser.add_argument("--no-figures", action="store_true", help="write no figure (default: loss.png)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar (default: on a terminal)")
+    parser.set_defaults(every_process=True)
     return parser
 
 

@@ -20,10 +20,14 @@ _ACCELERATOR_TOKENS = 2**16
 """Tokens of the first batch that is tried on an accelerator."""
 
 
-def default_batch_size(loaded: LoadedModel, corpus: Corpus) -> int:
-    """Windows per batch: on a CPU about two thousand tokens with at most `LOGITS_BYTES` of logits, else many tokens."""
+def default_batch_size(loaded: LoadedModel, corpus: Corpus, *, processes: int = 1) -> int:
+    """Windows per batch: on a CPU about two thousand tokens with at most `LOGITS_BYTES` of logits, else many tokens.
+
+    Args:
+        processes: Processes that share the batches. On accelerators each of them has a batch.
+    """
     if input_device(loaded).type != "cpu":
-        return max(1, min(_ACCELERATOR_TOKENS // corpus.width, corpus.n_windows))
+        return max(1, min(_ACCELERATOR_TOKENS // corpus.width, -(-corpus.n_windows // processes)))
     config = cast("Any", loaded.model.config)  # Transformers does not annotate `get_text_config` fully
     vocab: int = config.get_text_config().vocab_size
     return max(1, min(_CPU_TOKENS, LOGITS_BYTES // (4 * vocab)) // corpus.width)

@@ -269,7 +269,8 @@ class _CurveObserver(Observer[_CurveTotals]):
         full = norm(rows.routing.outputs(rows.h, weight))
 
         def add(total: torch.Tensor, per_row: torch.Tensor) -> None:
-            total.index_add_(0, expert, per_row.double())
+            # the sum of the batch is one number, so that totals of several processes are added in the same order
+            total += torch.zeros_like(total).index_add_(0, expert, per_row.double())
 
         add(sums.rows, torch.ones_like(full))
         add(sums.nonzero, is_above(size, 0.0).double().mean(-1))

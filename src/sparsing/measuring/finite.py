@@ -58,6 +58,10 @@ class FiniteCheck:
             found[span] |= ~torch.isfinite(nll.to(found.device))
         self._extremes = []
 
+    def merge(self, part: FiniteCheck) -> None:
+        """Adds what was found in batches of another process."""
+        self._found |= part._found.to(self._found.device)
+
     def windows(self) -> list[int]:
         """The windows of batches in which something was found. Waits for the device."""
         return cast("Any", self._found.nonzero()[:, 0]).tolist()

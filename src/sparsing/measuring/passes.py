@@ -11,6 +11,7 @@ Totals stay on the device of their site until the pass ends. An observer must no
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
@@ -24,6 +25,7 @@ from sparsing.errors import InputError, NonFiniteError
 from sparsing.measuring.batch_size import BatchLimit, default_batch_size, input_device, is_out_of_memory
 from sparsing.measuring.finite import FiniteCheck, NonFiniteWindows, check_totals, non_finite_error
 from sparsing.measuring.journal import Arrays, Journal
+from sparsing.measuring.processes import Others
 from sparsing.measuring.window_loss import WindowLoss
 from sparsing.models.tokenizer import check_token_ids
 from sparsing.sites.tap import Extra, Rows, tapped
@@ -168,6 +170,8 @@ class PassSettings:
     """Lowered when memory runs out; the passes that share it then begin with smaller batches."""
     progress: Progress | None = None
     """Draws a bar; None draws nothing."""
+    shared: bool = False
+    """Whether the processes of `torchrun` share the batches. All that the pass finds must then be in its totals."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -217,19 +221,26 @@ def run_pass(
     if not run.restore(settings.journal.get(key)):
         settings.journal.drop(key, f"its arrays have other names or shapes than those of the pass {key!r}")
     saved = run.arrays()
+    others = Others(loaded, shared=settings.shared)
     while (begin := int(run.next_window)) < corpus.n_windows:
-        batch_size = settings.limit.apply(settings.batch_size or default_batch_size(loaded, corpus))
+        chosen = default_batch_size(loaded, corpus, processes=1 + others.count)
+        batch_size = settings.limit.apply(settings.batch_size or chosen)
         done, total = int(corpus.lengths[:begin].sum()), int(corpus.lengths.sum())
         bar = (settings.progress or Progress(False)).bar(label or key, total, done)
         try:
-            loss = WindowLoss(loaded.model, tokens=batch_size * corpus.width) if head else None
+            tokens = batch_size * corpus.width if head else None
+            others.open(_BatchOfPass, loaded, observer, intervention, corpus.n_windows, tokens)
+            loss = None if tokens is None else WindowLoss(loaded.model, tokens=tokens)
             with bar as advance, torch.inference_mode(), _hooks(loaded, observer, intervention, run.finite):
-                for batch in corpus.batches(batch_size, begin=begin, device=device):
-                    _run_batch(loaded, batch, observer, intervention, run, loss)
-                    if batch.span.stop == corpus.n_windows or settings.journal.due():
+                for own, *rest in _rounds(corpus.batches(batch_size, begin=begin), 1 + others.count):
+                    others.send(rest)
+                    _run_batch(loaded, own.to(device), observer, intervention, run, loss)
+                    for part in others.receive():
+                        run.merge(part)
+                    if int(run.next_window) == corpus.n_windows or settings.journal.due():
                         run.check_finite()
                         settings.journal.put(key, run.arrays())
-                    advance(int(corpus.lengths[batch.windows].sum()))
+                    advance(sum(int(corpus.lengths[batch.windows].sum()) for batch in (own, *rest)))
         except NonFiniteWindows as found:
             raise _non_finite(loaded, corpus, found.windows, intervention) from None
         except Exception as error:
@@ -242,6 +253,44 @@ def run_pass(
     observer.totals.move_to_cpu()
     check_totals(observer.totals.tensors(), loaded.sites, loaded.dtype, label or key)
     return PassResult(arrays["nll"], arrays["labels"], observer.totals)
+
+
+def _rounds(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """The batches in lists of `size`, one batch for each process; the last list may be shorter."""
+    while batch := list(itertools.islice(batches, size)):
+        yield batch
+
+
+class _BatchOfPass:
+    """Computes single batches of a pass in another process (`processes.py`)."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        observer: Observer[Any],
+        intervention: Intervention | None,
+        n_windows: int,
+        tokens: int | None,
+    ):
+        """Args:
+        tokens: Most tokens of a batch; None if the pass computes no loss.
+        """
+        self._loaded, self._observer, self._intervention = loaded, observer, intervention
+        self._device = input_device(loaded)
+        self._n_windows = n_windows
+        self._loss = None if tokens is None else WindowLoss(loaded.model, tokens=tokens)
+        self._empty = {path: tensor.clone() for path, tensor in observer.totals.tensors().items()}
+
+    def __call__(self, batch: Batch) -> _Pass:
+        """The sums of this batch alone."""
+        for path, tensor in self._observer.totals.tensors().items():
+            tensor.copy_(self._empty[path])
+        run = _Pass.of(self._observer.totals, self._n_windows, self._device)
+        with torch.inference_mode(), _hooks(self._loaded, self._observer, self._intervention, run.finite):
+            _run_batch(
+                self._loaded, batch.to(self._device), self._observer, self._intervention, run, self._loss
+            )
+        return run
 
 
 def _run_batch(
@@ -350,6 +399,14 @@ class _Pass:
         """Raises NonFiniteWindows if a window had NaN or infinite activations or losses. Waits for the device."""
         if windows := self.finite.windows():
             raise NonFiniteWindows(windows)
+
+    def merge(self, part: _Pass) -> None:
+        """Adds the sums of the next batch, which another process has computed."""
+        self.observed.merge(part.observed)
+        self.nll += part.nll.to(self.nll.device)
+        self.labels += part.labels
+        self.finite.merge(part.finite)
+        self.next_window.copy_(part.next_window)
 
     def _named(self) -> dict[str, torch.Tensor]:
         own = {"nll": self.nll, "labels": self.labels, "next_window": self.next_window}

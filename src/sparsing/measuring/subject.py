@@ -97,7 +97,9 @@ class Subject:
         self.meter = Meter(loaded, corpus)
         self.progress.pace(self.meter.dense_sec / corpus.num_tokens)
         self.provenance = made_now(**loaded.provenance(), **corpus.provenance())
-        self._settings = PassSettings(journal=self.journal, batch_size=batch_size, progress=progress)
+        self._settings = PassSettings(
+            journal=self.journal, batch_size=batch_size, progress=progress, shared=True
+        )
         self.curves: Curves = calibrate(
             loaded,
             corpus,

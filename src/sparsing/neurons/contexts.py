@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class TopContexts(Totals):
         assert isinstance(other, TopContexts)
         value = torch.cat([self.value, other.value.to(self.value.device)])
         place = torch.cat([self.place, other.place.to(self.place.device)])
-        order = value.abs().topk(len(self.value), dim=0).indices
+        order = _largest(value.abs(), len(self.value)).indices
         self.value.copy_(value.gather(0, order))
         self.place.copy_(place.gather(0, order))
 
@@ -71,7 +72,7 @@ class TopContexts(Totals):
         if len(columns) == 0:
             return most
         # The kept contexts come first, so that on equal sizes the earlier token stays.
-        ranked = torch.cat([self.value[:, columns].abs(), best[:, columns]]).topk(k, dim=0)
+        ranked = _largest(torch.cat([self.value[:, columns].abs(), best[:, columns]]), k)
         old = ranked.indices.clamp(max=k - 1)
         stretch = (ranked.indices - k).clamp(min=0)
         window, part = stretch // cut.shape[1], stretch % cut.shape[1]
@@ -85,6 +86,19 @@ class TopContexts(Totals):
         self.value[:, columns] = value.masked_fill(is_empty, 0)
         self.place[:, columns] = place.masked_fill(is_empty, -1)
         return most
+
+
+class _Ranked(NamedTuple):
+    """The largest sizes of each column, shape `(k, columns)`."""
+
+    values: torch.Tensor
+    indices: torch.Tensor
+
+
+def _largest(sizes: torch.Tensor, k: int) -> _Ranked:
+    """Values and indices of the `k` largest sizes of each column; of equal sizes the earlier ones, unlike `topk`."""
+    values, indices = sizes.sort(dim=0, descending=True, stable=True)
+    return _Ranked(values[:k], indices[:k])
 
 
 def _columns_to_sort(most: torch.Tensor, worst: torch.Tensor) -> torch.Tensor:

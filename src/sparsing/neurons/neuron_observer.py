@@ -54,8 +54,6 @@ class NeuronTotals(Totals):
 
     sites: list[SiteTotals]
     """Totals of each site."""
-    seen: torch.Tensor
-    """Counted tokens so far, shape `(1,)`, int64, on the CPU."""
     vocabulary_ratio: torch.Tensor
     """Activation ratio summed over the occurrences of each token id, shape `(vocabulary,)`, float64."""
     vocabulary_count: torch.Tensor
@@ -79,7 +77,6 @@ class NeuronObserver(Observer[NeuronTotals]):
         super().__init__(
             NeuronTotals(
                 sites=[SiteTotals.empty(site, sample, contexts) for site in loaded.sites],
-                seen=torch.zeros(1, dtype=torch.int64),
                 vocabulary_ratio=torch.zeros(vocabulary, dtype=torch.float64, device=device),
                 vocabulary_count=torch.zeros(vocabulary, dtype=torch.int64, device=device),
             )
@@ -93,8 +90,8 @@ class NeuronObserver(Observer[NeuronTotals]):
         # Everything that needs numbers on the host happens here: `see` runs in a hook and must not wait for the device.
         counted = batch.counted.flatten()
         self._places = counted.nonzero()[:, 0]
-        count, seen = len(self._places), int(self.totals.seen)
-        chosen, slots = sample_slots(seen, count, self._num_tokens, self._sample)
+        count = len(self._places)
+        chosen, slots = sample_slots(batch.counted_before, count, self._num_tokens, self._sample)
         self._sampled = self._places[torch.from_numpy(chosen).to(counted.device)]
         self._slots = torch.from_numpy(slots)
         self._counted, self._every = batch.counted, count == counted.numel()
@@ -104,7 +101,6 @@ class NeuronObserver(Observer[NeuronTotals]):
         self._ratio = torch.zeros(batch.ids.shape, dtype=torch.float32, device=place)
         self._mask.real = batch.real
         self._sites_to_come = len(self.totals.sites)
-        self.totals.seen += count
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
         totals = self.totals.sites[index]
@@ -157,5 +153,8 @@ class NeuronObserver(Observer[NeuronTotals]):
         device = self._ratio.device
         ids = self._ids.to(device)
         ratio = (self._ratio / len(self.totals.sites)).flatten()[self._places.to(device)].double()
-        self.totals.vocabulary_ratio.index_add_(0, ids, ratio)
+        # the sum of the batch is one number, so that totals of several processes are added in the same order
+        self.totals.vocabulary_ratio += torch.zeros_like(self.totals.vocabulary_ratio).index_add_(
+            0, ids, ratio
+        )
         self.totals.vocabulary_count.index_add_(0, ids, torch.ones_like(ids))

@@ -164,7 +164,7 @@ def study_neurons(
     whole = _join(corpora)
     meter = Meter(loaded, whole)
     if thresholds is None:
-        settings = PassSettings(batch_size=batch_size, progress=progress)
+        settings = PassSettings(batch_size=batch_size, progress=progress, shared=True)
         thresholds = learn_thresholds(loaded, whole, cett, settings=settings)
     thresholds.for_sites(loaded.sites)
     tokens = [corpus.num_tokens for corpus in corpora.values()]
@@ -175,7 +175,7 @@ def study_neurons(
         observer = NeuronObserver(loaded, corpus, thresholds, sample=share, contexts=contexts)
         key = f"neurons {thresholds.identity} {share} {contexts}"
         journal = journals[name] if journals else Journal()
-        settings = PassSettings(journal=journal, batch_size=batch_size, progress=progress)
+        settings = PassSettings(journal=journal, batch_size=batch_size, progress=progress, shared=True)
         result = run_pass(loaded, corpus, observer, key=key, settings=settings, label=name, head=False)
         meter.add(corpus)
         passes.append(result.totals)

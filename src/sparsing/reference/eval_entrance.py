@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _num_processes(num_gpus: int) -> int:
     """The number of processes to start: one per GPU; 1 within a process that was launched already."""
-    from sparsing.evaluation.model.launching import world_size
+    from sparsing.base.launched import num_processes
 
-    if world_size() > 1 or num_gpus <= 1:
+    if num_processes() > 1 or num_gpus <= 1:
         return 1
     import torch
 

@@ -127,23 +127,18 @@ class Corpus:
         place = self.starts[windows][:, None] + np.arange(width)[None, :] - lead
         label_counts = tuple(int(count) for count in labelled.sum(-1))
 
-        def on_device(array: np.ndarray) -> torch.Tensor:
-            tensor = torch.from_numpy(array)
-            if torch.device(device).type == "cuda":
-                # a copy from pinned memory does not make the host wait for the accelerator
-                return tensor.pin_memory().to(device, non_blocking=True)
-            return tensor.to(device)
-
+        first = int(windows[0])
         return Batch(
             windows=windows,
-            ids=on_device(ids),
-            real=on_device(real),
-            counted=on_device(counted),
-            labelled=on_device(labelled),
-            place=on_device(place),
-            label_index=on_device(np.flatnonzero(labelled)),
+            ids=torch.from_numpy(ids),
+            real=torch.from_numpy(real),
+            counted=torch.from_numpy(counted),
+            labelled=torch.from_numpy(labelled),
+            place=torch.from_numpy(place),
+            label_index=torch.from_numpy(np.flatnonzero(labelled)),
             label_counts=label_counts,
-        )
+            counted_before=int((self.lengths - self.fresh)[:first].sum()) + first * self._bos_counts,
+        ).to(device)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -166,6 +161,22 @@ class Batch:
     """Index of the labelled tokens in the flattened batch, int64, shape `(labelled tokens,)`."""
     label_counts: tuple[int, ...]
     """Labelled tokens of each window. They are numbers of the host, so that using them waits for no accelerator."""
+    counted_before: int
+    """Tokens of the earlier windows of the corpus whose activations count."""
+
+    def to(self, device: Any) -> Batch:
+        """The batch with its tensors on this device."""
+        import torch
+
+        def moved(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            if torch.device(device).type == "cuda" and value.device.type == "cpu":
+                # a copy from pinned memory does not make the host wait for the accelerator
+                return value.pin_memory().to(device, non_blocking=True)
+            return value.to(device)
+
+        return dataclasses.replace(self, **{name: moved(value) for name, value in vars(self).items()})
 
     @property
     def span(self) -> slice:

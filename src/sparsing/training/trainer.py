@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from sparsing.base.checked_files import read_object
 from sparsing.base.extras import install_command
+from sparsing.base.launched import num_processes, rank
 from sparsing.base.progress import Progress
 from sparsing.base.results import write_text
 from sparsing.base.run_lock import PARTIAL, lock_folder
@@ -177,7 +177,7 @@ def split_batch(config: TrainConfig) -> BatchSplit:
     Raises:
         InputError: if the windows of a step do not divide among the processes, or not into micro-batches.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = num_processes()
     windows = config.training.batch_tokens // config.model.context
     share, rest = divmod(windows, processes)
     if rest or not share:
@@ -196,7 +196,7 @@ def split_batch(config: TrainConfig) -> BatchSplit:
 
 def is_main_process() -> bool:
     """Whether this process is the one that writes the files of the run."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def _make_arguments(

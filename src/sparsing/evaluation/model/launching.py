@@ -6,6 +6,8 @@ import os
 import sys
 from typing import Any
 
+from sparsing.base.launched import local_rank, num_processes
+
 
 def set_progress_bars(*, wanted: bool) -> bool:
     """Whether lm-eval shows progress bars: if they are wanted and stderr is a terminal.
@@ -19,23 +21,18 @@ def set_progress_bars(*, wanted: bool) -> bool:
     return shown
 
 
-def world_size() -> int:
-    """The number of processes that `torchrun` or `accelerate launch` started; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def process_device(device: str | None) -> str | None:
     """The device of this process: `device` if given, the GPU of this process under `torchrun`, else None."""
-    if world_size() == 1 or device is not None:
+    if num_processes() == 1 or device is not None:
         return device
     import torch
 
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
 
 
 def launch_accelerator() -> Any:
     """The `Accelerator` by which lm-eval shares the items over the processes; None for a single process."""
-    if world_size() == 1:
+    if num_processes() == 1:
         return None
     from accelerate import Accelerator
 

@@ -50,7 +50,7 @@ CANNOT_RUN = {
     "meta-llama/": "downloads a model from the hub",
     "Qwen/": "downloads a model from the hub",
     "SparseLLM/": "downloads a model from the hub, in a loop of the shell",
-    "torchrun": "starts several processes; tests/training and tests/evaluation do so on two",
+    "torchrun": "starts several processes; tests/measuring, tests/training and tests/cli do so",
     "accelerate launch": "starts several processes",
     "--suite paper": "needs the data of all fourteen tasks; tests/evaluation runs the suite",
     "lm-eval run": "downloads the data of the task; tests/cli/test_lm_eval_command.py runs it on local data",

@@ -94,4 +94,5 @@ def _be(rank: int, port: int, write: int, request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line))), flush=True)
+        sys.stdout.write(json.dumps(_answer(json.loads(line))) + "\n")
+        sys.stdout.flush()

@@ -10,8 +10,9 @@ import torch
 
 from sparsing.measuring._measure import measure
 from sparsing.measuring.active_sets import part_of
-from sparsing.measuring.frontier import RuleComparison, compare
+from sparsing.measuring.frontier import RuleComparison, _strengths_between, compare
 from sparsing.measuring.rule_order import order_rules
+from sparsing.measuring.search import SearchResult
 from sparsing.measuring.subject import Subject
 from sparsing.rules import make_rule
 from sparsing.rules.mask import Mask
@@ -103,3 +104,18 @@ def test_the_overlap_of_active_sets_equals_sets(subject):
             subject.loaded.model(batch.ids)
     assert found[0, 1] == found[1, 0] == pytest.approx(both / either)
     assert found[0, 0] == found[1, 1] == 1
+
+
+def test_a_search_that_found_no_rise_of_perplexity_gives_no_nan():
+    """On a few tokens a sparse pass may have a lower perplexity than the dense pass."""
+    rule = make_rule("top_k")
+
+    def found(level, ppl_ratio):
+        settings = {"target_ppl_ratio": 1.01, "converged": False, "monotone": True, "slope": 2.0, "tries": ()}
+        return SearchResult(level=level, ppl_ratio=ppl_ratio, **settings)
+
+    levels = [found(0.5, 0.99), found(0.3, 1.05), found(0.2, 1.1)]
+    between = _strengths_between(rule, levels, 1.1, 3)
+    assert all(0 < rule.level(strength) <= 1 for strength in between)
+    assert between == _strengths_between(rule, levels[1:], 1.1, 3)
+    assert _strengths_between(rule, levels[:1], 1.1, 3) == []

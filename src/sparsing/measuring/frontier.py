@@ -192,8 +192,15 @@ def _overlap(subject: Subject, several: Sequence[_Searched]) -> RuleOverlap:
 def _strengths_between(
     rule: Rule, found: Sequence[SearchResult], ppl_ratio: float, count: int
 ) -> list[float]:
-    """`count` strengths whose log(ppl_ratio) are about evenly spaced in the logarithm, apart from those in `found`."""
-    ordered = sorted(found, key=lambda result: result.ppl_ratio)
+    """`count` strengths whose log(ppl_ratio) are about evenly spaced in the logarithm, apart from those in `found`.
+
+    Results without a rise of perplexity, which a few tokens may give, have no logarithm and are left out. Without any
+    other result there are no levels between.
+    """
+    rising = [result for result in found if result.ppl_ratio > 1 and rule.strength(result.level) > 0]
+    if not rising:
+        return []
+    ordered = sorted(rising, key=lambda result: result.ppl_ratio)
     rise: Floats = np.log([math.log(result.ppl_ratio) for result in ordered])
     strength: Floats = np.log([rule.strength(result.level) for result in ordered])
     wanted: Floats = np.log(np.geomspace(LEAST_SHARE, 1, count + 1)[:-1] * math.log(ppl_ratio))

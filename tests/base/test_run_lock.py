@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -26,6 +27,31 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
             os.kill(process.pid, signal.SIGKILL)
     with lock_folder(folder):
         pass
+
+
+def test_of_several_processes_at_once_one_gets_a_new_folder(tmp_path):
+    """Eight processes create, check and lock one folder at the same moment."""
+    read, write = os.pipe()
+    children = []
+    for _ in range(8):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                os.close(write)
+                os.read(read, 1)  # returns for all of them at once, when the last writer has closed the pipe
+                with lock_folder(tmp_path / "a" / "b"):
+                    time.sleep(0.5)
+                status = 0
+            except InputError as error:
+                status = 2 if "another process is writing" in str(error) else 1
+            finally:
+                os._exit(status)
+        children.append(child)
+    os.close(read)
+    os.close(write)
+    statuses = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+    assert statuses == [0] + [2] * 7
 
 
 def test_one_process_may_lock_twice(tmp_path):

@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
 from sparsing.errors import InputError
 from sparsing.evaluation.level import Level
@@ -205,6 +206,27 @@ def test_changed_settings_are_run_anew(tmp_path, make_suite, levels, sparse_leve
     before = TaskOutcome.load(tmp_path / sparse_level.slug / "copa.json")
     suite.run(tasks, [levels[0], Level(name=sparse_level.name, thresholds=other)])
     assert TaskOutcome.load(tmp_path / sparse_level.slug / "copa.json").prefill != before.prefill
+
+
+def test_a_model_with_permuted_rows_is_evaluated_anew(tmp_path, make_suite, levels, stories, caplog):
+    """The sums of the weights are equal, so a digest of sums would give the scores of the other model."""
+    suite, tasks = make_suite(tmp_path / "run", ["copa"], limit=12)
+    before = suite.run(tasks, levels[:1])
+    weight = stories.model.model.layers[-1].mlp.down_proj.weight
+    rows = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(rows.flip(0))
+    try:
+        again = make_suite(tmp_path / "run", ["copa"], limit=12)[0].run(tasks, levels[:1])
+        fresh = make_suite(tmp_path / "fresh", ["copa"], limit=12)[0].run(tasks, levels[:1])
+    finally:
+        with torch.no_grad():
+            weight.copy_(rows)
+    assert "since these have changed: model weights" in caplog.text
+    saved = [TaskOutcome.load(tmp_path / name / "dense" / "copa.json") for name in ("run", "fresh")]
+    assert saved[0].scores == saved[1].scores
+    assert [row.score for row in again.rows] == [row.score for row in fresh.rows]
+    assert [row.score for row in again.rows] != [row.score for row in before.rows]
 
 
 def test_generated_programs_are_counted_as_failed_and_the_run_goes_on(tmp_path, make_suite, monkeypatch):

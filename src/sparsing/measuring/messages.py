@@ -1,6 +1,6 @@
 """Sends objects between processes: pickles over torch.distributed, with the parts of a model as names.
 
-Every process has the model itself, so a pickle names the model and its sites, and holds no weights. A tensor on a GPU
+Every process has the model itself, so a pickle names the modules and sites of the model, and holds no weights. A tensor on a GPU
 arrives on the GPU of the receiver.
 """
 
@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from sparsing.models.loading import LoadedModel
 from sparsing.sites.site import Site
 
 if TYPE_CHECKING:
-    from torch import nn
+    from sparsing.models.loading import LoadedModel
 
-_MODEL = ""
-"""The name of the whole model; sites have their own names."""
 _first_device = 0
 _group: Any = None
 
@@ -94,15 +92,22 @@ class Pickled:
 
 
 class _Pickler(pickle.Pickler):
+    """Writes modules, sites of blocks and the tokenizer as names."""
+
     def __init__(self, file: io.BytesIO, loaded: LoadedModel | None):
         super().__init__(file, protocol=5)
-        self._sites = {} if loaded is None else {id(site): site.name for site in loaded.sites}
-        self._model: nn.Module | None = None if loaded is None else loaded.model
+        modules = [] if loaded is None else loaded.model.named_modules()
+        self._modules = {id(module): path for path, module in modules}
+        self._tokenizer = None if loaded is None else loaded.tokenizer
 
-    def persistent_id(self, obj: Any) -> str | None:
-        if isinstance(obj, LoadedModel) and obj.model is self._model:
-            return _MODEL
-        return self._sites.get(id(obj)) if isinstance(obj, Site) else None
+    def persistent_id(self, obj: Any) -> tuple[str, str] | None:
+        if isinstance(obj, nn.Module):
+            if id(obj) not in self._modules:
+                raise pickle.PicklingError(f"{type(obj).__name__} is no part of the model")
+            return "module", self._modules[id(obj)]
+        if isinstance(obj, Site) and obj.kind != "linear_input":
+            return "site", obj.name
+        return ("tokenizer", "") if obj is self._tokenizer and obj is not None else None
 
     def reducer_override(self, obj: Any) -> Any:
         if not isinstance(obj, torch.Tensor):
@@ -117,11 +122,14 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._loaded = loaded
 
-    def persistent_load(self, pid: str) -> Any:
+    def persistent_load(self, pid: tuple[str, str]) -> Any:
+        kind, name = pid
         assert self._loaded is not None
-        if pid == _MODEL:
-            return self._loaded
-        return next(site for site in self._loaded.sites if site.name == pid)
+        if kind == "module":
+            return self._loaded.model.get_submodule(name)
+        if kind == "site":
+            return next(site for site in self._loaded.sites if site.name == name)
+        return self._loaded.tokenizer
 
 
 def _tensor(

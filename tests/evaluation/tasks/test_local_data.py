@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 
 import pytest
 
 from sparsing.errors import InputError
+from sparsing.evaluation.tasks import local_data
 from sparsing.evaluation.tasks.local_data import describe_places, read_items
 
 COUNTS = {
@@ -129,3 +131,17 @@ def test_a_broken_file_is_named(tmp_path):
     path.write_text("{}\nnot json\n")
     with pytest.raises(InputError, match=r"val\.jsonl"):
         read_items(tmp_path, "copa", ["validation"])
+
+
+def test_a_compressed_bomb_is_read_up_to_the_limit_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(local_data, "_MAX_BYTES", 100_000)
+    path = tmp_path / "humaneval" / "HumanEval.jsonl.gz"
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(bytes(50_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="more than 100,000 bytes"):
+            read_items(tmp_path, "humaneval", ["test"])
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

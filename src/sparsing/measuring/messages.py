@@ -1,7 +1,7 @@
 """Sends objects between processes: pickles over torch.distributed, with the parts of a model as names.
 
-Every process has the model itself, so a pickle names the modules and sites of the model, and holds no weights. A tensor on a GPU
-arrives on the GPU of the receiver.
+Every process has the model itself, so a pickle names the modules and sites of the model, and holds no weights. A tensor
+on a GPU arrives on the GPU of the receiver.
 """
 
 from __future__ import annotations

@@ -218,10 +218,11 @@ def run_pass(
     settings = settings or PassSettings()
     device = input_device(loaded)
     run = _Pass.of(observer.totals, corpus.n_windows, device)
+    others = Others(loaded, shared=settings.shared)
+    empty = _copies(observer.totals) if others.count else {}
     if not run.restore(settings.journal.get(key)):
         settings.journal.drop(key, f"its arrays have other names or shapes than those of the pass {key!r}")
     saved = run.arrays()
-    others = Others(loaded, shared=settings.shared)
     while (begin := int(run.next_window)) < corpus.n_windows:
         chosen = default_batch_size(loaded, corpus, processes=1 + others.count)
         batch_size = settings.limit.apply(settings.batch_size or chosen)
@@ -229,7 +230,7 @@ def run_pass(
         bar = (settings.progress or Progress(False)).bar(label or key, total, done)
         try:
             tokens = batch_size * corpus.width if head else None
-            others.open(_BatchOfPass, loaded, observer, intervention, corpus.n_windows, tokens)
+            others.open(_BatchOfPass, loaded, observer, empty, intervention, corpus.n_windows, tokens)
             loss = None if tokens is None else WindowLoss(loaded.model, tokens=tokens)
             with bar as advance, torch.inference_mode(), _hooks(loaded, observer, intervention, run.finite):
                 for own, *rest in _rounds(corpus.batches(batch_size, begin=begin), 1 + others.count):
@@ -261,6 +262,10 @@ def _rounds(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield batch
 
 
+def _copies(totals: Totals) -> dict[str, torch.Tensor]:
+    return {path: tensor.clone() for path, tensor in totals.tensors().items()}
+
+
 class _BatchOfPass:
     """Computes single batches of a pass in another process (`processes.py`)."""
 
@@ -268,18 +273,20 @@ class _BatchOfPass:
         self,
         loaded: LoadedModel,
         observer: Observer[Any],
+        empty: dict[str, torch.Tensor],
         intervention: Intervention | None,
         n_windows: int,
         tokens: int | None,
     ):
         """Args:
+        empty: Totals before the first batch, by their paths.
         tokens: Most tokens of a batch; None if the pass computes no loss.
         """
         self._loaded, self._observer, self._intervention = loaded, observer, intervention
         self._device = input_device(loaded)
         self._n_windows = n_windows
         self._loss = None if tokens is None else WindowLoss(loaded.model, tokens=tokens)
-        self._empty = {path: tensor.clone() for path, tensor in observer.totals.tensors().items()}
+        self._empty = empty
 
     def __call__(self, batch: Batch) -> _Pass:
         """The sums of this batch alone."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+import types
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sparsing.base.extras import install_command
 from sparsing.errors import InputError
+from sparsing.evaluation.model.dealing import deal
 
 if TYPE_CHECKING:
     import torch
@@ -180,9 +182,45 @@ class HarnessModel(HFLM):
 
     def _loglikelihood_tokens(self, requests: list[Request], **options: Any) -> Any:
         fitted = self.fit_requests(requests)
-        results = super()._loglikelihood_tokens(fitted, **options)
+        compute = functools.partial(super()._loglikelihood_tokens, **options)
+        if self._is_dealt and not options.get("override_bs"):
+            # `HFLM` runs requests that differ in their last token only once
+            results = deal(
+                fitted,
+                compute,
+                size=self.batch_size,
+                order=lambda request: (-len(request[1] + request[2]), request[1] + request[2]),
+                entry=(lambda request: tuple(request[1] + request[2][:-1])) if self.logits_cache else None,
+            )
+        else:
+            results = compute(fitted)
         self.after_requests(fitted, [value for value, _ in results])
         return results
+
+    @property
+    def _is_dealt(self) -> bool:
+        """Whether several processes share batches; if lm-eval looks for the batch size, each forms its own batches."""
+        return self.world_size > 1 and self.batch_size != "auto"
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        def compute(some: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+            instances = [types.SimpleNamespace(args=args) for args in some]
+            return generate(instances, disable_tqdm=disable_tqdm)
+
+        generate = super().generate_until
+        if not self._is_dealt:
+            return generate(requests, disable_tqdm=disable_tqdm)
+        # lm-eval repeats the last request so that all processes have the same number
+        unique = list({id(request): request for request in requests}.values())
+        found = deal(
+            [request.args for request in unique],
+            compute,
+            size=self.batch_size,
+            order=lambda args: (-len(self.tok_encode(args[0])), args[0]),
+            part=lambda args: repr(args[1]),
+        )
+        answers = dict(zip(map(id, unique), found, strict=True))
+        return [answers[id(request)] for request in requests]
 
     def _model_call(self, inps: torch.Tensor, **options: Any) -> torch.Tensor:
         self.before_scoring()

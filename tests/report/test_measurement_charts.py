@@ -264,6 +264,7 @@ def test_two_blocks_of_one_layer_are_two_series():
     cett = {series.name: series for series in layer_cett(result).series}
     assert list(cett["experts, in the sparse run"].y) == [result.cett_sparse_inputs[i] for i in (1, 3)]
     assert len(cett) == 6
+    assert [series.name for series in panel_charts(result)["load"].series] == ["layer 1", "layer 2"]
     assert panel_charts(result)["tokens"].y.names == (
         *("0 mlp", "1 experts", "1 shared_experts", "2 experts", "2 shared_experts"),
     )

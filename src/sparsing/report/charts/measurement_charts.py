@@ -174,14 +174,20 @@ def expert_loads(measurement: Measurement) -> Chart:
 
 
 def _expert_series(measurement: Measurement, field: str) -> list[Series]:
-    labels = dict(zip(measurement.sites, measurement.site_labels, strict=True))
+    layers = dict(zip(measurement.sites, measurement.layer_numbers, strict=True))
     last = max(len(measurement.experts) - 1, 1)
     series: list[Series] = []
     for index, activity in enumerate(measurement.experts):
         values = getattr(activity, field)
         known = np.flatnonzero(np.isfinite(values))
         series.append(
-            Series(name=labels[activity.site], x=known, y=values[known], mode="points", depth=index / last)
+            Series(
+                name=f"layer {layers[activity.site]}",
+                x=known,
+                y=values[known],
+                mode="points",
+                depth=index / last,
+            )
         )
     return series
 

@@ -31,7 +31,7 @@ $(VENV)/.real: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.runtime ## measure the built-in models and write a report
 	$(BIN)/sparsing demo -o $(DEMO)
 
-real: $(VENV)/.real ## measure a real model, SmolLM2-135M, and write a report: half an hour on two cores, resumable
+real: $(VENV)/.real ## measure a real model, SmolLM2-135M, and write a report; half an hour, continues after an interruption
 	$(BIN)/python scripts/real_model.py -o $(REAL) $(if $(TEXT),--text $(TEXT))
 
 test: $(VENV)/.dev ## the default test suite

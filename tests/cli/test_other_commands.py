@@ -18,8 +18,13 @@ from sparsing.rules.thresholds import Thresholds
 def test_compare(checkpoint, text, tmp_path, capsys):
     command = ["compare", str(checkpoint), "--text", str(text), "--window", "48", "--quiet", "--steps", "3"]
     assert main([*command, "-o", str(tmp_path)]) == 0
-    assert "PPL-10%" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "PPL-10%" in printed
     comparison = RuleComparison.load(tmp_path / "comparison.json")
+    assert f", {comparison.num_tokens:,} tokens: activation ratio" in " ".join(printed.split())
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"Activation ratio at a cost in perplexity on {comparison.num_tokens:,} tokens" in page
     assert comparison.rules() == ["cett", "fat", "top_k"]
     for rule in comparison.rules():
         points = comparison.of(rule)

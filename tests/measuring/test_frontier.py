@@ -32,6 +32,7 @@ def subject():
 
 def test_searched_levels_have_the_figures_of_measure(subject):
     comparison = compare(subject, RULES, ppl_ratio=1.1, steps=5)
+    assert comparison.num_tokens == subject.corpus.num_tokens
     for rule in RULES:
         points = comparison.of(rule)
         assert sorted(p.target_ppl_ratio for p in points if p.target_ppl_ratio) == [1.01, 1.05, 1.1]

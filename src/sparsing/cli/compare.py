@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     common.check_text(args)
     from sparsing.errors import InputError
-    from sparsing.measuring.frontier import compare
+    from sparsing.measuring.frontier import compare, searched_targets
     from sparsing.measuring.run_folder import default_folder
     from sparsing.rules import make_rule
 
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         )
     folder = common.open_run_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_measure(args, args.model)
+    searches = len(searched_targets(1 + args.ppl / 100))
     subject = common.open_subject(
         args,
         loaded,
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         {rule.score for rule in rules},
         with_cett={rule.score for rule in rules if rule.needs_cett},
         what=f"compare {', '.join(rule.label for rule in rules)}",
-        searches=len(rules),
-        levels=len(rules) * args.steps,
+        searches=len(rules) * searches,
+        levels=len(rules) * max(0, args.steps - searches),
     )
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
     comparison.save(folder / "comparison.json")
@@ -88,7 +89,8 @@ def _print(comparison: RuleComparison) -> None:
     from sparsing.report import measurement_tables as tables
     from sparsing.report import order_tables
 
-    title = f"{comparison.provenance.model}: activation ratio at a rise of perplexity (lower is sparser)"
+    where = f"{comparison.provenance.model}, {comparison.num_tokens:,} tokens"
+    title = f"{where}: activation ratio at a rise of perplexity (lower is sparser)"
     common.print_table(title, *tables.frontier(comparison))
     for order in comparison.orders:
         cost = f"PPL-{100 * (order.target_ppl_ratio - 1):.4g}%"

@@ -67,6 +67,8 @@ class RuleComparison(Result):
     overlap: RuleOverlap | None = None
     """Of the active sets at the lowest perplexity ratio that was searched for; None if there is one rule."""
     provenance: Provenance
+    num_tokens: int | None = None
+    """Tokens on which the rules were compared; None in files of earlier versions."""
 
     def rules(self) -> list[str]:
         """The rules compared, in the order they were asked for."""
@@ -99,7 +101,7 @@ def compare(
         InputError: unknown rule (with a suggestion), a target of 1 or below.
         TargetError: a rule that never costs that much.
     """
-    targets = [*(target for target in SEARCHED if target < ppl_ratio), ppl_ratio]
+    targets = searched_targets(ppl_ratio)
     lines = [_frontier(subject, make_rule(rule), targets, steps) for rule in rules]
     searched = [[line.searched[place] for line in lines] for place in range(len(targets))]
     several = len(lines) > 1
@@ -108,7 +110,13 @@ def compare(
         orders=tuple(order for own in searched for order in _orders(subject, own)) if several else (),
         overlap=_overlap(subject, searched[0]) if several else None,
         provenance=subject.provenance,
+        num_tokens=subject.corpus.num_tokens,
     )
+
+
+def searched_targets(ppl_ratio: float) -> list[float]:
+    """The perplexity ratios for which `compare` searches a level of each rule, if `ppl_ratio` is the highest."""
+    return [*(target for target in SEARCHED if target < ppl_ratio), ppl_ratio]
 
 
 @dataclasses.dataclass(frozen=True)

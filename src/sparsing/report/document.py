@@ -188,7 +188,8 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         model = model_label(comparison.provenance)
         frontiers += frontier_charts(comparison.points, model=model)
         header, rows = tables.frontier(comparison)
-        caption = f"Activation ratio at a cost in perplexity, {model}"
+        tokens = f" on {comparison.num_tokens:,} tokens" if comparison.num_tokens else ""
+        caption = f"Activation ratio at a cost in perplexity{tokens}, {model}"
         tables_of_rules.append(PageTable(caption=caption, header=header, rows=rows))
         tables_of_rules += _order_tables(comparison, model)
     return [

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from sparsing.measuring._measure import measure
 from sparsing.measuring.observers import DenseErrorObserver, SparseObserver
 from sparsing.measuring.passes import LossOnly, PassSettings, run_pass
+from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel
 from sparsing.rules.mask import Mask, sparsify
 from sparsing.rules.thresholds import Thresholds
@@ -108,8 +110,8 @@ def test_only_the_first_windows_are_shown(monkeypatch):
 def test_zero_thresholds_err_by_nothing_and_all_dropped_by_all():
     model, corpus = tiny_loaded(), text_corpus(64)
     for values, wanted in (((0.0, 0.0), 0.0), ((1e9, 1e9), 1.0)):
-        for measure in (run_dense_error, run_sparse):
-            totals = measure(model, corpus, cuts(values=values))
+        for observed in (run_dense_error, run_sparse):
+            totals = observed(model, corpus, cuts(values=values))
             assert totals.stacked_cett.numpy() / 64 == pytest.approx([wanted] * 2, abs=1e-7)
 
 
@@ -149,3 +151,20 @@ def test_top_k_over_a_sequence_counts_bos_but_no_padding():
     assert totals.tokens.tolist() == [21, 21, 11]
     for active in totals.active:
         assert active.tolist() == [n * 96 - int(0.7 * n * 96) for n in totals.tokens.tolist()]
+
+
+def test_the_error_of_linear_inputs_in_a_sparse_pass_rests_on_a_share_of_the_tokens(monkeypatch):
+    corpus, scores = text_corpus(1200), ["x"]
+
+    def found():
+        return measure(Subject(tiny_loaded(), corpus, scores=scores), "quantile:x", level=0.6)
+
+    few = found()
+    monkeypatch.setattr("sparsing.measuring.observers.ERROR_SHARE", 1.0)
+    every = found()
+    assert few.ppl_ratio == every.ppl_ratio
+    assert few.activation_ratio == every.activation_ratio
+    assert few.cett_sparse_inputs != every.cett_sparse_inputs
+    np.testing.assert_allclose(few.cett_sparse_inputs, every.cett_sparse_inputs, rtol=0.08)
+    # the first linears see dense inputs also in the sparse pass, as `q_proj` of layer 0
+    assert every.cett_sparse_inputs[0] == pytest.approx(every.cett_dense_inputs[0], rel=1e-5)

@@ -24,6 +24,7 @@ from sparsing.measuring.measurement import DEAD_BELOW, NOISY_SHARE, TOO_WIDE, Ex
 from sparsing.measuring.observers import SparseTotals
 from sparsing.measuring.search import TOLERANCE, SearchResult
 from sparsing.measuring.subject import Subject, perplexity, window_counts
+from sparsing.measuring.threshold_grid import is_input
 from sparsing.measuring.token_record import TokenRecord
 from sparsing.measuring.weight_bytes import weight_bytes
 from sparsing.rules import Rule, make_rule
@@ -145,7 +146,7 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
         ppl_sparse=perplexity(sparse.nll, labels),
         **subject.outcome(thresholds, found.rule, search),
         cett_dense_inputs=tuple(subject.dense_error(thresholds).tolist()),
-        cett_sparse_inputs=tuple((totals.stacked_cett.numpy() / tokens.sum()).tolist()),
+        cett_sparse_inputs=_sparse_cett(totals, sites),
         dead_neuron_ratio=tuple(dead.tolist()),
         num_tokens=int(tokens.sum()),
         n_windows=subject.corpus.n_windows,
@@ -165,6 +166,12 @@ def _verified(subject: Subject, found: _Found, laps: Sequence[Lap]) -> Measureme
         cost=subject.meter.cost(laps),
         provenance=subject.provenance,
     )
+
+
+def _sparse_cett(totals: SparseTotals, sites: Sequence[Site]) -> tuple[float, ...]:
+    tokens, few = int(totals.tokens.sum()), max(1, int(totals.error_tokens))
+    sums = zip(totals.stacked_cett.numpy(), sites, strict=True)
+    return tuple(float(total) / (few if is_input(site) else tokens) for total, site in sums)
 
 
 def _expert_activity(

@@ -1,0 +1,154 @@
+"""Measures all rules on one model, on the same tokens and at the same rise of perplexity: the grid of scores and rules.
+
+    python benchmarks/rule_grid.py                                   the two demo models
+    python benchmarks/rule_grid.py --model PATH --text FILE --tokens 20000 --window 256
+
+`SCORE_GRID` varies the score and the rule apart, to see how much of the effect of CETT comes from its score (the norm
+of a neuron's output) and how much from its threshold per layer. The cost of the whole grid is CPU time, since other
+processes may run, in dense passes over the same corpus. A row is saved when its model is complete; rows of the same day
+stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from _common import ROOT, save
+
+from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
+from sparsing.errors import TargetError
+from sparsing.measuring.frontier import RuleComparison, compare
+from sparsing.measuring.passes import LossOnly, run_pass
+from sparsing.measuring.rule_order import RuleOrder
+from sparsing.measuring.subject import Subject
+from sparsing.models.loading import LoadedModel, load_model
+from sparsing.report.charts.rule_charts import frontier_picture
+from sparsing.report.static import save_picture
+from sparsing.rules import Rule, make_rule
+from sparsing.text.corpus import Corpus, load_corpus
+
+SCORE_GRID = (
+    *("fat", "fat:h", "fat:neuron_norm"),
+    *("quantile:gate", "quantile", "quantile:neuron_norm"),
+    *("cett:gate", "cett:h", "cett"),
+    *("top_k", "top_k:h", "top_k:neuron_norm"),
+)
+"""One threshold for all layers, the same share in all layers, the same CETT in all layers, the same share per token."""
+OTHERS = (
+    *("top_k:up", "top_p", "top_p:neuron_norm", "top_p_l2", "gaussian_top_k", "griffin", "scap"),
+    *("quantile:x", "teal", "wina", "teal:x_norm", "cett:neuron_norm+x"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="folder of a model (default: the demo models)")
+    parser.add_argument("--text", help="text file (default: held-out text of the demo)")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--ppl", type=float, default=1.0, help="rise of perplexity in percent (default: 1)")
+    parser.add_argument("--rules", nargs="+", default=[*SCORE_GRID, *OTHERS])
+    args = parser.parse_args()
+    path = ROOT / "results" / f"rule_grid-{datetime.date.today().isoformat()}.json"
+    for name in [args.model] if args.model else DEMO_ACTIVATIONS:
+        demo = name in DEMO_ACTIVATIONS
+        loaded = load_model(checkpoints(name)[-1] if demo else name, dtype=args.dtype, device="cpu")
+        source = args.text or [heldout_text()]
+        corpus = load_corpus(source, loaded.tokenizer, window=args.window, max_tokens=args.tokens)
+        key = f"{Path(name).name} {args.dtype}"
+        row = _row(loaded, corpus, [make_rule(rule) for rule in args.rules], 1 + args.ppl / 100, key)
+        rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
+        save("rule_grid", {"rows": rows | {key: row}})
+
+
+def _row(
+    loaded: LoadedModel, corpus: Corpus, rules: list[Rule], ppl_ratio: float, key: str
+) -> dict[str, Any]:
+    run_pass(loaded, corpus, LossOnly(), key="warm-up")
+    began = time.process_time()
+    run_pass(loaded, corpus, LossOnly(), key="dense")
+    dense_sec = time.process_time() - began
+    began = time.process_time()
+    subject = Subject(
+        loaded,
+        corpus,
+        scores=sorted({rule.score for rule in rules}),
+        with_cett={rule.score for rule in rules if rule.needs_cett},
+    )
+    calibration_sec = time.process_time() - began
+    reached, refused = [], {}
+    for rule in rules:
+        try:
+            subject.search(rule, ppl_ratio)
+            reached.append(rule)
+        except TargetError as error:
+            refused[rule.label] = str(error)
+    comparison = compare(subject, reached, ppl_ratio=ppl_ratio, steps=1)
+    grid_sec = time.process_time() - began
+    passes = sum(one.on_all for known in subject._known.values() for one in known)
+    save_picture(
+        frontier_picture(comparison.points, subtitle=key, at=ppl_ratio),
+        ROOT / "results",
+        f"rule_grid-{key.replace(' ', '-')}-{datetime.date.today().isoformat()}",
+    )
+    return {
+        "num_tokens": corpus.num_tokens,
+        "n_windows": corpus.n_windows,
+        "ppl_dense": subject.curves.ppl,
+        "ppl_ratio": ppl_ratio,
+        "dense_cpu_sec": dense_sec,
+        "calibration_dense_passes": calibration_sec / dense_sec,
+        "grid_dense_passes": grid_sec / dense_sec,
+        "rules": len(rules),
+        "levels_on_all_tokens": passes,
+        "dense_passes_per_level": grid_sec / dense_sec / passes,
+        "dense_passes_per_rule": grid_sec / dense_sec / len(rules),
+        "points": [_point(comparison, rule.label) for rule in reached],
+        "refused": refused,
+        "orders": [_order(order) for order in comparison.orders],
+        "overlap": comparison.overlap.to_dict() if comparison.overlap else None,
+    }
+
+
+def _point(comparison: RuleComparison, label: str) -> dict[str, Any]:
+    (point,) = comparison.of(label)
+    assert point.savings is not None
+    savings = point.savings
+    return {
+        "rule": label,
+        "level": point.level,
+        "activation_ratio": point.activation_ratio,
+        "activation_ratio_interval": point.activation_ratio_interval,
+        "ppl_ratio": point.ppl_ratio,
+        "bytes_share_score_first": savings.active_bytes(known=False) / savings.dense_bytes,
+        "bytes_share_known": savings.active_bytes(known=True) / savings.dense_bytes,
+        "group_ratio": savings.group_ratio.mean(0).tolist(),
+        "sorted_group_ratio": savings.sorted_group_ratio.mean(0).tolist(),
+        "union_ratio": savings.union_ratio.mean(0).tolist(),
+        "neighbour_jaccard": float(savings.neighbour_jaccard.mean()),
+    }
+
+
+def _order(order: RuleOrder) -> dict[str, Any]:
+    last = len(order.rules) - 1
+    return {
+        "measure": order.measure,
+        "rules": order.rules,
+        "values": order.values.tolist(),
+        "more_than_first": [
+            [float(order.difference_low[i, 0]), float(order.difference_high[i, 0])] for i in range(last + 1)
+        ],
+        "below_next": [float(order.probability[i, i + 1]) for i in range(last)],
+    }
+
+
+if __name__ == "__main__":
+    main()

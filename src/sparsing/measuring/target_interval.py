@@ -76,7 +76,8 @@ def resampled_at_target(
     relative = 1 + (rise / labels - observed.mean_rise) / curve
     # no level meets the target if the perplexity of a resample does not rise: it counts with the sparsest level
     shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + _log_distance(observed, found)
-    return sums[:, :-3] / tokens[:, None] * ratio_factor(shift)[:, None]
+    # the factor is that of the mean over sites, so it may take a site beyond all of its neurons
+    return np.minimum(sums[:, :-3] / tokens[:, None] * ratio_factor(shift)[:, None], 1.0)
 
 
 def _log_distance(observed: Observation, found: SearchResult) -> float:

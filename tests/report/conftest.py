@@ -56,7 +56,7 @@ class OpenPage:
             viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=width < 600
         )
         self.page = self.context.new_page()
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(120_000)  # a busy machine takes long to draw
         self.complaints: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))

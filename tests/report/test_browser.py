@@ -146,7 +146,7 @@ def test_colours(opened):
 
 
 def test_scales(opened):
-    training = chart(opened.page, "Activation ratio along training")
+    training = chart(opened.page, "Activation ratio along training, each checkpoint at its own level")
     button = training.locator(".log-x")
     before = layout(training, "xaxis.type")
     button.click()

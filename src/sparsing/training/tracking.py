@@ -53,8 +53,8 @@ def find_checkpoints(run: str | Path) -> list[Path]:
     run = Path(run)
     order: dict[Path, int] = {}
     for folder in sorted({path.parent for name in _CONFIGS for path in run.glob(f"*/{name}")}):
-        step, tokens = training_position(folder)
-        place = step if step is not None else tokens
+        position = training_position(folder)
+        place = position.step if position.step is not None else position.tokens
         if place is None:
             raise InputError(
                 f"the training step of {str(folder)!r} is not known; name the folder checkpoint-<step>, or write a"
@@ -156,7 +156,8 @@ def _training_tokens(checkpoints: Sequence[str | Path], tokens_per_step: int | N
         raise InputError("no checkpoints to track; find_checkpoints(run) gives those of a run")
     tokens: dict[str, int] = {}
     for path in map(str, checkpoints):
-        step, seen = training_position(Path(path))
+        position = training_position(Path(path))
+        step, seen = position.step, position.tokens
         counted = step * tokens_per_step if tokens_per_step is not None and step is not None else None
         if seen is not None and counted not in (None, seen):
             raise InputError(

@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     parser.add_argument("file", metavar="SWEEP.toml", help="the models, texts, rules, levels and tasks")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder (default: outputs/<name of the file>)"
+        "-o", "--output", type=Path, metavar="DIR", help="folder (default: outputs/sweep-<name of the file>)"
     )
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--address", metavar="A", help="address of a Ray cluster (default: start Ray here)")
@@ -63,6 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     from sparsing.scale.sweep_file import list_cells, read_sweep_file
 
+    common.refuse_without_effect(args, ["threads"], "since cpus under [run] decides the threads of a cell")
     sweep = read_sweep_file(args.file)
     folder = args.output or Path("outputs") / f"sweep-{Path(args.file).stem}"
     cells = list_cells(sweep, folder)
@@ -104,10 +105,10 @@ def _check_commands(cells: Sequence[Cell]) -> list[argparse.Namespace]:
 
     parser = argparse.ArgumentParser(prog="sparsing")
     commands = parser.add_subparsers()
-    for command in (measure, evaluate):
-        subparser = command.add_parser(commands)
+    for module in (measure, evaluate):
+        subparser = module.add_parser(commands)
         subparser.add_argument("--threads", type=int)
-        subparser.set_defaults(run=command.run, parser=subparser)
+        subparser.set_defaults(run=module.run, parser=subparser)
     parsed: list[argparse.Namespace] = []
     for cell in cells:
         for command in cell.commands:

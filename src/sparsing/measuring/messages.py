@@ -10,7 +10,7 @@ import dataclasses
 import datetime
 import io
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -96,8 +96,8 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO, loaded: LoadedModel | None):
         super().__init__(file, protocol=5)
-        modules = [] if loaded is None else loaded.model.named_modules()
-        self._modules = {id(module): path for path, module in modules}
+        named = [] if loaded is None else list(cast("nn.Module", loaded.model).named_modules())
+        self._modules = {id(module): path for path, module in named}
         self._tokenizer = None if loaded is None else loaded.tokenizer
 
     def persistent_id(self, obj: Any) -> tuple[str, str] | None:

@@ -18,6 +18,7 @@ from sparsing.report.chart import (
     Chart,
     HeatMap,
     Mark,
+    Mode,
     Picture,
     Series,
     interval_columns,
@@ -238,10 +239,11 @@ def layer_cett(measurement: Measurement) -> Chart:
     series: list[Series] = []
     for place, (block, sites) in enumerate(_blocks(measurement).items()):
         layers = _layers(measurement, sites)
-        for inputs, own, mode in (
+        kinds: list[tuple[str, Sequence[float], Mode]] = [
             ("dense inputs (the definition)", dense, "points"),
             ("in the sparse run", sparse, "open"),
-        ):
+        ]
+        for inputs, own, mode in kinds:
             name = f"{block}, {inputs}" if block else inputs
             colour = place if block else None
             series.append(Series(name=name, x=layers, y=[own[i] for i in sites], mode=mode, colour=colour))

@@ -96,7 +96,10 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO, loaded: LoadedModel | None):
         super().__init__(file, protocol=5)
-        named = [] if loaded is None else list(cast("nn.Module", loaded.model).named_modules())
+        model = (
+            None if loaded is None else cast("Any", loaded.model)
+        )  # its `named_modules` has incomplete annotations
+        named: list[tuple[str, nn.Module]] = [] if model is None else list(model.named_modules())
         self._modules = {id(module): path for path, module in named}
         self._tokenizer = None if loaded is None else loaded.tokenizer
 

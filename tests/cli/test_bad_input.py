@@ -98,7 +98,7 @@ def test_target_that_no_level_reaches(checkpoint, text, where, capsys):
 
 def test_unknown_rule_with_a_suggestion(checkpoint, text, where, capsys):
     error = run(capsys, str(checkpoint), "--text", str(text), "--rule", "ctt", *where)
-    assert "Unknown rule 'ctt'. Did you mean: cett? Available: cett, fat, top_k." in error
+    assert "Unknown rule 'ctt'. Did you mean: cett? Available: " in error
 
 
 def test_unwritable_output(checkpoint, text, tmp_path, capsys):

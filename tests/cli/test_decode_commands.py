@@ -30,7 +30,7 @@ def test_generate_prints_text_and_statistics(checkpoint, text, thresholds, tmp_p
     assert main([*command, "--stats"]) == 0
     exact = capsys.readouterr().out
     assert exact.startswith("import re")
-    for word in ("tokens/s", "active share", "MB read per token", "exact 2"):
+    for word in ("tokens/s", "active share", "MB read per token", "exact in 2 layers"):
         assert word in exact
     predict = [
         "--predict",

@@ -14,8 +14,10 @@ import sparsing.cli
 from sparsing.cli import _common, main
 
 WAITS = """
-import sys, time
+import signal, sys, time
 import sparsing.cli
+# the tests may run as a background job of a shell, which ignores SIGINT and hands that down
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import sparsing.cli.models as command
 def run(args):
     print("started", flush=True)

@@ -53,9 +53,9 @@ def test_thresholds_of_another_score_have_no_line(tmp_path, capsys):
 
 
 def test_demo_on_its_last_checkpoints(tmp_path, capsys, monkeypatch):
-    """The whole way of the demo, on less: one checkpoint per model and a short text."""
+    """The whole way of the demo, on less: two checkpoints per model and a short text."""
     every = sparsing.demo.run.checkpoints
-    monkeypatch.setattr(sparsing.demo.run, "checkpoints", lambda activation: every(activation)[-1:])
+    monkeypatch.setattr(sparsing.demo.run, "checkpoints", lambda activation: every(activation)[-2:])
     monkeypatch.setattr(sparsing.demo.run, "COMPARED_RULES", ("cett",))
     with warnings.catch_warnings():
         warnings.simplefilter("default")

@@ -119,5 +119,5 @@ def test_a_plan_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_an_unknown_machine_is_refused(capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["measure", str(checkpoints("relu")[-1]), "--text", "x.txt", "--plan", "h10"]) == 2
+    assert cli.main(["measure", str(checkpoints("relu")[-1]), "--text", __file__, "--plan", "h10"]) == 2
     assert "Did you mean: h100" in capsys.readouterr().err

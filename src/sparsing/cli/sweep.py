@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from sparsing.scale.cell import Cell, CellRecord
 
 EPILOG = """examples:
-  sparsing sweep sweep.toml                        run all cells on this machine
-  sparsing sweep sweep.toml --address auto         run them on the Ray cluster of this machine
-  sparsing sweep sweep.toml --list                 number the cells
-  sparsing sweep sweep.toml --plan                 what will the measurements cost?
+  sparsing sweep sweep.toml                    # run all cells on this machine
+  sparsing sweep sweep.toml --address auto     # run them on the Ray cluster of this machine
+  sparsing sweep sweep.toml --list             # number the cells
+  sparsing sweep sweep.toml --plan             # what will the measurements cost?
   sbatch --array=0-23 --wrap "sparsing sweep sweep.toml --array"
 
 The same command resumes: finished cells are not run again. docs/scale.md describes the file.

@@ -1,7 +1,7 @@
 """`plan_measurement`: what a measurement will cost, before the weights are read.
 
 The passes are those of a usual search (`measuring/cost.py`). On this machine the time of a pass is that of the same
-model with one and with two layers and random weights, continued to all layers. On a named machine it is the larger of
+model with one and with three layers and random weights, continued to all layers. On a named machine it is the larger of
 the time for the operations and the time for reading the weights, at an assumed share of the peak.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,9 @@ _BATCH_TOKENS = 2**16
 """Tokens of a batch on an accelerator."""
 _TIMED_TOKENS = 4096
 """Tokens that stand for the corpus when a pass is timed."""
+_TIMED_LAYERS = (1, 3)
+"""Layers of the two models that are timed; the time of a layer is the difference."""
+_TIMED_ROUNDS = 5
 _LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types", "no_rope_layers")
 """Entries of configurations with one value per layer."""
 
@@ -118,7 +122,7 @@ def plan_measurement(
 
 
 def plan_here(outline: Outline, corpus: Corpus, passes: float, *, dtype: str | None = None) -> Plan:
-    """The cost on this machine, on its CPU with the present number of threads, from the timing of one and two layers.
+    """The cost on this machine, on its CPU with the present number of threads, from the timing of few layers.
 
     Raises:
         InputError: If the model cannot be built with fewer layers.
@@ -126,8 +130,11 @@ def plan_here(outline: Outline, corpus: Corpus, passes: float, *, dtype: str | N
     sizes, name = outline.sizes, dtype or str(outline.dtype).removeprefix("torch.")
     windows = max(1, min(_TIMED_TOKENS // corpus.width, corpus.n_windows))
     sample = corpus.part(torch.arange(windows).numpy())
-    one, two = (dense_sec(_shortened(outline, layers, name), sample) for layers in (1, 2))
-    whole = one + max(two - one, 0.0) * (sizes.n_layers - 1)
+    few, more = _TIMED_LAYERS
+    models = [_shortened(outline, layers, name) for layers in _TIMED_LAYERS]
+    rounds = [[dense_sec(model, sample) for model in models] for _ in range(_TIMED_ROUNDS)]
+    short, long = (statistics.median(times) for times in zip(*rounds, strict=True))
+    whole = short + max(long - short, 0.0) / (more - few) * (sizes.n_layers - few)
     seconds = PASS_OVERHEAD * passes * whole * corpus.num_tokens / sample.num_tokens
     batch = max(corpus.width, min(2048, corpus.num_tokens))
     return Plan(

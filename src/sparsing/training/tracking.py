@@ -252,7 +252,8 @@ class ParkedSubject(Subject):
             return super().observe(rule, level, on_all, label)
 
     def _park(self) -> None:
-        del self.loaded  # the only reference to the model
+        del self.loaded  # with the sites of the scores, the only reference to the model
+        self._covering.clear()
 
 
 def _measure_checkpoint(subject: Subject, level: float, folder: Path) -> Measurement:

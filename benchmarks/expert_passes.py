@@ -50,7 +50,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "deepseek_v3": {
         **{"n_shared_experts": 1, "first_k_dense_replace": 0, "n_group": 1, "topk_group": 1},
         **{"num_key_value_heads": 8, "q_lora_rank": 128, "kv_lora_rank": 128},
-        **{"qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 64},
+        **{"head_dim": 32, "qk_rope_head_dim": 32, "qk_nope_head_dim": 32, "v_head_dim": 64},
     },
 }
 

@@ -111,7 +111,7 @@ def test_measure_with_three_processes(launcher, measure, alone, tmp_path, differ
 
 
 @pytest.mark.parametrize(
-    "name", ["neurons", *(pytest.param(n, marks=pytest.mark.slow) for n in ("measure", "compare", "track"))]
+    "name", [pytest.param(n, marks=pytest.mark.slow) for n in ("measure", "compare", "neurons", "track")]
 )
 def test_other_commands_with_two_processes(name, launcher, text, tiny_checkpoint, run, tmp_path, differences):
     what = {
@@ -153,6 +153,7 @@ def test_an_exception_in_another_process_is_told(launcher, measure, tmp_path):
     assert re.search(r"process 1 of 2 \(host \S+, pid \d+\): ValueError: a wheel came off", output)
 
 
+@pytest.mark.slow
 def test_a_process_that_stops_is_given_up(launcher, measure, tmp_path):
     what = "import time; time.sleep(4)"
     output = _fail(launcher, measure, tmp_path, what)

@@ -19,7 +19,7 @@ from sparsing.demo import checkpoints
 from sparsing.scale.cell import CRASHED, DONE, FAILED, OUT_OF_MEMORY, Cell
 from sparsing.scale.sweep import run_sweep
 
-pytest.importorskip("ray", reason="sweeps need Ray: pip install 'sparsing[scale]'")
+pytest.importorskip("ray", reason="sweeps need Ray: pip install '.[scale]'")
 
 
 class Events:

@@ -15,6 +15,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sparsing.base.extras import install_command
 from sparsing.errors import InputError
 from sparsing.scale.cell import CRASHED, DONE, FAILED, OUT_OF_MEMORY, Cell, CellRecord
 from sparsing.scale.run_cell import run_cell, with_more_memory
@@ -64,7 +65,7 @@ def _ray(address: str | None) -> Generator[ModuleType]:
     try:
         import ray
     except ImportError as error:
-        raise InputError("a sweep needs Ray: pip install 'sparsing[scale]'") from error
+        raise InputError(f"a sweep needs Ray: {install_command('scale')}") from error
     local: dict[str, Any] = (
         {"num_cpus": _usable_cores(), "include_dashboard": False} if address is None else {}
     )

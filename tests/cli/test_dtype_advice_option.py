@@ -67,7 +67,7 @@ def test_options_turn_the_message_and_its_timing_off(checkpoint, timings, caplog
 def test_every_measuring_command_gives_the_advice_before_it_reads_the_text(
     checkpoint, timings, tmp_path, caplog, command, given, request
 ):
-    """A text without a character ends the command after the model is loaded and before any pass."""
+    """A text of one token ends the command after the model is loaded and before any pass."""
     name, *options = command
     if name == "evaluate":
         request.getfixturevalue("lm_eval")  # skips without lm-eval
@@ -75,8 +75,8 @@ def test_every_measuring_command_gives_the_advice_before_it_reads_the_text(
     shutil.copytree(checkpoint, tmp_path / "run" / "checkpoint-1")
     folder = tmp_path / "run" if name == "track" else checkpoint
     options += ["--tokens-per-step", "1"] if name == "track" else []
-    (tmp_path / "empty.txt").touch()
-    options += ["--text", str(tmp_path / "empty.txt"), "--device", "cpu", "-o", str(tmp_path / "out")]
+    (tmp_path / "short.txt").write_text("a")
+    options += ["--text", str(tmp_path / "short.txt"), "--device", "cpu", "-o", str(tmp_path / "out")]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         assert main([name, str(folder), *options]) == 2

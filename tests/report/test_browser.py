@@ -383,7 +383,7 @@ def test_printed_all_is_drawn_in_light_colours(browser, whole_report, printing):
     page.wait_for_function(f"() => {MISSING} === 0")
     assert page.evaluate(INK) == [LIGHT]
     printing(page, False)
-    page.wait_for_function("() => document.documentElement.dataset.theme === 'system'")
+    page.wait_for_function("() => document.documentElement.dataset.theme === 'auto'")
     assert LIGHT not in page.evaluate(INK)
     window.close()
 

@@ -85,7 +85,7 @@ def test_a_large_model_is_spread_over_the_devices_that_it_needs():
 
 
 def test_a_model_that_no_device_can_hold_is_refused():
-    with pytest.raises(InputError, match="choose a larger machine"):
+    with pytest.raises(InputError, match="choose devices with more memory"):
         plan_measurement(outline_of(LLAMA_70B), 1_000_000, 2048, 6.0, MACHINES["a100"])
 
 

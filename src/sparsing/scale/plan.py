@@ -92,12 +92,13 @@ def plan_measurement(
     held, item = memory_bytes(sizes, batch, name), _bytes_of(name)
     # a quarter of the memory stays free for the workspace of the kernels
     split = math.ceil(held / (0.75 * machine.memory_gb * 1e9))
-    if split > machine.devices:
+    each = min(machine.devices, machine.devices_each)
+    if split > each:
         raise InputError(
-            f"{outline.name} needs {held / 1e9:,.0f} GB, {machine.name} has {machine.devices} x"
-            f" {machine.memory_gb:g} GB; choose a larger machine"
+            f"{outline.name} needs {held / 1e9:,.0f} GB, and a machine of {machine.name} has {each} x"
+            f" {machine.memory_gb:g} GB, of which a quarter stays free; choose devices with more memory"
         )
-    processes = machine.devices // split
+    processes = machine.devices // each * (each // split)
     flops = passes * corpus_tokens * sizes.flops_per_token(width)
     batches = math.ceil(corpus_tokens / batch)
     read = passes * batches * sizes.num_parameters * item

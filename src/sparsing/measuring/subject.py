@@ -390,7 +390,9 @@ def _check_window(loaded: LoadedModel, corpus: Corpus) -> None:
 def _try_label(rule: Rule, level: float, on_all: bool, known: Sequence[Observation]) -> str:
     """Text for the progress of a search: number, level and size of the try, and the result of the last one."""
     tokens = "all tokens" if on_all else "a part"
-    label = f"try {len(known) + 1} of about {USUAL_TRIES}: {rule.label} {level:.4g} on {tokens}"
+    number = len(known) + 1
+    usual = f" of about {USUAL_TRIES}" if number <= USUAL_TRIES else ""  # a rule may have several targets
+    label = f"try {number}{usual}: {rule.label} {level:.4g} on {tokens}"
     if not known:
         return label
     last = known[-1]

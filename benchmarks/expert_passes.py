@@ -116,7 +116,8 @@ def _half(loaded: LoadedModel, corpus: Corpus) -> Thresholds:
 
     with torch.inference_mode(), tapped(loaded.sites, see, gate=False):
         loaded.model(next(corpus.batches(1)).ids, use_cache=False)
-    return Thresholds(rule="cett", level=0.1, on="neuron_norm", values=values)
+    ordered = {site.name: values[site.name] for site in loaded.sites}  # a shared expert may run first
+    return Thresholds(rule="cett", level=0.1, on="neuron_norm", values=ordered)
 
 
 def _passes(loaded: LoadedModel, tokens: int) -> dict[str, Callable[[], object]]:

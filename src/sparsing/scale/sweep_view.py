@@ -12,7 +12,7 @@ from sparsing.base.progress import duration
 from sparsing.scale.cell import DONE, Cell, CellRecord
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 _SHOWN = 12
 """Running cells, and failures, that the live table lists."""
@@ -77,18 +77,18 @@ class SweepView:
         if self._live:
             self._live.update(self._table())
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
+        from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         counts = self._counts
         waiting = self._total - counts["done"] - counts["failed"] - len(self._running)
-        table = Table(
-            title=f"{counts['done']} of {self._total} cells done, {len(self._running)} running, {waiting} waiting,"
-            f" {counts['failed']} failed; {self._left()}",
-            title_justify="left",
-            box=None,
+        state = (
+            f"{counts['done']} of {self._total} cells done, {len(self._running)} running, {waiting} waiting,"
+            f" {counts['failed']} failed; {self._left()}"
         )
+        table = Table(box=None)
         for name in ("running", "attempt", "time"):
             table.add_column(name, justify="left" if name == "running" else "right")
         now = time.monotonic()
@@ -96,7 +96,7 @@ class SweepView:
             table.add_row(Text(name), str(attempt), duration(now - began))
         for failure in self._failures[-_SHOWN:]:
             table.add_row(Text(failure, style="yellow"), "", "")
-        return table
+        return Group(state, table)
 
     def _left(self) -> str:
         """The time that is left, from the cells that this run has finished."""

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 _CLONE = Path(__file__).resolve().parents[3]
-"""The clone that this package is a part of, if it runs from a clone."""
+"""The root of the repository, if the package runs from a clone."""
 
 
 def install_command(extra: str) -> str:

@@ -234,7 +234,7 @@ class Accelerated:
                 self._sites, self._apply, gate=self._mask.needs_gate, extra=self._mask.extra
             ):
                 self._swap.on_undo(handle.remove)
-        # all sites, since a token reads the weights of its own experts only
+        # all sites, since a token reads the weights of only those experts that it is routed to
         total = model_weight_bytes(self.model, self._sites).total_bytes
         self._other_bytes = total - model_weight_bytes(self.model, self._replaced()).ffn_bytes
 

@@ -95,7 +95,7 @@ class RuleComparison(Result):
 def compare(
     subject: Subject, rules: Sequence[str | Rule], *, ppl_ratio: float = 1.1, steps: int = 6
 ) -> RuleComparison:
-    """Measure each rule at `steps` levels (at least those of `SEARCHED`) up to the one that costs `ppl_ratio`.
+    """Measure each rule at `steps` levels up to the level that costs `ppl_ratio`, `SEARCHED` included.
 
     Raises:
         InputError: unknown rule (with a suggestion), a target of 1 or below.

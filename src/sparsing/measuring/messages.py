@@ -96,9 +96,8 @@ class _Pickler(pickle.Pickler):
 
     def __init__(self, file: io.BytesIO, loaded: LoadedModel | None):
         super().__init__(file, protocol=5)
-        model = (
-            None if loaded is None else cast("Any", loaded.model)
-        )  # its `named_modules` has incomplete annotations
+        # the annotations of `named_modules` are incomplete
+        model = None if loaded is None else cast("Any", loaded.model)
         named: list[tuple[str, nn.Module]] = [] if model is None else list(model.named_modules())
         self._modules = {id(module): path for path, module in named}
         self._tokenizer = None if loaded is None else loaded.tokenizer

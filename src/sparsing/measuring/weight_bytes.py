@@ -134,7 +134,7 @@ def _read_parameters(model: Any) -> dict[int, torch.Tensor]:
 
 
 def _routed_shares(model: Any, sites: Sequence[Site]) -> dict[int, float]:
-    """The share of the parameters of routed experts that a token reads: those of its own experts."""
+    """The share of the parameters of routed experts that a token reads: those of the experts that it is routed to."""
     return {
         i: site.top_k / site.n_experts
         for site in sites

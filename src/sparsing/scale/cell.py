@@ -51,7 +51,7 @@ class Cell:
         return self.folder / "cell.log"
 
     def finished(self) -> CellRecord | None:
-        """The record of an earlier run of the same cell that is done; None if there is none."""
+        """The record of the cell if an earlier run has finished it, else None."""
         record = quietly(lambda: CellRecord.load(self.record_file)) if self.record_file.exists() else None
         return record if record and record.outcome == DONE and record.identity == self.identity else None
 

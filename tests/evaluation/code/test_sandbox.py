@@ -280,7 +280,7 @@ def test_a_limit_that_no_program_can_live_with_is_an_error():
 
 
 def test_python_may_be_installed_below_tmp(tmp_path, monkeypatch):
-    """The sandbox has a /tmp of its own, under which a virtual environment below /tmp must still be found."""
+    """An empty /tmp hides that of the host, but a virtual environment below /tmp must still be found."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "bin" / "python"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))

@@ -33,7 +33,7 @@ def test_the_definition_and_the_source_of_its_functions(tmp_path):
 
 
 def function(folder: Path, body: str) -> Any:
-    """A function `process` of its own module."""
+    """A function `process` that stands in a module made for it."""
     path = folder / f"utils_{body[-1]}.py"
     path.write_text(f"def process(docs):\n    {body}\n")
     spec = importlib.util.spec_from_file_location("utils", path)

@@ -1,8 +1,8 @@
 """`deal`: several processes compute the batches of one process, so that their scores are equal to the last digit.
 
-lm-eval gives each process a share of the items, and each process would form batches of its own. Sequences in a batch
-are padded to the longest one, and sums of floats depend on the padding. `deal` therefore collects the requests of all
-processes, forms the batches that lm-eval forms in one process, and gives each process whole batches.
+lm-eval gives each process a share of the items, and each process would form batches from its share. Sequences in a
+batch are padded to the longest one, and sums of floats depend on the padding. `deal` therefore collects the requests of
+all processes, forms the batches that lm-eval forms in one process, and gives each process whole batches.
 """
 
 from __future__ import annotations

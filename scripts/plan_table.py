@@ -5,7 +5,6 @@ python scripts/plan_table.py
 
 from __future__ import annotations
 
-import torch
 from transformers import LlamaConfig
 
 from sparsing.base.progress import duration
@@ -38,7 +37,7 @@ def main() -> None:
             num_key_value_heads=8,
         )
         outline = Outline(
-            name=name, config=config, tokenizer=None, dtype=torch.bfloat16, sizes=model_sizes(config)
+            name=name, config=config, tokenizer=None, dtype="bfloat16", sizes=model_sizes(config)
         )
         for machine in MACHINE_NAMES:
             try:

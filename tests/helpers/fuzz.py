@@ -25,6 +25,19 @@ WORDS: list[Any] = [
     *({"$array": "x"}, {"$array": None}, [1, "2"], "9" * 50),
 ]
 
+SWEEP = """models = ["owner/model"]
+rules = ["cett"]
+ppl = [1, 5]
+tasks = ["piqa"]
+[texts]
+a = "book.txt"
+[measure]
+max_tokens = 100
+arrays = true
+[run]
+memory_gb = 2.5
+"""
+
 
 def readers() -> dict[str, tuple[str, bytes, Reader]]:
     """Name of each reader to the name of its file, a valid content, and the function that reads it."""
@@ -36,6 +49,8 @@ def readers() -> dict[str, tuple[str, bytes, Reader]]:
     from sparsing.models.checkpoint import read_config, training_position, weight_format
     from sparsing.report.saved_results import read_runs
     from sparsing.rules.thresholds import read_thresholds
+    from sparsing.scale.cell import CellRecord
+    from sparsing.scale.sweep_file import list_cells, read_sweep_file
     from sparsing.training.config_file import build_train_config, parse_pairs, read_train_config
 
     def folder(read: Reader) -> Reader:
@@ -59,6 +74,8 @@ def readers() -> dict[str, tuple[str, bytes, Reader]]:
         "activation_ratio": 0.5,
         "provenance": {"train_tokens": 5, "train_step": 2},
     }
+    cell = {"kind": "sweep_cell", "schema_version": 2, "name": "a", "labels": {"model": "m"}, "identity": "0"}
+    cell |= {"outcome": "done", "attempts": 1, "wall_sec": 0.5, "host": "h", "message": ""}
     claim = {"entries": {"dtype": "float32"}, "names": {"text": "x"}}
     index = {"weight_map": {"a": "model-1.safetensors"}}
     series = {"token_passed": [1_000_000, 2_000_000, 3_000_000], "activation_ratio": [0.5, 0.4, 0.3]}
@@ -86,6 +103,8 @@ def readers() -> dict[str, tuple[str, bytes, Reader]]:
         "training state": ("training_state.json", b'{"step": 3, "tokens": 5}', folder(training_position)),
         "train file": ("t.toml", toml.encode(), read_train_config),
         "train.json": ("train.json", text(train), lambda path: _built(path, build_train_config)),
+        "sweep file": ("s.toml", SWEEP.encode(), lambda path: list_cells(read_sweep_file(path), path.parent)),
+        "sweep cell": ("cell.json", text(cell), CellRecord.load),
         "options": (
             "o.txt",
             b"training.lr=0.02",

@@ -57,7 +57,7 @@ def outline_of(sizes_config: LlamaConfig) -> Outline:
         name="model",
         config=sizes_config,
         tokenizer=None,  # type: ignore[arg-type]
-        dtype=torch.bfloat16,
+        dtype="bfloat16",
         sizes=model_sizes(sizes_config),
     )
 
@@ -106,7 +106,7 @@ def test_a_plan_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "5",
         "--json",
     ]
-    words += ["--dtype", "float32"]
+    words += ["--dtype", "fp32"]
     assert cli.main([*words, "--plan", "h100"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["num_parameters"] == read_outline(str(tmp_path / "model")).sizes.num_parameters == 820_352

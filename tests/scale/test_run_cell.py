@@ -59,6 +59,10 @@ def test_more_memory_ends_at_the_largest_node(tmp_path: Path):
     assert larger is not None
     assert larger.memory_gb == 4
     assert with_more_memory(larger, 4) is None
+    alone = with_more_memory(make_cell(tmp_path), 4)
+    assert alone is not None
+    assert alone.memory_gb == 4
+    assert with_more_memory(alone, 4) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")

@@ -81,6 +81,13 @@ def test_a_changed_input_or_option_makes_another_cell_with_another_folder(sweep:
     assert all(cell.folder != before[cell.name] for cell in cells_of(sweep))
 
 
+def test_names_that_are_too_long_for_a_path_are_cut(sweep: Path):
+    sweep.write_text(sweep.read_text().replace("someone/model", "9" * 5000))
+    cells = [cell for cell in cells_of(sweep) if "999" in cell.name]
+    assert len({cell.folder for cell in cells}) == len(cells) == 6
+    assert all(len(cell.folder.name) < 120 for cell in cells)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -34,19 +34,19 @@ def plan_of(args: argparse.Namespace, jobs: Sequence[tuple[Rule | None, dict]]) 
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
         tokenizer=args.tokenizer,
+        dtype=args.dtype,
     )
     corpus, heldout = common.read_text(args, outline)
-    dtype = args.dtype or str(outline.dtype).removeprefix("torch.")
     searches = sum("ppl_ratio" in asked for _, asked in jobs)
     passes = usual_passes(
         searches=searches,
         levels=len(jobs) - searches,
-        half_precision=dtype in ("bfloat16", "float16"),
+        half_precision=outline.dtype in ("bfloat16", "float16"),
         holdout=heldout.num_tokens / corpus.num_tokens if heldout else 0,
     )
     if machine is None:
-        return plan_here(outline, corpus, passes, dtype=dtype)
-    return plan_measurement(outline, corpus.num_tokens, corpus.width, passes, machine, dtype=dtype)
+        return plan_here(outline, corpus, passes)
+    return plan_measurement(outline, corpus.num_tokens, corpus.width, passes, machine)
 
 
 def print_plans(plans: Sequence[Plan], *, as_json: bool) -> None:

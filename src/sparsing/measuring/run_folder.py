@@ -158,7 +158,9 @@ def default_folder(model: str) -> Path:
     path = Path(model).expanduser()
     # abspath follows no symbolic links, as Path.resolve does
     whole = Path(os.path.abspath(path))  # noqa: PTH100
-    parts = whole.parts[1:] if path.exists() else tuple(part for part in model.split("/") if part)
+    # os.path returns False for a name that is too long for a path, where Path.exists raises OSError
+    exists = os.path.exists(path)  # noqa: PTH110
+    parts = whole.parts[1:] if exists else tuple(part for part in model.split("/") if part)
     if not parts:
         raise InputError(
             f"the model name {model!r} gives no name for an output folder; choose a folder with -o"

@@ -163,7 +163,7 @@ def load_model(
             are quantized, or its weights are a pickle that holds more than tensors.
     """
     name = str(name_or_path)
-    dtype_name, device_name = _dtype_name(dtype), _device_name(device)
+    dtype_name, device_name = checked_dtype_name(dtype), _device_name(device)
     base = name
     if adapter is None and is_adapter(name):
         base, adapter = base_of(Path(name).expanduser()), name
@@ -206,7 +206,12 @@ def load_model(
     )
 
 
-def _dtype_name(dtype: str | torch.dtype | None) -> str:
+def checked_dtype_name(dtype: str | torch.dtype | None) -> str:
+    """The full name of a dtype in which models are loaded; `auto` for None.
+
+    Raises:
+        InputError: For another dtype.
+    """
     if dtype is None:
         return "auto"
     return check_dtype_name(dtype, _DTYPES, hint="; leave it out for the checkpoint's own")

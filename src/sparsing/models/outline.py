@@ -13,6 +13,7 @@ from sparsing.errors import UnsupportedModelError
 from sparsing.models.architecture import auto_class, build_config, check_architecture
 from sparsing.models.checkpoint import locate_checkpoint, read_config
 from sparsing.models.gguf import is_gguf_file
+from sparsing.models.loading import checked_dtype_name
 from sparsing.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class Outline:
     name: str
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    dtype: torch.dtype
-    """Of the checkpoint, if it says so."""
+    dtype: str
+    """In which the model would be loaded, e.g. `bfloat16`."""
     sizes: ModelSizes
 
 
@@ -65,13 +66,17 @@ def read_outline(
     revision: str | None = None,
     trust_remote_code: bool = False,
     tokenizer: str | Path | None = None,
+    dtype: str | None = None,
 ) -> Outline:
     """Reads configuration and tokenizer; of a model on the hub no weights are downloaded.
 
+    The arguments are those of `load_model`.
+
     Raises:
-        InputError: If there is no such model, or its configuration is invalid.
+        InputError: If there is no such model, its configuration is invalid, or the dtype is unknown.
         UnsupportedModelError: For a GGUF file, or a model that cannot be measured.
     """
+    wanted = checked_dtype_name(dtype)
     if is_gguf_file(Path(name).expanduser()):
         raise UnsupportedModelError(f"{name!r} is a GGUF file, which has no configuration; give a checkpoint")
     folder, _ = locate_checkpoint(name, revision=revision, code=trust_remote_code, weights=False)
@@ -82,7 +87,9 @@ def read_outline(
         name=name,
         config=config,
         tokenizer=loaded,
-        dtype=getattr(config, "dtype", None) or torch.float32,
+        dtype=str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
+        if wanted == "auto"
+        else wanted,
         sizes=model_sizes(config, trust_remote_code),
     )
 

@@ -74,8 +74,6 @@ def plan_measurement(
     width: int,
     passes: float,
     machine: Machine,
-    *,
-    dtype: str | None = None,
 ) -> Plan:
     """The cost on a named machine.
 
@@ -87,9 +85,9 @@ def plan_measurement(
     Raises:
         InputError: If the model does not fit on all devices of the machine together.
     """
-    sizes, name = outline.sizes, dtype or str(outline.dtype).removeprefix("torch.")
+    sizes = outline.sizes
     batch = max(width, min(_BATCH_TOKENS, corpus_tokens))
-    held, item = memory_bytes(sizes, batch, name), _bytes_of(name)
+    held, item = memory_bytes(sizes, batch, outline.dtype), _bytes_of(outline.dtype)
     # a quarter of the memory stays free for the workspace of the kernels
     split = math.ceil(held / (0.75 * machine.memory_gb * 1e9))
     each = min(machine.devices, machine.devices_each)
@@ -110,7 +108,7 @@ def plan_measurement(
         machine=machine.name,
         processes=processes,
         devices_per_process=split,
-        dtype=name,
+        dtype=outline.dtype,
         num_parameters=sizes.num_parameters,
         num_tokens=corpus_tokens,
         passes=passes,
@@ -122,17 +120,17 @@ def plan_measurement(
     )
 
 
-def plan_here(outline: Outline, corpus: Corpus, passes: float, *, dtype: str | None = None) -> Plan:
+def plan_here(outline: Outline, corpus: Corpus, passes: float) -> Plan:
     """The cost on this machine, on its CPU with the present number of threads, from the timing of few layers.
 
     Raises:
         InputError: If the model cannot be built with fewer layers.
     """
-    sizes, name = outline.sizes, dtype or str(outline.dtype).removeprefix("torch.")
+    sizes = outline.sizes
     windows = max(1, min(_TIMED_TOKENS // corpus.width, corpus.n_windows))
     sample = corpus.part(torch.arange(windows).numpy())
     few, more = _TIMED_LAYERS
-    models = [_shortened(outline, layers, name) for layers in _TIMED_LAYERS]
+    models = [_shortened(outline, layers) for layers in _TIMED_LAYERS]
     rounds = [[dense_sec(model, sample) for model in models] for _ in range(_TIMED_ROUNDS)]
     short, long = (statistics.median(times) for times in zip(*rounds, strict=True))
     whole = short + max(long - short, 0.0) / (more - few) * (sizes.n_layers - few)
@@ -143,13 +141,16 @@ def plan_here(outline: Outline, corpus: Corpus, passes: float, *, dtype: str | N
         machine="this machine",
         processes=1,
         devices_per_process=1,
-        dtype=name,
+        dtype=outline.dtype,
         num_parameters=sizes.num_parameters,
         num_tokens=corpus.num_tokens,
         passes=passes,
         flops=passes * corpus.num_tokens * sizes.flops_per_token(corpus.width),
-        weight_bytes=passes * math.ceil(corpus.num_tokens / batch) * sizes.num_parameters * _bytes_of(name),
-        memory_gb=memory_bytes(sizes, batch, name) / 1e9,
+        weight_bytes=passes
+        * math.ceil(corpus.num_tokens / batch)
+        * sizes.num_parameters
+        * _bytes_of(outline.dtype),
+        memory_gb=memory_bytes(sizes, batch, outline.dtype) / 1e9,
         hours=seconds / 3600,
         limit="as timed",
     )
@@ -168,7 +169,7 @@ def _bytes_of(dtype: str) -> int:
     return getattr(torch, dtype).itemsize
 
 
-def _shortened(outline: Outline, layers: int, dtype: str) -> LoadedModel:
+def _shortened(outline: Outline, layers: int) -> LoadedModel:
     """The model with random weights and its first layers only."""
     config: Any = copy.deepcopy(outline.config)
     text = config.get_text_config()
@@ -177,7 +178,7 @@ def _shortened(outline: Outline, layers: int, dtype: str) -> LoadedModel:
         for key in _LAYER_LISTS:
             if isinstance(values := getattr(text, key, None), list):
                 setattr(text, key, values[:layers])
-        model = auto_class(config).from_config(config, dtype=getattr(torch, dtype))
+        model = auto_class(config).from_config(config, dtype=getattr(torch, outline.dtype))
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{outline.name} cannot be built with {layers} layers to time it ({error}); name a machine, e.g."

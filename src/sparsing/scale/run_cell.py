@@ -82,7 +82,10 @@ def _read_from(path: Path, position: int) -> str:
 
 
 def with_more_memory(cell: Cell, most_gb: float) -> Cell | None:
-    """The cell with twice the memory, at most `most_gb`; None if it has so much already."""
-    if cell.memory_gb is None or cell.memory_gb >= most_gb:
+    """The cell with twice the memory, at most `most_gb`; None if it has so much already.
+
+    A cell without a limit gets all of it, so that it shares its node with no other cell.
+    """
+    if cell.memory_gb is not None and cell.memory_gb >= most_gb:
         return None
-    return dataclasses.replace(cell, memory_gb=min(2 * cell.memory_gb, most_gb))
+    return dataclasses.replace(cell, memory_gb=min(2 * (cell.memory_gb or most_gb), most_gb))

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 import re
 import sys
 import typing
@@ -37,6 +38,8 @@ from sparsing.measuring.measurement import measurement_slug
 from sparsing.measuring.run_folder import THRESHOLDS_FILE, default_folder
 from sparsing.scale.cell import Cell
 
+_LONGEST_NAME = 100
+"""Characters of a cell's name in the name of its folder; file systems allow 255 bytes."""
 _OF_THE_SWEEP = {"model", "rule", "ppl", "level", "text", "tasks", "thresholds", "output", "revision", "json"}
 """Options that a sweep gives to its cells itself."""
 
@@ -138,7 +141,8 @@ def _cells_of(sweep: SweepFile, folder: Path, model: str, revision: str, text: s
     labels = {"model": model} | ({"revision": revision} if revision else {}) | {"text": text}
     of_model = ["--revision", revision] if revision else []
     wanted = ["--level", *map(str, sweep.level)] if sweep.level else ["--ppl", *map(str, sweep.ppl or [1.0])]
-    inputs = tuple(Path(place) for place in (model, sweep.texts[text]) if Path(place).exists())
+    # os.path returns False for a name that is too long for a path, where Path.exists raises OSError
+    inputs = tuple(Path(place) for place in (model, sweep.texts[text]) if os.path.exists(place))  # noqa: PTH110
     measured = [
         _cell(
             sweep,
@@ -198,7 +202,7 @@ def _cell(
         memory_gb=sweep.run.memory_gb,
         inputs=inputs,
     )
-    readable = re.sub(r"[^\w.@+=-]", "-", name)
+    readable = re.sub(r"[^\w.@+=-]", "-", name)[:_LONGEST_NAME]
     own = folder / "cells" / f"{readable}-{cell.identity[:8]}"
     return dataclasses.replace(cell, folder=own, commands=((*command, "-o", str(own)),))
 

@@ -183,7 +183,7 @@ def _gains(result: Measurement) -> list[tuple[str, str]]:
 
 def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) -> list[Section]:
     results = runs.measurements
-    frontiers, tables_of_rules = [], []
+    frontiers, tables_of_rules, orders = [], [], []
     for comparison in runs.comparisons:
         model = model_label(comparison.provenance)
         frontiers += frontier_charts(comparison.points, model=model)
@@ -191,13 +191,15 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         tokens = f" on {comparison.num_tokens:,} tokens" if comparison.num_tokens else ""
         caption = f"Activation ratio at a cost in perplexity{tokens}, {model}"
         tables_of_rules.append(PageTable(caption=caption, header=header, rows=rows))
-        tables_of_rules += _order_tables(comparison, model)
+        orders += _order_tables(comparison, model)
     return [
         Section(
             title="Rules compared",
             note="The activation ratio of each rule at the same cost in perplexity, on the same tokens.",
             charts=frontiers,
             tables=tables_of_rules,
+            folded_title="Rank of the rules with the probability of each order, and overlap of their active sets",
+            folded=orders,
         ),
         Section(title="Along training", note=two_measures(series), charts=training_charts(series)),
         Section(title="Laws", charts=[*laws_charts(runs.laws), *_law_views(runs)]),

@@ -38,12 +38,15 @@ class Card:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page whose tables and charts are always visible."""
+    """A part of the page: charts, tables, and tables that the reader opens."""
 
     title: str
     note: str = ""
     tables: Sequence[PageTable] = ()
     charts: Sequence[Chart] = ()
+    folded_title: str = ""
+    """What the folded tables are."""
+    folded: Sequence[PageTable] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

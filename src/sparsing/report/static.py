@@ -116,13 +116,14 @@ def _draw_chart(figure: Figure, axes: Axes, chart: Chart) -> None:
         )
     for index, series in enumerate(chart.series):
         _draw_series(axes, chart, series, index)
+    layers = sum(series.depth is not None for series in chart.series)
     for mark in chart.marks:
-        _draw_mark(axes, mark)
+        # beside the axes, where no point is; a colour bar takes that place
+        _draw_mark(axes, mark, outside=layers <= 1)
     if chart.diagonal:
         axes.axline((0, 0), slope=1, color=MUTED, linewidth=0.8, linestyle=":")
     _set_axis(axes, chart.x, axes.xaxis)
     _set_axis(axes, chart.y, axes.yaxis)
-    layers = sum(series.depth is not None for series in chart.series)
     if layers > 1:
         depth_bar(figure, axes, layers)
 
@@ -174,7 +175,7 @@ def _pairs(low: Numbers | None, high: Numbers | None) -> list[tuple[float, float
     return list(zip(as_floats(low).tolist(), as_floats(high).tolist(), strict=True))
 
 
-def _draw_mark(axes: Axes, mark: Mark) -> None:
+def _draw_mark(axes: Axes, mark: Mark, *, outside: bool) -> None:
     across = mark.axis == "x"
     if mark.low is not None and mark.high is not None:
         span = axes.axvspan if across else axes.axhspan
@@ -183,7 +184,7 @@ def _draw_mark(axes: Axes, mark: Mark) -> None:
         return
     line = axes.axvline if across else axes.axhline
     line(mark.at, color=MUTED, linewidth=0.9, linestyle=":", zorder=1)
-    look = {"color": MUTED, "size": 7.5, "annotation_clip": True, "textcoords": "offset points"}
+    look = {"color": MUTED, "size": 7.5, "textcoords": "offset points", "annotation_clip": True}
     if across:
         axes.annotate(
             mark.label,
@@ -194,10 +195,11 @@ def _draw_mark(axes: Axes, mark: Mark) -> None:
             va="top",
             **look,
         )
-    else:
-        axes.annotate(
-            mark.label, (1, mark.at), (-2, 2), xycoords=("axes fraction", "data"), ha="right", **look
-        )
+        return
+    place = (
+        {"xytext": (3, 0), "ha": "left", "va": "center"} if outside else {"xytext": (-2, 2), "ha": "right"}
+    )
+    axes.annotate(mark.label, (1, mark.at), xycoords=("axes fraction", "data"), **place, **look)
 
 
 def _set_axis(axes: Axes, axis: Axis, drawn: DrawnAxis) -> None:
@@ -264,4 +266,4 @@ def _add_legends(figure: Figure, panels: Sequence[tuple[Axes, Chart]]) -> None:
             # rows of names leave no free space inside the axes
             figure.legend(handles, labels, loc="outside lower center", ncols=2)
         elif len(labels) > 1:
-            axes.legend(loc="best")
+            axes.legend(loc="best", frameon=True, framealpha=1, edgecolor="none")  # a mark may run behind it

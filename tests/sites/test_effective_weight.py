@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 
 from sparsing.decode.kernels.packing import gate_and_up
 from sparsing.errors import UnsupportedModelError
@@ -207,6 +209,54 @@ def test_weights_that_are_stored_as_codes():
     for site, base in zip(find_sites(model), find_sites(build("llama")), strict=True):
         torch.testing.assert_close(site.weight, base.weight.detach(), rtol=0, atol=0.02)
         torch.testing.assert_close(site.bias, torch.arange(32) / 10)
+
+
+def saved(folder) -> str:
+    """A checkpoint with sizes that the 4-bit kernels can pack."""
+    build("llama", hidden_size=128, intermediate_size=256).to(torch.bfloat16).save_pretrained(folder)
+    return str(folder)
+
+
+def load_quantised(folder, config, dtype=torch.bfloat16):
+    return AutoModelForCausalLM.from_pretrained(
+        folder, quantization_config=config, device_map="cpu", dtype=dtype
+    ).eval()
+
+
+QUANTISED = {
+    "bitsandbytes, 4 bits": lambda: BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16
+    ),
+    "bitsandbytes, 8 bits": lambda: BitsAndBytesConfig(load_in_8bit=True),
+    "torchao, 8 bits": lambda: TorchAoConfig(
+        importlib.import_module("torchao.quantization").Int8WeightOnlyConfig()
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # both libraries warn about parts for GPUs
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_models_that_a_library_has_quantised(kind, tmp_path, tiny_input):
+    pytest.importorskip(kind.split(",")[0], reason="needs the library, see the extra `dev`")
+    model = load_quantised(saved(tmp_path), QUANTISED[kind]())
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = tiny_input()
+    dense = logits(model, ids)
+    for site, base in zip(find_sites(model), find_sites(plain), strict=True):
+        assert not is_plain(site.down_proj)
+        error = (site.weight.float() - base.weight).norm() / base.weight.norm()
+        assert 0.001 < error < (0.2 if "4 bits" in kind else 0.02)
+        # the columns of the matrix are what the module itself gives for one neuron
+        h = torch.zeros(1, site.d_ff, dtype=torch.bfloat16)
+        h[0, 3] = 1.0
+        with torch.no_grad():
+            own = site.down_proj(h).float().norm()
+        torch.testing.assert_close(site.column_norms()[3], own, rtol=0.01, atol=0)
+    zero = Thresholds(rule="cett", level=0.0, on="neuron_norm", values=[0.0, 0.0])
+    with sparsify(model, zero):
+        assert torch.equal(logits(model, ids), dense)
+    with sparsify(model, CUTS):
+        assert not torch.equal(logits(model, ids), dense)
 
 
 def test_a_projection_that_is_no_matrix_is_refused():

@@ -171,6 +171,7 @@ class SparseObserver(Observer[SparseTotals]):
 
     def begin(self, batch: Batch) -> None:
         self._counted, self._span = batch.counted, batch.span
+        self._all_counted = bool(batch.counted.all())
         self._few = (batch.counted & in_sample(batch.place, self._error_share)).flatten().nonzero()[:, 0]
         self.totals.error_tokens += len(self._few)
         place = self.totals.tokens.device
@@ -201,12 +202,13 @@ class SparseObserver(Observer[SparseTotals]):
         counted = self._counted.to(active.device)
         # int32 suffices for one batch, whatever its size; the totals are int64
         if routing is None:
-            active = active.view(*counted.shape, -1) & counted[..., None]
+            active = active.view(*counted.shape, -1)
+            active = active if self._all_counted else active & counted[..., None]
             per_token = active.view(torch.uint8).sum(-1, dtype=torch.int32)  # (windows, tokens)
             totals.neuron[index] += active.flatten(0, 1).sum(0, dtype=torch.int32)
         else:
             of_row = counted.flatten()[routing.token, None]
-            active = active & of_row
+            active = active if self._all_counted else active & of_row
             per_row = active.view(torch.uint8).sum(-1, dtype=torch.int32)
             per_token = routing.per_token(per_row).sum(-1, dtype=torch.int32).view(counted.shape)
             totals.neuron[index] += routing.counts_per_expert(active).flatten()

@@ -167,9 +167,8 @@ def row_cut(cut: torch.Tensor | float, rows: Rows) -> torch.Tensor | float:
     """The cut of `|value|` of each row, given the `cut` of the site; broadcasts to `(rows, d_ff)`."""
     if rows.routing is None or isinstance(cut, (int, float)):
         return cut
-    limit = cut.index_select(0, rows.routing.expert)
     # a cut that is not the same for all neurons has been divided by the scale of a neuron, see `row_scale`
-    return limit if limit.shape[-1] == 1 else limit / rows.routing.weight.detach().float().abs()[:, None]
+    return cut.index_select(0, rows.routing.expert) if cut.shape[-1] == 1 else rows.routing.divided(cut)
 
 
 def is_above(size: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:

@@ -28,7 +28,7 @@ def neuron_output(
     weight = site.weight.detach() if weight is None else weight
     if rows.routing is None:
         return h @ weight.T
-    return rows.routing.weighted_sums(rows.routing.outputs(h, weight))
+    return rows.routing.sums(h, weight)
 
 
 def bias_output(site: Site, rows: Rows) -> torch.Tensor | None:

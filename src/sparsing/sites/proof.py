@@ -238,7 +238,8 @@ class _Plant:
                     )
                     for row in (_Row.HALF, _Row.NONE, _Row.ONE)
                 ),
-                "the output of down_proj is not the sum of the columns of its weight times h",
+                "the output of down_proj is not the sum of the columns of its weight times h, to the accuracy of"
+                f" {str(self.weight.dtype).removeprefix('torch.')}",
             ),
             (
                 self._close(output[_Row.PATH], output[base]),

@@ -142,6 +142,42 @@ class Routing:
         """The values of the rows of each expert. `values`: `(rows, ...)`."""
         return split_rows(values if self.by_expert else values.index_select(0, self._by_expert), self.sizes)
 
+    def sums(self, h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Sum over the rows of each token of `weight * output`, as `weighted_sums(outputs(h, weight))`.
+
+        Args:
+            h: Shape `(rows, d_ff)`.
+            weight: Shape `(n_experts, d_model, d_ff)`.
+
+        Returns: Shape `(n_tokens, d_model)`.
+        """
+        if not self.by_expert:
+            return self.weighted_sums(self.outputs(h, weight))
+        dtype = torch.promote_types(h.dtype, self.weight.dtype)
+        result = h.new_zeros(self.n_tokens, weight.shape[1], dtype=dtype)
+        pieces = (split_rows(values, self.sizes) for values in (h, self.token, self.weight))
+        for matrix, rows, token, factor in zip(weight, *pieces, strict=True):
+            # an expert has a token only once, so no two rows are added to the same sum in one call
+            result.index_add_(0, token, (rows @ matrix.T) * factor[:, None])
+        return result
+
+    def divided(self, per_neuron: torch.Tensor) -> torch.Tensor:
+        """A number per neuron of each expert, over the magnitude of the routing weight.
+
+        Args:
+            per_neuron: Shape `(n_experts, d_ff)`.
+
+        Returns: Shape `(rows, d_ff)`.
+        """
+        factor = self.weight.detach().float().abs()[:, None]
+        if not self.by_expert:
+            return per_neuron.index_select(0, self.expert) / factor
+        result = per_neuron.new_empty(len(self.expert), per_neuron.shape[1])
+        pieces = (split_rows(values, self.sizes) for values in (result, factor))
+        for numbers, rows, factors in zip(per_neuron, *pieces, strict=True):
+            torch.div(numbers, factors, out=rows)  # without a copy of the numbers for each row
+        return result
+
     def weighted_sums(self, outputs: torch.Tensor) -> torch.Tensor:
         """Sum over the rows of each token of `weight * output`. `outputs`: `(rows, d_model)`. `(n_tokens, d_model)`."""
         return self.per_token(outputs * self.weight[:, None]).sum(1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 
 import pytest
 
@@ -97,3 +99,19 @@ def test_a_text_that_does_not_exist_is_refused_before_the_model_is_loaded(
             assert f"{source!r} is no file or folder here" in error
             assert ("Did you mean: book.txt?" in error) == (source not in ("nowhere/book.txt", "a/b/c"))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_names_every_rule(capsys):
+    from sparsing.cli._common import RULE_NAMES
+    from sparsing.rules import RULES
+
+    assert sorted(RULE_NAMES.split(", ")) == sorted(RULES)
+
+
+def test_the_first_steps_of_the_help_are_commands_that_exist():
+    steps = (build_parser().epilog or "").splitlines()[1:]
+    commands = [shlex.split(re.split(r"\s{2,}", step.strip())[0]) for step in steps]
+    assert len(commands) == 4
+    for program, *words in commands[:-1]:
+        assert program == "sparsing"
+        build_parser().parse_args(words)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 
 import numpy as np
 import pytest
 
 import sparsing.measuring.window_loss
-from sparsing.cli import main
+from sparsing import load_model
+from sparsing.cli import build_parser, main
 from sparsing.measuring.measurement import Measurement
 from sparsing.rules.thresholds import Thresholds
 
@@ -134,3 +136,27 @@ def test_cut_off_in_the_search_it_resumes_to_the_same_result(checkpoint, text, t
     assert same(undisturbed, resumed)
     assert np.array_equal(undisturbed.neuron_frequency, resumed.neuron_frequency)
     assert used == 0
+
+
+def test_what_to_do_next_can_be_typed_as_it_is_printed(checkpoint, text, tmp_path, capsys, monkeypatch):
+    """The answer stands below the tables; the Python lines run, and the command is one that exists."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["measure", str(checkpoint), "--text", str(text), "-o", "my run", "--no-figures", *COMMON]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (answer,) = [line for line in lines if "must stay active if perplexity may rise by 1%" in line]
+    assert f"{100 * measured(tmp_path / 'my run').activation_ratio:.3g}%" in answer
+    assert "results: my run; page: sparsing report 'my run'" in lines
+    begin = lines.index("next:") + 1
+    *python, command = (line.strip() for line in lines[begin:])
+    names = {"model": load_model(str(checkpoint)).model}
+    exec("\n".join(python[:1]), names)
+    frame, cuts = (eval(line, names) for line in python[1:])
+    assert len(frame) == len(cuts) == 2
+    assert next(iter(cuts.values())).shape == (names["model"].config.intermediate_size,)
+    assert build_parser().parse_args(shlex.split(command, comments=True)[1:]).text == str(text)
+
+
+def test_a_ranking_promises_no_cuts(checkpoint, text, tmp_path, capsys):
+    command = ["measure", str(checkpoint), "--text", str(text), "-o", str(tmp_path), "--no-figures", *COMMON]
+    assert main([*command, "--rule", "top_k", "--level", "0.5"]) == 0
+    assert "cuts(model)" not in capsys.readouterr().out

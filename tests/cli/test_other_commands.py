@@ -38,7 +38,10 @@ def test_thresholds_shown_and_converted(tmp_path, capsys):
     made = Thresholds(rule="cett", level=0.2, on="neuron_norm", values=(0.125, 0.25))
     path = made.save(tmp_path / "t.json")
     assert main(["thresholds", str(path)]) == 0
-    assert "1.250000e-01" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1.250000e-01" in printed
+    assert "a neuron is active where h.abs() > cut" in printed
+    assert f"read_thresholds({str(path)!r}).cuts(model)" in printed
     assert main(["thresholds", str(path), "--to", "line"]) == 0
     assert capsys.readouterr().out == "thresholds=1.2500e-01,2.5000e-01\n"
     assert main(["thresholds", str(path), "--to", "json", "-o", str(tmp_path / "copy.json")]) == 0

@@ -46,6 +46,15 @@ def test_a_ranking_has_no_cuts():
         shares.cuts(loaded.model)
 
 
+def test_a_value_with_its_sign_has_no_cuts():
+    loaded = tiny_loaded()
+    signed = Thresholds(
+        rule="quantile:pre_gate", level=0.5, on="pre_gate", values=dict.fromkeys(_names(loaded), 0.5)
+    )
+    with pytest.raises(InputError, match="a value with its sign, not a magnitude"):
+        signed.cuts(loaded.model)
+
+
 def test_the_repr_is_short():
     loaded = tiny_loaded()
     thresholds = Thresholds(rule="cett", level=0.1, on="h", values=dict.fromkeys(_names(loaded), 0.05))

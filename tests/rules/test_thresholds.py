@@ -10,7 +10,7 @@ import pytest
 
 from sparsing.base.provenance import Provenance
 from sparsing.errors import InputError
-from sparsing.rules.thresholds import Thresholds
+from sparsing.rules.thresholds import Thresholds, read_thresholds
 
 
 def made(**changes) -> Thresholds:
@@ -63,6 +63,36 @@ def test_the_number_of_layers():
         InputError, match=r"3 thresholds for a model of 4 sites \(neuron_norm\); give one per layer"
     ):
         made().for_sites(four)
+
+
+def test_the_folder_of_a_run_stands_for_its_only_thresholds(tmp_path):
+    path = made().save(tmp_path / "run" / "cett-ppl-1" / "thresholds.json")
+    for folder in (path.parent, tmp_path / "run"):
+        assert read_thresholds(folder) == made()
+    other = made(level=0.3).save(tmp_path / "run" / "cett-0.3" / "thresholds.json")
+    with pytest.raises(InputError, match="holds 2 files thresholds.json; give one of them") as error:
+        read_thresholds(tmp_path / "run")
+    assert str(path) in str(error.value)
+    assert str(other) in str(error.value)
+    with pytest.raises(InputError, match="holds 0 files thresholds.json; `sparsing measure` writes them"):
+        read_thresholds(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "condition"),
+    [
+        ({}, "h.abs() > cut"),
+        ({"on": "gate"}, "gate.abs() > cut"),
+        ({"on": "up"}, "up.abs() > cut"),
+        ({"on": "x_norm"}, "x.abs() > cut"),
+        ({"on": "neuron_norm+x"}, "h.abs() > cut, x.abs() > cut"),
+        ({"on": "pre_gate"}, ""),
+        ({"on": "h_centred", "centres": (0.0, 0.0, 0.0)}, ""),
+        ({"select": "top_k"}, ""),
+    ],
+)
+def test_the_condition_of_cuts(fields, condition):
+    assert made(**fields).cut_condition == condition
 
 
 def test_saved_and_read_again(tmp_path):

@@ -23,6 +23,12 @@ from collections.abc import Iterator, Sequence
 
 from sparsing.cli._parser import Parser
 
+EPILOG = """first steps:
+  sparsing demo                            measure two small built-in models, in minutes; nothing is downloaded
+  sparsing measure MODEL --text book.txt   how many neurons must stay active if perplexity may rise by 1%
+  sparsing advise MODEL --text book.txt    does it pay to skip the others on this machine
+  sparsing COMMAND --help                  options and examples of a command
+"""
 THREADS_HELP = "CPU threads (default: OMP_NUM_THREADS, else the cores that this process may use)"
 
 
@@ -33,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="sparsing",
         description="Measure, exploit and predict activation sparsity in large language models.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sparsing {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log progress to stderr (default: off)")

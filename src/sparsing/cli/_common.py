@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 DEFAULT_WINDOW = 2048
 """Tokens per window for models that can read more: long windows cost memory and change the metrics little."""
+
+RULE_NAMES = "cett, fat, top_k, cats, gaussian_top_k, griffin, quantile, scap, teal, top_p, top_p_l2, wina"
+"""The names of all rules. Written out, because importing the rules would slow down `sparsing --help`."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -332,6 +336,14 @@ def open_subject(
         progress=progress,
         per_expert=per_expert,
     )
+
+
+def results_line(folder: Path, page: Path | None = None) -> str:
+    """Where the results are, and their page or the command that writes the page."""
+    hint = f"page to open or to send, a single file: {page}"
+    if page is None:
+        hint = f"page: sparsing report {shlex.quote(str(folder))}"
+    return f"results: {folder}; {hint}"
 
 
 def print_json(value: Any) -> None:

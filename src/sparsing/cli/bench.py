@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     whole = "time the whole model of each shape in generate(), batch 1 (default: one block)"
     group.add_argument("--whole", action="store_true", help=whole)
-    group.add_argument("--thresholds", metavar="FILE", help="of --model, written by `sparsing measure`")
+    group.add_argument("--thresholds", metavar="FILE", help="thresholds.json of --model, or its folder")
     text = "text that --model is calibrated on and decodes (default: random tokens)"
     group.add_argument("--text", metavar="FILE", help=text)
     ratio = "activation ratios of planted weights, in (0, 1] (default: 0.02 to 1; whole models: 0.065 0.4)"

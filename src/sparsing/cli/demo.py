@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             f"{model.activation}: activation ratio at a cost in perplexity",
             *tables.frontier(model.comparison),
         )
-    print(f"open {page}")
+    print(common.results_line(folder, page))
     return 0
 
 

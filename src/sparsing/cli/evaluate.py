@@ -55,7 +55,7 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--suite", choices=("paper",), help="the fourteen tasks of the paper, with its tables")
     group.add_argument(
-        "--thresholds", nargs="+", metavar="FILE", default=[], help="also run these levels: files of a run"
+        "--thresholds", nargs="+", metavar="FILE", default=[], help="also run these levels: thresholds.json files or folders"
     )
     group.add_argument(
         "--ppl", nargs="+", type=float, metavar="P", help="also run PPL-P%%, measured on --text first"
@@ -225,4 +225,4 @@ def _write(args: argparse.Namespace, evaluation: Evaluation, folder: Path) -> No
         return
     for table in [whole, *(of_paper if args.suite else [])]:
         common.print_table(table.title, table.header, table.rows)
-    print(f"results and tables (JSON, Markdown, CSV): {folder}")
+    print(common.results_line(folder))

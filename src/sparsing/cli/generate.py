@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="number of tokens to generate (default: 64)",
     )
     group.add_argument(
-        "--thresholds", metavar="FILE", help="thresholds from sparsing measure (rules cett, fat)"
+        "--thresholds", metavar="FILE", help="thresholds.json of a run, or its folder (rules cett, fat)"
     )
     group.add_argument(
         "--dense", action="store_true", help="baseline: the same kernels with nothing skipped (default: off)"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsing.cli import _common as common
+from sparsing.cli import _gguf as gguf
 from sparsing.cli._plan import HERE, plan_of, print_plans
 
 if TYPE_CHECKING:
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     from sparsing.measuring.subject import Subject
     from sparsing.rules import Rule
 
+DESCRIPTION = """\
+Measures how many feed-forward neurons of a model must stay active, and writes thresholds and a page of figures.
+Without options it finds PPL-1%: the share of neurons that must stay active if perplexity may rise by 1%. The size of a
+neuron is the norm of what it adds to the output of its block (rule cett), unless --rule names another rule.
+"""
 EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test
   sparsing measure ./my-checkpoint --text book.txt --ppl 1 5 10 -o results/
@@ -26,7 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "measure",
         help="measure the sparsity of a model under Top-k, FAT, CETT and PPL-p%%",
-        description=__doc__,
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,22 +43,27 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--rule",
         nargs="+",
         metavar="RULE",
-        help="rules: cett, fat, top_k (default: cett; with --ppl this is PPL-p%%)",
+        help=f"rules: {common.RULE_NAMES}; NAME:SCORE takes another score, see docs/rules.md (default: cett)",
     )
     group.add_argument(
         "--ppl", nargs="+", type=float, metavar="P", help="rise of perplexity, in percent (default: 1)"
     )
     group.add_argument(
-        "--level", nargs="+", type=float, metavar="X", help="levels in place of --ppl: eps, CETT or share k"
+        "--level",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="levels in place of --ppl: the CETT of cett, eps of fat, share k of top_k; docs/rules.md",
     )
     group.add_argument(
         "--tolerance",
         type=float,
         default=1e-4,
         metavar="T",
-        help="distance from the wanted perplexity ratio below which a search never goes (default: 1e-4)",
+        help="a search accepts a perplexity ratio this close to the target, on a short text one within its sampling error"
+        " (default: 1e-4)",
     )
-    group.add_argument("--thresholds", metavar="FILE", help="measure these thresholds in place of a rule")
+    group.add_argument("--thresholds", metavar="FILE", help="measure this thresholds.json, or the one in this folder, in place of a rule")
     group.add_argument(
         "--scope",
         choices=("token", "sequence"),
@@ -112,14 +124,14 @@ def run(args: argparse.Namespace) -> int:
     )
     asked = [(rule, asked if level is None else {"level": level}) for rule, asked in jobs]
     results = _measure(subject, asked, args.tolerance, folder)
-    if not args.no_figures:
-        _draw(results, subject, folder)
+    page = None if args.no_figures else _draw(results, subject, folder)
     for measured in (*joint, subject):
         measured.journal.clear()
     if args.json:
         common.print_json([_document(result, args.arrays) for result in results])
     else:
-        _print(results, folder)
+        _print(results, folder, page)
+        _print_next(args, results, folder)
     return 0
 
 
@@ -256,8 +268,9 @@ def _document(result: Measurement, arrays: bool) -> dict[str, Any]:
     return document
 
 
-def _print(results: list[Measurement], folder: Path) -> None:
+def _print(results: list[Measurement], folder: Path, page: Path | None) -> None:
     from sparsing.report import measurement_tables as tables
+    from sparsing.report.answers import answer, main_measurement
     from sparsing.report.cautions import measurement_cautions
 
     first = results[0]
@@ -279,14 +292,25 @@ def _print(results: list[Measurement], folder: Path) -> None:
             )
     if without := where.layers_without_site:
         print(f"{len(without)} layers have no feed-forward block and are not counted: {', '.join(without)}")
+    print(answer(main_measurement(results)))
     for result in results:
         for caution in measurement_cautions(result):
             print(f"caution, {result.name}: {caution}")
     cost = first.cost
     print(f"cost of {first.name}: {cost.forward_passes:.1f} passes over the text, {cost.wall_sec:.1f} s")
-    page = folder / "index.html"
-    print(f"results and thresholds: {folder}" + (f"; open {page}" if page.exists() else ""))
-    print(
-        f"in Python: Measurement.load({str(folder / first.slug)!r}); .to_frame() has the figures of each layer (also in"
-        " layers.csv), and .thresholds.cuts(model) the cuts for your own code"
-    )
+    print(common.results_line(folder, page))
+
+
+def _print_next(args: argparse.Namespace, results: list[Measurement], folder: Path) -> None:
+    """Prints how to use a measurement: in Python, in the user's own module, and for a decision on this machine."""
+    from sparsing.report.answers import main_measurement
+
+    result = main_measurement(results)
+    run = folder / result.slug
+    print("next:")
+    print(f"  from sparsing import Measurement; run = Measurement.load({str(run)!r})")
+    print(f"  run.to_frame()              # a row per layer, as pandas; also in {run / 'layers.csv'}")
+    if (condition := result.thresholds.cut_condition) and not result.experts:
+        print(f"  run.thresholds.cuts(model)  # a tensor per layer for your own module: active where {condition}")
+    words = ["--thresholds", str(run)] if gguf.is_gguf(args.model) else ["--text", args.text]
+    print(f"  sparsing advise {shlex.join([args.model, *words])}  # does it pay on this machine")

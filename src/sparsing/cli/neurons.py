@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("model", help="folder of a checkpoint, name on the hub, or GGUF file")
     group = parser.add_argument_group("when a neuron is active")
     choice = group.add_mutually_exclusive_group()
-    choice.add_argument("--thresholds", metavar="FILE", help="thresholds.json written by `sparsing measure`")
+    choice.add_argument("--thresholds", metavar="FILE", help="thresholds.json of `sparsing measure`, or its folder")
     choice.add_argument(
         "--cett", type=float, default=0.2, metavar="C", help="learn thresholds with this CETT (default: 0.2)"
     )
@@ -80,12 +81,11 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         progress=common.make_progress(args),
     )
-    if not args.no_figures:
-        _write_page(folder)
+    page = None if args.no_figures else _write_page(folder)
     if args.json:
         common.print_json({"folder": str(folder), "cost": study.cost})
     else:
-        _print(study, folder)
+        _print(study, folder, page)
     return 0
 
 
@@ -127,19 +127,19 @@ def _corpus(args: argparse.Namespace, loaded: LoadedModel, source: str) -> Corpu
     )
 
 
-def _write_page(folder: Path) -> None:
+def _write_page(folder: Path) -> Path:
     from sparsing.report.document import build_document
     from sparsing.report.page import write_report
     from sparsing.report.saved_results import read_runs
 
-    write_report(build_document(read_runs([folder])), folder / "index.html")
+    return write_report(build_document(read_runs([folder])), folder / "index.html")
 
 
-def _print(study: NeuronStudy, folder: Path) -> None:
+def _print(study: NeuronStudy, folder: Path, page: Path | None) -> None:
     from sparsing.report import measurement_tables as tables
 
     common.print_table(f"{study.provenance.model}: {study.frequency.shape[1]} layers", *tables.neurons(study))
     cost = study.cost
     print(f"cost: {cost.dense_forward_equivalents:.2f} dense passes over the text, {cost.wall_sec:.1f} s")
-    page = folder / "index.html"
-    print(f"neurons: {folder}" + (f"; open {page}" if page.exists() else ""))
+    print(common.results_line(folder, page))
+    print(f"one neuron: sparsing neuron {shlex.quote(str(folder))} {study.site_names[0].neuron(0)}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
 
+if TYPE_CHECKING:
+    from sparsing.rules.thresholds import Thresholds
+
 EPILOG = """examples:
-  sparsing thresholds outputs/my-model/cett-ppl-1/thresholds.json
+  sparsing thresholds outputs/my-model/cett-ppl-1
   sparsing thresholds outputs/my-model/cett-ppl-1/thresholds.json --to line > thresholds.txt
 """
 
@@ -21,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", help="thresholds.json of a run, or a text file with thresholds=t_0,t_1,...")
+    parser.add_argument("file", help="thresholds.json or the folder of a run, or a text file with thresholds=t_0,t_1,...")
     parser.add_argument(
         "--to", choices=("line", "json"), help="print as the reference's line or as JSON (default: a table)"
     )
@@ -42,9 +47,21 @@ def run(args: argparse.Namespace) -> int:
     elif args.to == "json":
         common.print_json(thresholds)
     else:
-        common.print_table(
-            f"{thresholds.rule} at {thresholds.level:.5g}: {thresholds.select} on {thresholds.on}",
-            ["layer", "value"],
-            [[name, f"{value:.6e}"] for name, value in thresholds.values.items()],
-        )
+        _print(thresholds, args.file)
     return 0
+
+
+def _print(thresholds: Thresholds, file: str) -> None:
+    is_threshold = thresholds.selection.is_threshold
+    what = f"active where {thresholds.on} > threshold" if is_threshold else f"{thresholds.select} by {thresholds.on}"
+    level = "" if math.isnan(thresholds.level) else f" at level {thresholds.level:.5g}"
+    common.print_table(
+        f"{thresholds.rule}{level}: {what}",
+        ["site", "threshold" if is_threshold else "number"],
+        [[name, f"{value:.6e}"] for name, value in thresholds.values.items()],
+    )
+    if thresholds.cut_condition:
+        print("in your own module (docs/use-thresholds.md):")
+        print("  from sparsing.rules.thresholds import read_thresholds")
+        print(f"  cuts = read_thresholds({file!r}).cuts(model)  # a tensor per layer")
+        print(f"  a neuron is active where {thresholds.cut_condition}")

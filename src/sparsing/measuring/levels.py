@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from sparsing.base.checked_files import quietly
 from sparsing.base.run_lock import lock_folder
-from sparsing.measuring.run_folder import THRESHOLDS_FILE, open_journal, save_measurement
+from sparsing.measuring.run_folder import open_journal, save_measurement
 from sparsing.models.identity import identify
-from sparsing.rules.thresholds import Thresholds
+from sparsing.rules.thresholds import THRESHOLDS_FILE, Thresholds
 
 if TYPE_CHECKING:
     from sparsing.base.progress import Progress

@@ -23,6 +23,7 @@ from sparsing.errors import InputError
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import MEASUREMENT_FILE
 from sparsing.models.identity import identify
+from sparsing.rules.thresholds import THRESHOLDS_FILE
 
 if TYPE_CHECKING:
     from sparsing.measuring.measurement import Measurement
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAYERS_FILE = "layers.csv"
-THRESHOLDS_FILE = "thresholds.json"
 RUN_FILE = "run.json"
 
 

@@ -76,9 +76,9 @@ def benchmark_card(name: str, evaluation: Evaluation) -> Card | None:
 
 
 def _gains(evaluation: Evaluation, level: str) -> list[tuple[str, str]]:
+    """Changes of the groups, ratios while the tasks ran, items and time, as labels and values."""
     from sparsing.evaluation.outcome import ALL, DENSE
 
-    """Changes of the groups, ratios while the tasks ran, items and time, as labels and values."""
     gains = [
         (f"{group_title(change.group, change)}, mean change", f"{100 * change.difference:+.2f} points")
         for change in evaluation.changes
@@ -99,6 +99,7 @@ def _gains(evaluation: Evaluation, level: str) -> list[tuple[str, str]]:
 
 
 def _ratio_range(ratios: Sequence[float | None]) -> str:
-    """The smallest and the largest ratio in percent; empty if none is known."""
+    """The smallest and the largest ratio in percent, one number if they are equal; empty if none is known."""
     known = [ratio for ratio in ratios if ratio is not None]
-    return f"{100 * min(known):.1f}% to {100 * max(known):.1f}%" if known else ""
+    ends = [f"{100 * end:.1f}%" for end in (min(known), max(known))] if known else []
+    return " to ".join(dict.fromkeys(ends))

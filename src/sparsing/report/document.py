@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TypeVar
 
 from sparsing.report import measurement_tables as tables
 from sparsing.report import order_tables, savings_tables
+from sparsing.report.answers import answer, main_measurement
 from sparsing.report.benchmark_section import benchmark_card, benchmark_section
 from sparsing.report.cautions import measurement_cautions
 from sparsing.report.chart import Chart, is_interval
@@ -31,15 +33,13 @@ if TYPE_CHECKING:
     from sparsing.base.provenance import Provenance
     from sparsing.evaluation.outcome import Evaluation
     from sparsing.measuring.frontier import RuleComparison
-    from sparsing.measuring.measurement import Measurement
+    from sparsing.measuring.measurement import HeldOut, Measurement
     from sparsing.neurons.study import NeuronStudy
 
 _T = TypeVar("_T")
 ALL_MEASUREMENTS = "All measurements"
 MOST_ANSWERS = 4
 """Sentences under the title; more models have cards only."""
-LITTLE_GAIN = 1.15
-"""Below this ceiling of the speed-up the kernels' own overhead is larger than the gain."""
 TEXT_BYTES = 900_000
 """Size of all text views of a page. A large model's view takes 0.3 MB; the main measurements come first."""
 
@@ -64,7 +64,7 @@ def build_document(runs: Runs, *, title: str | None = None) -> Document:
     benchmark_cards = [benchmark_card(name, evaluation) for name, evaluation in evaluations.items()]
     return Document(
         title=title or _page_title(runs, series),
-        answers=[_answer(result) for result in carded[:MOST_ANSWERS]],
+        answers=[answer(result) for result in carded[:MOST_ANSWERS]],
         cards=[
             *(_measurement_card(result) for result in carded),
             *(card for card in benchmark_cards if card is not None),
@@ -91,26 +91,6 @@ def _page_title(runs: Runs, series: Mapping[str, Sequence[Measurement]]) -> str:
     return f"Activation sparsity of {len(models)} models{checkpoints}"
 
 
-def _answer(result: Measurement) -> str:
-    """What was asked of a model, and the answer, in one sentence."""
-    kept = f"{100 * result.activation_ratio:.3g}% of the feed-forward neurons"
-    if result.target_ppl_ratio is None:
-        start = f"{kept} are active with {result.name}"
-    else:
-        start = (
-            f"{kept} must stay active if perplexity may rise by {100 * (result.target_ppl_ratio - 1):.3g}%"
-        )
-    if result.weights is None:
-        return f"{model_label(result.provenance)}: {start}."
-    ceiling = result.weights.speedup_ceiling(result.activation_ratio)
-    gain = f"decoding can become at most {ceiling:.2f} times as fast by skipping the others"
-    if ceiling < LITTLE_GAIN:
-        gain = (
-            f"skipping the others cannot pay: it saves at most {1 - 1 / ceiling:.0%} of the bytes per token"
-        )
-    return f"{model_label(result.provenance)}: {start}; {gain}."
-
-
 def _group_by_model(results: Sequence[Measurement]) -> dict[str, list[Measurement]]:
     groups: dict[str, list[Measurement]] = {}
     for result in results:
@@ -124,23 +104,12 @@ def _card_measurements(
     """One measurement per model; of checkpoints along training only the last."""
     earlier = _earlier_models(series)
     groups = _group_by_model(results)
-    return [_main_measurement(group) for model, group in groups.items() if model not in earlier]
-
-
-def _main_measurement(results: Sequence[Measurement]) -> Measurement:
-    """The paper's measure (CETT at PPL-1%), otherwise another that was searched for, otherwise the first."""
-    searched = [result for result in results if result.target_ppl_ratio is not None]
-    paper = [
-        result
-        for result in searched
-        if result.rule == "cett" and abs((result.target_ppl_ratio or 0) - 1.01) < 1e-9
-    ]
-    return (paper or searched or list(results))[0]
+    return [main_measurement(group) for model, group in groups.items() if model not in earlier]
 
 
 def _panel_order(results: Sequence[Measurement]) -> list[Measurement]:
     """The main measurement of each model, the last checkpoint first, so that the page opens on it; then the others."""
-    mains = [_main_measurement(group) for group in _group_by_model(results).values()][::-1]
+    mains = [main_measurement(group) for group in _group_by_model(results).values()][::-1]
     return mains + [result for result in results if not any(result is main for main in mains)]
 
 
@@ -160,6 +129,18 @@ def _measurement_card(result: Measurement) -> Card:
     )
 
 
+def _ppl_level(ppl_ratio: float) -> str:
+    return f"PPL-{100 * (ppl_ratio - 1):.4g}%"
+
+
+def _held_out(heldout: HeldOut) -> str:
+    bounds = heldout.ppl_ratio_interval
+    spread = ""
+    if bounds is not None and is_interval(bounds):
+        spread = f" [{100 * (bounds[0] - 1):+.2f}, {100 * (bounds[1] - 1):+.2f}]"
+    return f"{_ppl_change(heldout.ppl_ratio)}{spread}"
+
+
 def _ppl_change(ppl_ratio: float) -> str:
     return f"{100 * abs(ppl_ratio - 1):.2f}% {'higher' if ppl_ratio >= 1 else 'lower'}"
 
@@ -176,7 +157,7 @@ def _gains(result: Measurement) -> list[tuple[str, str]]:
         ]
     gains.append(("perplexity, dense to sparse", f"{result.ppl_dense:.3f} to {result.ppl_sparse:.3f}"))
     if result.heldout is not None:
-        gains.append(("perplexity on held-out tokens", _ppl_change(result.heldout.ppl_ratio)))
+        gains.append(("perplexity on held-out tokens", _held_out(result.heldout)))
     gains.append(("tokens measured", f"{result.num_tokens:,}"))
     return gains
 
@@ -189,7 +170,7 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         frontiers += frontier_charts(comparison.points, model=model)
         header, rows = tables.frontier(comparison)
         tokens = f" on {comparison.num_tokens:,} tokens" if comparison.num_tokens else ""
-        caption = f"Activation ratio at a cost in perplexity{tokens}, {model}"
+        caption = f"Activation ratio at a cost in perplexity{tokens}, with 95% intervals, {model}"
         tables_of_rules.append(PageTable(caption=caption, header=header, rows=rows))
         orders += _order_tables(comparison, model)
     return [
@@ -215,14 +196,14 @@ def _order_tables(comparison: RuleComparison, model: str) -> list[PageTable]:
     """Rank of the rules by each measure at each cost, and the overlap of their active sets."""
     made = [
         (
-            f"Rank by {one.measure} at {_ppl_change(one.target_ppl_ratio)} perplexity, {model}",
+            f"Rank by {one.measure} at {_ppl_level(one.target_ppl_ratio)}, {model}",
             order_tables.order(one),
         )
         for one in comparison.orders
     ]
     if comparison.overlap is not None:
-        cost = _ppl_change(comparison.overlap.target_ppl_ratio)
-        caption = f"Overlap of active sets (Jaccard) on dense inputs at {cost} perplexity, {model}"
+        cost = _ppl_level(comparison.overlap.target_ppl_ratio)
+        caption = f"Overlap of active sets (Jaccard) on dense inputs at {cost}, {model}"
         made.append((caption, order_tables.overlap(comparison.overlap)))
     return [PageTable(caption=caption, header=header, rows=rows) for caption, (header, rows) in made]
 
@@ -347,12 +328,19 @@ def _origins(runs: Runs) -> list[Origin]:
         commands.setdefault(provenance.command, []).append(provenance)
     return [
         Origin(
-            models=", ".join(dict.fromkeys(model_label(provenance) for provenance in provenances)),
+            title=_origin_title(command, provenances),
             table=_origin_table(provenances),
             command=command,
         )
         for command, provenances in commands.items()
     ]
+
+
+def _origin_title(command: str, provenances: Sequence[Provenance]) -> str:
+    """The name of the command, where it is one of this package, and the models."""
+    models = ", ".join(dict.fromkeys(model_label(provenance) for provenance in provenances))
+    name = re.search(r"\bsparsing (\w[\w-]*)", command)
+    return f"{name[1]}: {models}" if name else models
 
 
 def _origin_table(provenances: Sequence[Provenance]) -> PageTable:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparsing.measuring.measurement import DEAD_BELOW
+from sparsing.report.chart import is_interval
 from sparsing.report.charts.measurement_charts import RARE_BELOW
+from sparsing.report.charts.rule_charts import kept_share
 
 if TYPE_CHECKING:
     from sparsing.measuring.frontier import RuleComparison
-    from sparsing.measuring.measurement import Measurement
+    from sparsing.measuring.measurement import HeldOut, Measurement
     from sparsing.neurons.study import NeuronStudy
 
 Rows = tuple[list[str], list[list[str]]]
@@ -25,7 +27,7 @@ COSTS = (0.5, 1, 2, 5, 10, 20, 50)
 
 def summary(results: Sequence[Measurement]) -> Rows:
     """One row per measurement."""
-    header = ["measure", "level", "activation ratio [95%]", "ppl ratio [95%]", "held out", "dead neurons"]
+    header = ["measure", "level", "activation ratio [95%]", "ppl ratio [95%]", "held-out ppl ratio [95%]", "dead neurons"]
     return header, [_summary_row(result) for result in results]
 
 
@@ -90,13 +92,17 @@ def _between(values: Sequence[float] | np.ndarray, style: str) -> str:
 
 
 def frontier(comparison: RuleComparison) -> Rows:
-    """Activation ratio of each rule at the costs in perplexity that the comparison reaches."""
+    """Activation ratio of each rule, with its 95% interval, at the costs in perplexity that the comparison reaches."""
     most = max(point.ppl_ratio for point in comparison.points)
     costs = [p for p in COSTS if 1 + p / 100 <= most + 1e-3]
     return ["rule", *(f"PPL-{p:g}%" for p in costs)], [
-        [rule, *(percent(comparison.ratio_at(rule, 1 + p / 100)) for p in costs)]
-        for rule in comparison.rules()
+        [rule, *(_kept_at(comparison, rule, 1 + p / 100) for p in costs)] for rule in comparison.rules()
     ]
+
+
+def _kept_at(comparison: RuleComparison, rule: str, ppl_ratio: float) -> str:
+    share = kept_share(comparison.of(rule), ppl_ratio)
+    return "-" if share is None else f"{percent(share.ratio, 1)} {interval(share.interval, digits=1)}".strip()
 
 
 def training(own: Mapping[str, Sequence[Measurement]], shared: Mapping[str, Sequence[Measurement]]) -> Rows:
@@ -139,21 +145,24 @@ def percent(value: float, digits: int = 2) -> str:
 
 def interval(low_high: tuple[float, float] | None, scale: float = 100, digits: int = 2) -> str:
     """`[low, high]` in multiples of `1 / scale`; empty without an interval."""
-    if low_high is None:
+    if low_high is None or not is_interval(low_high):
         return ""
     return f"[{scale * low_high[0]:.{digits}f}, {scale * low_high[1]:.{digits}f}]"
 
 
 def _summary_row(result: Measurement) -> list[str]:
-    ppl_interval = interval(result.ppl_ratio_interval, scale=1, digits=4)
     return [
         result.name,
         f"{result.level_name.partition(',')[0]} {result.level:.4g}",
         f"{percent(result.activation_ratio)} {interval(result.activation_ratio_interval)}".strip(),
-        f"{result.ppl_ratio:.4f} {ppl_interval}".strip(),
-        f"{result.heldout.ppl_ratio:.4f}" if result.heldout else "-",
+        _ppl_ratio(result),
+        _ppl_ratio(result.heldout) if result.heldout else "-",
         percent(sum(result.dead_neuron_ratio) / len(result.dead_neuron_ratio)),
     ]
+
+
+def _ppl_ratio(result: Measurement | HeldOut) -> str:
+    return f"{result.ppl_ratio:.4f} {interval(result.ppl_ratio_interval, scale=1, digits=4)}".strip()
 
 
 def size(num_bytes: float) -> str:
@@ -180,6 +189,8 @@ def neurons(study: NeuronStudy) -> Rows:
             (favourite == index).sum() / (favourite >= 0).sum(),
         )
         rows.append([name, f"{tokens:,}", *(percent(float(share)) for share in shares)])
+    if len(rows) == 1:  # every neuron is most active in the only corpus
+        return header[:-1], [rows[0][:-1]]
     return header, rows
 
 

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("page.js", "charts.js", "text.js", "neurons.js")
 """The scripts in loading order; the first defines functions that the others use."""
+_UNIT = r"( ?(%|x|s|[kKMG]?B|K|M))?"
+_INTERVAL = r"[\[(][-+\d., %ekMGB]*[\])]"
 _NUMBER = re.compile(
-    r"[-+]?(\d[\d.,]*(e[-+]?\d+)?|nan|inf)( ?(%|x|s|K|M|B))?( ?[\[(][-+\d., %e]*[\])])?"
-    r"( to [-+][\d.]+)?"
+    rf"[-+]?(\d[\d.,]*(e[-+]?\d+)?|nan|inf){_UNIT}( ?{_INTERVAL})?( to [-+][\d.]+)?|{_INTERVAL}"
 )
-"""A number, optionally with a unit and an interval in brackets, or the two ends of an interval."""
+"""A number, optionally with a unit and an interval in brackets, the two ends of an interval, or an interval alone."""
 
 
 def write_report(document: Document, path: str | Path) -> Path:
@@ -102,8 +103,8 @@ def script_json(value: Any) -> str:
 
 def is_numeric(cells: Sequence[str]) -> bool:
     """True if a column holds numbers only, apart from empty cells and dashes; such a column is aligned right."""
-    filled = [cell for cell in cells if cell not in ("", "-")]
-    return bool(filled) and all(_NUMBER.fullmatch(cell) for cell in filled)
+    filled = [cell for cell in cells if cell]
+    return bool(filled) and all(cell == "-" or _NUMBER.fullmatch(cell) for cell in filled)
 
 
 def _environment() -> Environment:

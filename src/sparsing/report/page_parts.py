@@ -73,7 +73,8 @@ class Explorer:
 class Origin:
     """The provenance of the results of one command."""
 
-    models: str
+    title: str
+    """The command and the models."""
     table: PageTable
     command: str
     """The command line that makes the results again; empty if it is not known."""

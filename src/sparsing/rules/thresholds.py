@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from sparsing.rules.curves import Curves
     from sparsing.sites.site import Site
+
+THRESHOLDS_FILE = "thresholds.json"
+"""Name of the file in the folder of a measurement."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,11 +132,19 @@ class Thresholds(Result):
         numbers = iter(self.numbers)
         return tuple(tuple(itertools.islice(numbers, len(unit))) for unit in units)
 
+    @property
+    def cut_condition(self) -> str:
+        """When a neuron is active, as code over a tensor of `cuts`: `h.abs() > cut`; empty if there are no cuts."""
+        if not self.selection.is_threshold or any(score.centred or score.signed for score in self.scores):
+            return ""
+        names = ("x" if score.kinds == ("linear_input",) else score.value for score in self.scores)
+        return ", ".join(f"{name}.abs() > cut" for name in names)
+
     def cuts(self, model: Any) -> dict[str, Tensor]:
         """Cuts for code of your own: a neuron is active where `value.abs() > cut`.
 
-        The value is `h`, the input of `down_proj`; for the score `gate` it is `gate`. Thresholds of `neuron_norm` are
-        divided by the norms of the columns of `down_proj`.
+        The value is `h`, the input of `down_proj`; `cut_condition` names it for other scores. Thresholds of
+        `neuron_norm` are divided by the norms of the columns of `down_proj`.
 
         Args:
             model: A `PreTrainedModel`, or the `LoadedModel` of one.
@@ -154,9 +166,10 @@ class Thresholds(Result):
         sites = covered_sites(inner, find_sites(inner), self.on)
         if not self.selection.is_threshold:
             raise InputError(f"{self.select!r} ranks the neurons of each token; only thresholds have cuts")
-        if self.centres is not None:
+        if not self.cut_condition:
             raise InputError(
-                f"{self.on!r} cuts the distance from a centre, not a magnitude; use sparsify(model, thresholds)"
+                f"{self.on!r} cuts the distance from a centre or a value with its sign, not a magnitude; use"
+                " sparsify(model, thresholds)"
             )
         if any(site.kind == "expert" for site in sites):
             raise InputError(
@@ -227,15 +240,29 @@ def _by_position(values: Sequence[float]) -> dict[str, float]:
 
 
 def read_thresholds(path: str | Path) -> Thresholds:
-    """Thresholds from a JSON file that a run wrote, or from a text file with the line of the reference code.
+    """Thresholds from a JSON file that a run wrote, from the folder of a run, or from a text file with the line of the
+    reference code.
 
     Raises:
-        InputError: If there is no such file, or if it does not hold thresholds.
+        InputError: If there is no such file, if it does not hold thresholds, or if a folder holds several such files.
     """
-    if Path(path).suffix == ".json":
+    path = Path(path)
+    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises OSError for a name that is too long)
+        path = _file_in(path)
+    if path.suffix == ".json":
         return Thresholds.load(path)
-    hint = "give thresholds.json of a run, or a file with the line thresholds=1.5e-01,2.0e-01,..."
+    hint = "give thresholds.json or the folder of a run, or a file with the line thresholds=1.5e-01,2.0e-01,..."
     return Thresholds.from_line(read_utf8(path, hint=hint, limit=2**24))
+
+
+def _file_in(folder: Path) -> Path:
+    """`thresholds.json` in the folder of a measurement, or the only one in the folder of a run."""
+    own = folder / THRESHOLDS_FILE
+    found = [own] if own.is_file() else sorted(folder.glob(f"*/{THRESHOLDS_FILE}"))
+    if len(found) == 1:
+        return found[0]
+    choice = f"give one of them: {' '.join(map(str, found))}" if found else "`sparsing measure` writes them"
+    raise InputError(f"the folder {str(folder)!r} holds {len(found)} files {THRESHOLDS_FILE}; {choice}")
 
 
 def _centres(rule: Rule, curves: Curves | None) -> tuple[float, ...] | None:

@@ -35,7 +35,8 @@ from sparsing.base.checked_files import check, read_toml
 from sparsing.base.registry import Registry
 from sparsing.errors import InputError
 from sparsing.measuring.measurement import measurement_slug
-from sparsing.measuring.run_folder import THRESHOLDS_FILE, default_folder
+from sparsing.measuring.run_folder import default_folder
+from sparsing.rules.thresholds import THRESHOLDS_FILE
 from sparsing.scale.cell import Cell
 
 _LONGEST_NAME = 100

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from sparsing.measuring.run_folder import THRESHOLDS_FILE
 from sparsing.rules import make_rule
 from sparsing.rules.mask import apply
-from sparsing.rules.thresholds import Thresholds, thresholds_at
+from sparsing.rules.thresholds import THRESHOLDS_FILE, Thresholds, thresholds_at
 from sparsing.sites.discovery import find_sites
 from sparsing.training.attachable import Attachable
 

@@ -33,7 +33,7 @@ function explorer(root, data) {
   const state = { rows: [], page: 0, chosen: null };
 
   const option = (value, text) => make("option", { value }, text);
-  const search = make("input", { type: "search", class: "search", placeholder: "neuron, such as 3.17, or a word", "aria-label": "search neurons" });
+  const search = make("input", { type: "search", class: "search", placeholder: "3.17, or a word", "aria-label": "search neurons" });
   const orders = Object.keys(NEURON_ORDERS).filter((name) => corpora > 1 || name !== "most specialised");
   const sort = make("select", { class: "sort", "aria-label": "sort by" }, ...orders.map((name) => option(name, name)));
   const only = make("select", { class: "only", "aria-label": "fires most in" }, option("", "any corpus"), ...view.corpora.map((name, i) => option(i, `most in ${name}`)));
@@ -115,7 +115,7 @@ function explorer(root, data) {
       return [other === undefined ? make("span", {}, text) : make("button", { type: "button", class: "near", onclick: () => choose(other) }, text), " "];
     });
     const contexts = found.contexts.map(([corpus, value, before, token, after]) =>
-      make("li", {}, make("small", {}, `${corpus}, ${value} `), make("span", { class: "context" }, before, make("mark", {}, token || "\u2590"), after)));
+      make("li", {}, make("small", {}, `${corpus}, ${value} `), make("span", { class: "context" }, filled(before).trimStart(), make("mark", {}, token.replaceAll("\n", "\u21b5") || "\u2590"), filled(after).trimEnd())));
     return [
       ...chips("promotes", found.up), ...chips("demotes", found.down),
       ...(near.length ? [make("p", {}, make("b", {}, "fires with"), " ", ...near)] : []),
@@ -136,6 +136,11 @@ function explorer(root, data) {
     [name(row), view.overall[row], ...(corpora > 1 ? [...view.corpora.keys()].map((corpus) => frequency(row, corpus)) : []), ...(corpora > 1 ? [view.special.values[row]] : []), view.mean.values[row], view.max.values[row]])])));
   select();
   if (state.rows.length) choose(state.rows[0]);
+}
+
+// Removes blank lines, since a context is short and would become tall.
+function filled(text) {
+  return text.replace(/\n\s*\n/g, "\n");
 }
 
 function visible(word) {

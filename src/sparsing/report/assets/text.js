@@ -65,7 +65,7 @@ function textView(root, view) {
       return bar;
     });
     detail.replaceChildren(
-      make("div", {}, make("b", { class: "mono token-text" }, JSON.stringify(view.tokens[token]).slice(1, -1) || "(part of the next)"), ` token ${token + 1} of ${count}`),
+      make("div", {}, make("b", { class: "mono token-text" }, view.tokens[token].replace(/[\u0000-\u001f]/g, (char) => JSON.stringify(char).slice(1, -1)) || "(part of the next)"), ` token ${token + 1} of ${count}`),
       make("div", { class: "token-ratio" }, `${percent(value(token))} active in ${layer === null ? "all layers" : `layer ${site(layer)}`}`),
       make("div", { class: "bars", role: "img", "aria-label": "activation ratio in each layer" }, ...columns),
       make("small", {}, `layer ${site(0)} to ${site(layers - 1)}, highest ${percent(most)}`),

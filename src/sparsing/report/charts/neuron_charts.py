@@ -27,7 +27,7 @@ def corpus_curves(name: str, study: NeuronStudy) -> Chart:
     return Chart(
         title=f"How often neurons are active, by corpus: {name}",
         note="All neurons of all layers, from the most to the least active in each corpus.",
-        x=Axis(label="rank of the neuron, share of all"),
+        x=Axis(label="rank of the neuron, share of all", low=0.0, high=1.0),
         y=Axis(label="share of tokens where active", scales=("linear", "log")),
         series=[
             frequency_curve(corpus, frequency, most=CORPUS_POINTS)

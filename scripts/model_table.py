@@ -47,7 +47,7 @@ _HEAD = """# Model types
 `src/sparsing/sites/discovery.py`). So a type that is missing here may work too.
 
 The table covers the {total} model types of transformers {version} that have a causal language-model head. Each was
-built with small sizes and random weights, and four laws were run over it (`tests/helpers/laws.py`):
+built with small sizes and random weights, and four properties ("laws", `tests/helpers/laws.py`) were tested on it:
 
 - a threshold of 0 gives the logits of the dense model bit for bit;
 - the model is as before afterwards, also after an exception;
@@ -56,8 +56,8 @@ built with small sizes and random weights, and four laws were run over it (`test
 
 {counts}
 
-`python scripts/model_table.py` makes this page and the list that `sparsing models` prints. `make test` runs the laws
-over 30 of the types, `make test-slow` over all.
+`python scripts/model_table.py` makes this page and the list that `sparsing models` prints. `make test` tests
+30 of the types, `make test-slow` tests all.
 
 `transformers` also loads MiniCPM checkpoints here: they are Granite by another name.
 

@@ -117,7 +117,7 @@ def _print(advice: Advice) -> None:
     title = (
         f"{provenance.model}, {provenance.dtype}, {advice.threads} thread{'s' if advice.threads > 1 else ''}:"
         f" {advice.weights.total_bytes / 1e6:.3f} MB a token, {advice.ffn_share:.0%} feed-forward;"
-        f" memory {peak / 1e9:.1f} GB/s; own code {advice.torch_tok_per_sec:.1f} tok/s"
+        f" memory {peak / 1e9:.1f} GB/s; the model's own code {advice.torch_tok_per_sec:.1f} tok/s"
     )
     common.print_table(title, header, [_row(row) for row in advice.rows])
     for bound in advice.bounds:

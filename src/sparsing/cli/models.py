@@ -1,4 +1,4 @@
-"""`sparsing models`: lists the published checkpoints and the model types on which the laws were checked."""
+"""`sparsing models`: lists the published checkpoints and the model types that were checked."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "models",
         help="list the published checkpoints and the model types that were checked",
-        description="The ten published Sparsing Law checkpoints, and the model types of transformers: on which of them"
-        " the laws of this package hold, and why not on the others.",
+        description="The ten published Sparsing Law checkpoints, and the model types of transformers: which of them this"
+        " package was tested on with small random weights, and the result. docs/models.md gives the reasons.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,7 +72,7 @@ def _print_tables(types: list[ModelType]) -> None:
             [status, str(count), ", ".join(t.name for t in part if t.status == status)]
             for status, count in _counts(part).items()
         ]
-        common.print_table(title, ["laws", "types", "names"], rows, prose=True)
+        common.print_table(title, ["result of the tests", "types", "names"], rows, prose=True)
     print(
         "params: without the embedding. Any local folder or name on the hub that has feed-forward blocks works; the"
     )

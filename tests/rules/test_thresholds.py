@@ -74,7 +74,7 @@ def test_the_folder_of_a_run_stands_for_its_only_thresholds(tmp_path):
         read_thresholds(tmp_path / "run")
     assert str(path) in str(error.value)
     assert str(other) in str(error.value)
-    with pytest.raises(InputError, match="holds 0 files thresholds.json; `sparsing measure` writes them"):
+    with pytest.raises(InputError, match="holds 0 files thresholds.json; `sparsing measure` writes it"):
         read_thresholds(tmp_path)
 
 

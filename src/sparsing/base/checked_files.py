@@ -7,6 +7,7 @@ a wrong type anywhere inside ends in an `InputError` that names the place.
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,25 @@ def read_utf8(path: str | Path, *, hint: str, limit: int = MAX_BYTES) -> str:
         raise InputError(f"{str(path)!r} is not text in UTF-8 ({error}); {hint}") from None
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise InputError(f"{str(path)!r} cannot be read ({error}); {hint}") from None
+
+
+def file_in_run(path: str | Path, name: str) -> Path:
+    """`path` if it is no folder; else the file `name` in the folder, or the only one in its subfolders.
+
+    The folder of a measurement holds one such file, the folder of a run holds one per measurement.
+
+    Raises:
+        InputError: If a folder holds no such file, or several.
+    """
+    path = Path(path)
+    if not os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises OSError for a name that is too long)
+        return path
+    own = path / name
+    found = [own] if own.is_file() else sorted(path.glob(f"*/{name}"))
+    if len(found) == 1:
+        return found[0]
+    choice = f"give one of them: {' '.join(map(str, found))}" if found else "`sparsing measure` writes it"
+    raise InputError(f"the folder {str(path)!r} holds {len(found)} files {name}; {choice}")
 
 
 def read_json(path: str | Path, *, hint: str, limit: int = MAX_BYTES) -> Any:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsing.base.checked_files import file_in_run
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
-from sparsing.errors import InputError
 from sparsing.measuring.savings import Savings
 from sparsing.measuring.search import Try
 from sparsing.measuring.site_names import SiteName, site_names
@@ -176,14 +176,7 @@ class Measurement(Result):
         Raises:
             InputError: as `Result.load`, or if the folder of a run holds several measurements.
         """
-        path = Path(path)
-        if not path.is_dir() or (path / MEASUREMENT_FILE).is_file():
-            return super().load(path / MEASUREMENT_FILE if path.is_dir() else path)
-        found = sorted(path.glob(f"*/{MEASUREMENT_FILE}"))
-        if len(found) != 1:
-            names = ", ".join(str(file.parent) for file in found) or "none"
-            raise InputError(f"{str(path)!r} holds {len(found)} measurements; give one of them: {names}")
-        return super().load(found[0])
+        return super().load(file_in_run(path, MEASUREMENT_FILE))
 
     def to_frame(self) -> DataFrame:
         """One row per layer as a pandas `DataFrame`, with the columns of `layer_columns`."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from sparsing.base.checked_files import read_utf8
+from sparsing.base.checked_files import file_in_run, read_utf8
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.errors import InputError
@@ -246,23 +245,11 @@ def read_thresholds(path: str | Path) -> Thresholds:
     Raises:
         InputError: If there is no such file, if it does not hold thresholds, or if a folder holds several such files.
     """
-    path = Path(path)
-    if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises OSError for a name that is too long)
-        path = _file_in(path)
+    path = file_in_run(path, THRESHOLDS_FILE)
     if path.suffix == ".json":
         return Thresholds.load(path)
     hint = "give thresholds.json or the folder of a run, or a file with the line thresholds=1.5e-01,2.0e-01,..."
     return Thresholds.from_line(read_utf8(path, hint=hint, limit=2**24))
-
-
-def _file_in(folder: Path) -> Path:
-    """`thresholds.json` in the folder of a measurement, or the only one in the folder of a run."""
-    own = folder / THRESHOLDS_FILE
-    found = [own] if own.is_file() else sorted(folder.glob(f"*/{THRESHOLDS_FILE}"))
-    if len(found) == 1:
-        return found[0]
-    choice = f"give one of them: {' '.join(map(str, found))}" if found else "`sparsing measure` writes them"
-    raise InputError(f"the folder {str(folder)!r} holds {len(found)} files {THRESHOLDS_FILE}; {choice}")
 
 
 def _centres(rule: Rule, curves: Curves | None) -> tuple[float, ...] | None:

@@ -141,7 +141,9 @@ def test_cut_off_in_the_search_it_resumes_to_the_same_result(checkpoint, text, t
 def test_what_to_do_next_can_be_typed_as_it_is_printed(checkpoint, text, tmp_path, capsys, monkeypatch):
     """The answer stands below the tables; the Python lines run, and the command is one that exists."""
     monkeypatch.chdir(tmp_path)
-    assert main(["measure", str(checkpoint), "--text", str(text), "-o", "my run", "--no-figures", *COMMON]) == 0
+    assert (
+        main(["measure", str(checkpoint), "--text", str(text), "-o", "my run", "--no-figures", *COMMON]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     (answer,) = [line for line in lines if "must stay active if perplexity may rise by 1%" in line]
     assert f"{100 * measured(tmp_path / 'my run').activation_ratio:.3g}%" in answer

@@ -19,7 +19,9 @@ def test_a_folder_is_loaded(tmp_path):
     for place in (tmp_path, tmp_path / "cett-ppl-1", tmp_path / "cett-ppl-1" / "measurement.json"):
         assert Measurement.load(place).activation_ratio == result.activation_ratio
     save_measurement(result, tmp_path / "fat-0")
-    with pytest.raises(InputError, match=r"holds 2 files measurement.json; give one of them: .*cett-ppl-1.* .*fat-0"):
+    with pytest.raises(
+        InputError, match=r"holds 2 files measurement.json; give one of them: .*cett-ppl-1.* .*fat-0"
+    ):
         Measurement.load(tmp_path)
 
 

@@ -11,7 +11,12 @@ from ..helpers.measurements import make_measurement
 def made(ratio: float, ffn_bytes: int = 800, **changes):
     weights = WeightBytes(total_bytes=1000, ffn_bytes=ffn_bytes)
     interval = (ratio - 0.05, ratio + 0.1)
-    fields = {"activation_ratio": ratio, "activation_ratio_interval": interval, "weights": weights, "model": "a/m"}
+    fields = {
+        "activation_ratio": ratio,
+        "activation_ratio_interval": interval,
+        "weights": weights,
+        "model": "a/m",
+    }
     return make_measurement(**fields | changes)
 
 

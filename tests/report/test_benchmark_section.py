@@ -31,7 +31,7 @@ def test_the_card_says_the_change_and_where_it_comes_from():
     assert card.interval.startswith("95% interval -")
     assert dict(card.gains) == {
         "Commonsense, mean change": "-25.00 points",
-        "activation ratio, prefill, by task": "30.0% to 30.0%",
+        "activation ratio, prefill, by task": "30.0%",
         "items": "200",
         "time, dense to sparse": "1.5 s to 1.5 s",
     }

@@ -52,9 +52,9 @@ def test_layout(folder):
 
 def test_the_answer_is_under_the_title(folder):
     document = build_document(read_runs([folder]))
-    assert document.title == "Activation sparsity of 3 models and 1 earlier checkpoints"
+    assert document.title == "Activation sparsity of 3 models and 1 earlier checkpoint"
     sentence = document.answers[0]
-    assert "of the feed-forward neurons must stay active if perplexity may rise by 1%" in sentence
+    assert "must stay active if perplexity may rise by 1%" in sentence
     ceiling = next(value for label, value in document.cards[0].gains if label.startswith("ceiling"))
     assert f"at most {ceiling.removesuffix('x')} times as fast" in sentence
 

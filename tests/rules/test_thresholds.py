@@ -70,11 +70,11 @@ def test_the_folder_of_a_run_stands_for_its_only_thresholds(tmp_path):
     for folder in (path.parent, tmp_path / "run"):
         assert read_thresholds(folder) == made()
     other = made(level=0.3).save(tmp_path / "run" / "cett-0.3" / "thresholds.json")
-    with pytest.raises(InputError, match="holds 2 files thresholds.json; give one of them") as error:
+    with pytest.raises(InputError, match=r"holds 2 files thresholds\.json; give one of them") as error:
         read_thresholds(tmp_path / "run")
     assert str(path) in str(error.value)
     assert str(other) in str(error.value)
-    with pytest.raises(InputError, match="holds 0 files thresholds.json; `sparsing measure` writes it"):
+    with pytest.raises(InputError, match=r"holds 0 files thresholds\.json; `sparsing measure` writes it"):
         read_thresholds(tmp_path)
 
 

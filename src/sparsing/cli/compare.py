@@ -27,7 +27,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("model", help="folder of a checkpoint, name on the hub, or GGUF file")
     group = parser.add_argument_group("what to compare")
     group.add_argument(
-        "--rule", nargs="+", default=["cett", "fat", "top_k"], help=f"rules: {common.RULE_NAMES}; NAME:SCORE takes another score, see docs/rules.md (default: cett fat top_k)"
+        "--rule",
+        nargs="+",
+        default=["cett", "fat", "top_k"],
+        help=f"rules: {common.RULE_NAMES}; NAME:SCORE takes another score, see docs/rules.md (default: cett fat top_k)",
     )
     group.add_argument(
         "--ppl",

@@ -55,7 +55,11 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--suite", choices=("paper",), help="the fourteen tasks of the paper, with its tables")
     group.add_argument(
-        "--thresholds", nargs="+", metavar="FILE", default=[], help="also run these levels: thresholds.json files or folders"
+        "--thresholds",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="also run these levels: thresholds.json files or folders",
     )
     group.add_argument(
         "--ppl", nargs="+", type=float, metavar="P", help="also run PPL-P%%, measured on --text first"

@@ -60,10 +60,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         type=float,
         default=1e-4,
         metavar="T",
-        help="a search accepts a perplexity ratio this close to the target, on a short text one within its sampling error"
+        help="a search accepts a perplexity ratio this close to the target, or within the sampling error of the text"
         " (default: 1e-4)",
     )
-    group.add_argument("--thresholds", metavar="FILE", help="measure this thresholds.json, or the one in this folder, in place of a rule")
+    group.add_argument(
+        "--thresholds",
+        metavar="FILE",
+        help="measure this thresholds.json, or the one in this folder, in place of a rule",
+    )
     group.add_argument(
         "--scope",
         choices=("token", "sequence"),
@@ -311,6 +315,8 @@ def _print_next(args: argparse.Namespace, results: list[Measurement], folder: Pa
     print(f"  from sparsing import Measurement; run = Measurement.load({str(run)!r})")
     print(f"  run.to_frame()              # a row per layer, as pandas; also in {run / 'layers.csv'}")
     if (condition := result.thresholds.cut_condition) and not result.experts:
-        print(f"  run.thresholds.cuts(model)  # a tensor per layer for your own module: active where {condition}")
+        print(
+            f"  run.thresholds.cuts(model)  # a tensor per layer for your own module: active where {condition}"
+        )
     words = ["--thresholds", str(run)] if gguf.is_gguf(args.model) else ["--text", args.text]
     print(f"  sparsing advise {shlex.join([args.model, *words])}  # does it pay on this machine")

@@ -31,7 +31,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("model", help="folder of a checkpoint, name on the hub, or GGUF file")
     group = parser.add_argument_group("when a neuron is active")
     choice = group.add_mutually_exclusive_group()
-    choice.add_argument("--thresholds", metavar="FILE", help="thresholds.json of `sparsing measure`, or its folder")
+    choice.add_argument(
+        "--thresholds", metavar="FILE", help="thresholds.json of `sparsing measure`, or its folder"
+    )
     choice.add_argument(
         "--cett", type=float, default=0.2, metavar="C", help="learn thresholds with this CETT (default: 0.2)"
     )

@@ -26,7 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", help="thresholds.json or the folder of a run, or a text file with thresholds=t_0,t_1,...")
+    parser.add_argument(
+        "file", help="thresholds.json or the folder of a run, or a text file with thresholds=t_0,t_1,..."
+    )
     parser.add_argument(
         "--to", choices=("line", "json"), help="print as the reference's line or as JSON (default: a table)"
     )
@@ -53,7 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(thresholds: Thresholds, file: str) -> None:
     is_threshold = thresholds.selection.is_threshold
-    what = f"active where {thresholds.on} > threshold" if is_threshold else f"{thresholds.select} by {thresholds.on}"
+    what = (
+        f"active where {thresholds.on} > threshold"
+        if is_threshold
+        else f"{thresholds.select} by {thresholds.on}"
+    )
     level = "" if math.isnan(thresholds.level) else f" at level {thresholds.level:.5g}"
     common.print_table(
         f"{thresholds.rule}{level}: {what}",

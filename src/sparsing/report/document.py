@@ -85,7 +85,9 @@ def _page_title(runs: Runs, series: Mapping[str, Sequence[Measurement]]) -> str:
     models = [name for name in dict.fromkeys(map(model_label, _provenances(runs))) if name not in earlier]
     if len(models) == 1:
         return f"Activation sparsity of {models[0]}"
-    checkpoints = f" and {len(earlier)} earlier checkpoints" if earlier else ""
+    checkpoints = (
+        f" and {len(earlier)} earlier checkpoint{'s' if len(earlier) > 1 else ''}" if earlier else ""
+    )
     if not models:
         return "Laws of activation sparsity"
     return f"Activation sparsity of {len(models)} models{checkpoints}"

@@ -27,7 +27,14 @@ COSTS = (0.5, 1, 2, 5, 10, 20, 50)
 
 def summary(results: Sequence[Measurement]) -> Rows:
     """One row per measurement."""
-    header = ["measure", "level", "activation ratio [95%]", "ppl ratio [95%]", "held-out ppl ratio [95%]", "dead neurons"]
+    header = [
+        "measure",
+        "level",
+        "activation ratio [95%]",
+        "ppl ratio [95%]",
+        "held-out ppl ratio [95%]",
+        "dead neurons",
+    ]
     return header, [_summary_row(result) for result in results]
 
 

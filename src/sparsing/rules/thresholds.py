@@ -248,7 +248,9 @@ def read_thresholds(path: str | Path) -> Thresholds:
     path = file_in_run(path, THRESHOLDS_FILE)
     if path.suffix == ".json":
         return Thresholds.load(path)
-    hint = "give thresholds.json or the folder of a run, or a file with the line thresholds=1.5e-01,2.0e-01,..."
+    hint = (
+        "give thresholds.json or the folder of a run, or a file with the line thresholds=1.5e-01,2.0e-01,..."
+    )
     return Thresholds.from_line(read_utf8(path, hint=hint, limit=2**24))
 
 

@@ -20,8 +20,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "models",
         help="list the published checkpoints and the model types that were checked",
-        description="The ten published Sparsing Law checkpoints, and the model types of transformers on which this package"
-        " was tested, with the results. docs/models.md gives the reasons.",
+        description="The ten published Sparsing Law checkpoints, and the model types of transformers on which this"
+        " package was tested, with the results. docs/models.md gives the reasons.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -86,7 +86,7 @@ EXTRA = {
     "bench": "--rounds 1 --bits 4 --engines",
     "generate": "--max-new-tokens 4",
     "evaluate": "--task-data bench --limit 2",
-    "demo": "--max-tokens 1100",
+    "demo": "--max-tokens 1100 -o new-demo",
 }
 """Command to the options that make it cheap; options that the command has already keep the value of `SMALLER`."""
 
@@ -173,8 +173,9 @@ def inputs(tmp_path_factory) -> Path:
     model = save_checkpoint(folder / "my-checkpoint", trained().model)
     for name in ("model", "MODEL", "other-checkpoint"):
         shutil.copytree(model, folder / name)
-    for run in ("runs/mine", "runs/nano-relu", "output_dir"):
-        _write_checkpoints(folder / run)
+    for run in ("runs/mine", "runs/nano-relu"):
+        _write_checkpoints(folder / run, tokens=True)
+    _write_checkpoints(folder / "output_dir", tokens=False)
     (folder / "small.toml").write_text(
         "[model]\nd_model = 32\nn_layers = 1\nn_heads = 2\nvocab_size = 280\ncontext = 32\ndim_model_base = 16\n"
         "[training]\ntokens = 512\nbatch_tokens = 128\n",
@@ -209,8 +210,12 @@ def inputs(tmp_path_factory) -> Path:
     return folder
 
 
-def _write_checkpoints(run: Path) -> None:
-    """The checkpoints of a training run: the trained tiny model with less and less noise on its weights."""
+def _write_checkpoints(run: Path, *, tokens: bool) -> None:
+    """The checkpoints of a training run: the trained tiny model with less and less noise on its weights.
+
+    Args:
+        tokens: Whether they record their training tokens, as those of `sparsing train` do.
+    """
     for step in range(1, 8):
         model = copy.deepcopy(trained().model)
         generator = torch.Generator().manual_seed(step)
@@ -218,7 +223,9 @@ def _write_checkpoints(run: Path) -> None:
             noise = torch.randn(weights.shape, generator=generator)
             weights.data.add_(noise, alpha=0.2 / step * float(weights.std()))
         folder = save_checkpoint(run / f"checkpoint-{step}", model)
-        (folder / "training_state.json").write_text(json.dumps({"step": step, "tokens": 2**step * 10**6}))
+        if tokens:
+            state = {"step": step, "tokens": 2**step * 10**6}
+            (folder / "training_state.json").write_text(json.dumps(state), "utf-8")
 
 
 def _write_points(folder: Path) -> None:
@@ -230,9 +237,7 @@ def _write_points(folder: Path) -> None:
             FORMS["relu"], truth, [6.0 + 11 * i for i in range(24)], noise_sd=1.5e-4, seed=len(name)
         )
         rows = [f"{x!r},{y!r}" for x, y in zip(points.x, points.ratio, strict=True)]
-        (folder / f"{name}.csv").write_text(
-            "\n".join(["tokens_billion,activation_ratio", *rows]) + "\n", "utf-8"
-        )
+        (folder / f"{name}.csv").write_text("\n".join(["tokens,activation_ratio", *rows]) + "\n", "utf-8")
     fit(points, "relu", drop=0, num_resamples=0).save(folder / "law" / "points.json")
 
 
@@ -270,7 +275,7 @@ def cheap(command: str) -> str:
     for (name, option), extra in EXTRA_WITH.items():
         options += f" {extra}" if name == name_of(command) and option in command else ""
     present = re.findall(r"(?<=\s)--?[a-z][\w-]*", command)
-    for option in re.findall(r"--[\w-]+(?: (?!--)\S+)*", options):
+    for option in re.findall(r"(?<!\S)--?[a-z][\w-]*(?: (?!-)\S+)*", options):
         if option.split()[0] not in present:
             command += f" {option}"
     return command

@@ -8,6 +8,7 @@ import pytest
 
 from sparsing.cli import main
 from sparsing.decode.advice.result import Advice
+from sparsing.measuring.run_folder import default_folder
 from sparsing.rules.thresholds import Thresholds
 
 pytest.importorskip("numba", reason="the CPU kernels need numba: pip install 'sparsing[cpu]'")
@@ -84,22 +85,21 @@ def test_generate_rejects_contradictory_options(checkpoint, thresholds, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_advise_ends_with_a_table_and_a_picture(checkpoint, text, tmp_path, capsys, monkeypatch):
+def test_advise_after_a_measurement_ends_with_a_table_and_a_picture(
+    checkpoint, text, tmp_path, capsys, monkeypatch
+):
+    """Its results are in a folder of their own, since decoding may need another dtype than the measurement."""
     monkeypatch.setattr("sparsing.decode.advice._advise.TIMING_SEC", 0.0)
-    command = [
-        "advise",
-        str(checkpoint),
-        "--text",
-        str(text),
-        "--window",
-        "48",
-        "--quiet",
-        "-o",
-        str(tmp_path),
-    ]
-    assert main([*command, "--rule", "cett", "--ppl", "5", "--new-tokens", "8"]) == 0
+    monkeypatch.chdir(tmp_path)
+    options = [str(checkpoint), "--text", str(text), "--window", "48", "--quiet"]
+    measured = ["--dtype", "bf16", "--rule", "fat", "--level", "0.1", "--max-tokens", "300", "--no-figures"]
+    assert main(["measure", *options, *measured]) == 0
+    capsys.readouterr()
+    assert main(["advise", *options, "--rule", "cett", "--ppl", "5", "--new-tokens", "8"]) == 0
     out = capsys.readouterr().out
     assert "speed-up" in out
     assert "cett PPL-5%, 4-bit:" in out
-    assert len(Advice.load(tmp_path / "advice.json").rows) == 2
-    assert (tmp_path / "advice.png").stat().st_size > 1000
+    folder = default_folder(str(checkpoint)) / "advise"
+    assert out.endswith(f"results: {folder}\n")
+    assert len(Advice.load(folder / "advice.json").rows) == 2
+    assert (folder / "advice.png").stat().st_size > 1000

@@ -52,6 +52,20 @@ def test_misspelt_words_are_answered_with_the_nearest(command, suggestion, capsy
     assert len(error.splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "explained"),
+    [
+        (["measure", "m"], "required: --text; --text: text file, folder, "),
+        (["report"], "required: RUN; RUN: folder or .json file written by measure, "),
+        (["thresholds"], "required: file; file: thresholds.json or the folder of a run, "),
+    ],
+)
+def test_what_is_missing_is_explained(command, explained, capsys):
+    error = refused(capsys, *command)
+    assert explained in error
+    assert len(error.splitlines()) == 2
+
+
 def test_a_word_that_is_near_to_nothing_gets_no_suggestion(capsys):
     assert "Did you mean" not in refused(capsys, "zzzzzz")
 

@@ -123,15 +123,19 @@ def _unescaped(text: str) -> str:
     return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say where results go and what is printed."""
+def add_run_arguments(parser: argparse.ArgumentParser, *, folder: str = "outputs/<owner>--<model>") -> None:
+    """Adds the options that say where results go and what is printed.
+
+    Args:
+        folder: The default folder of the command, for its help.
+    """
     group = parser.add_argument_group("run")
     group.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for the results (default: outputs/<owner>--<model>)",
+        help=f"folder for the results (default: {folder})",
     )
     group.add_argument("--batch-size", type=int, metavar="N", help="windows per batch (default: by memory)")
     group.add_argument("--json", action="store_true", help="print one JSON document (default: tables)")

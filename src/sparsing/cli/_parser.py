@@ -45,7 +45,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints the error and how to get help, and exits with status 2. The usage of many options would hide it."""
-        self.exit(2, f"error: {message}{self._misspelt()}\nhelp: {self.prog} --help\n")
+        hint = self._misspelt() or self._missing(message)
+        self.exit(2, f"error: {message}{hint}\nhelp: {self.prog} --help\n")
+
+    def _missing(self, message: str) -> str:
+        """What the missing arguments are, from their help; empty if the error is another one."""
+        _, required, names = message.partition("arguments are required: ")
+        missing = names.split(", ") if required else []
+        known = {name: action for action in self._actions for name in _names(action)}
+        return "".join(
+            f"; {name}: {known[name].help}" for name in missing if name in known and known[name].help
+        )
 
     def _misspelt(self) -> str:
         """The first unknown option and the nearest option; empty if all options are known or none is near."""
@@ -56,3 +66,10 @@ class Parser(argparse.ArgumentParser):
                 hint = did_you_mean(name, options)
                 return f"; unknown option {name}.{hint}" if hint else ""
         return ""
+
+
+def _names(action: argparse.Action) -> list[str]:
+    """The names by which argparse reports that an argument is missing."""
+    return (
+        ["/".join(action.option_strings)] if action.option_strings else [str(action.metavar or action.dest)]
+    )

@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group.add_argument("--thresholds", metavar="FILE", help=thresholds)
     common.add_corpus_arguments(parser, required=False, max_tokens=4_000)
     common.add_model_arguments(parser)
-    common.add_run_arguments(parser)
+    common.add_run_arguments(parser, folder="outputs/<owner>--<model>/advise")
     return parser
 
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--ppl must be above 0 percent and --new-tokens at least 2, got {args.ppl} and {args.new_tokens}"
         )
-    folder = common.open_run_folder(args, args.output or default_folder(args.model))
+    folder = common.open_run_folder(args, args.output or default_folder(args.model) / "advise")
     loaded = common.load_to_decode(args, args.model)
     claim_folder(folder, loaded)
     scores = {rule.score for rule in rules}
@@ -104,7 +104,7 @@ def _print(advice: Advice) -> None:
     provenance, peak = advice.provenance, advice.roofline.bandwidth.peak_bytes_per_sec
     header = [
         "rule",
-        "way",
+        "method",
         "active",
         "ppl ratio",
         "MB/token",

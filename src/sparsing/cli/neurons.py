@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help=f"tokens per window (default: the model's length, at most {common.DEFAULT_WINDOW})",
     )
     common.add_model_arguments(parser)
-    common.add_run_arguments(parser)
+    common.add_run_arguments(parser, folder="outputs/<owner>--<model>/neurons")
     return parser
 
 

@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     common.add_corpus_arguments(parser)
     common.add_model_arguments(parser)
-    common.add_run_arguments(parser)
+    common.add_run_arguments(parser, folder="outputs/track-<run>")
     return parser
 
 

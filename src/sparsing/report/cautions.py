@@ -15,6 +15,8 @@ FEW_TOKENS = 10_000
 """Fewer measured tokens than this give a warning."""
 FEW_WINDOWS = 10
 """Intervals over fewer windows than this give a warning."""
+MANY_WINDOWS = 20
+"""Windows into which the warning about a single window advises to divide the text."""
 WIDE = 0.1
 """An interval is wide if half of its length is above this share of the activation ratio."""
 OFF_TARGET = 2.0
@@ -48,8 +50,14 @@ def _text(result: Measurement) -> list[str]:
 def _interval(result: Measurement) -> list[str]:
     interval = result.activation_ratio_interval
     if interval is None or not is_interval(interval):
+        if result.n_windows == 1:
+            window = max(1, result.num_tokens // MANY_WINDOWS)
+            return [
+                "The activation ratio has no interval, because the text is a single window; give more text, or"
+                f" --window {window} to divide it."
+            ]
         return [
-            "The activation ratio has no interval: there is one window, or few resamples reach the level."
+            "The activation ratio has no interval, because few resamples reach the level; give more text."
         ]
     half = (interval[1] - interval[0]) / 2
     if half > WIDE * result.activation_ratio:
@@ -76,13 +84,19 @@ def _search(result: Measurement) -> list[str]:
     if target is not None and noise is not None and noise > NOISY_SHARE * (target - 1):
         notes.append(
             f"Rounding in {result.provenance.dtype} moves the perplexity ratio by {noise:.4f} (one standard"
-            " deviation); the interval of the activation ratio includes this error, and --dtype float32 removes it."
+            f" deviation).{_covered(result)} --dtype float32 removes this error."
         )
     ratios = zip(result.site_labels, result.layer_activation_ratio, strict=True)
     dense = [label for label, ratio in ratios if ratio == 1]
     if dense:
         notes.append(f"All neurons are always active in layer {', '.join(dense)}.")
     return notes
+
+
+def _covered(result: Measurement) -> str:
+    interval = result.activation_ratio_interval
+    covered = interval is not None and is_interval(interval)
+    return " The interval of the activation ratio includes this error." if covered else ""
 
 
 def _held_out(result: Measurement) -> list[str]:

@@ -80,8 +80,8 @@ class Bound(Result):
         rise = f"{100 * (self.ppl_ratio - 1):.3g}%"
         at = f"a speed-up of {MIN_CEILING:g} needs at most {self.break_even:.0%} of the neurons active ({self.way})"
         if self.leaves_hope:
-            return f"{at}, where perplexity rises by {rise}: it may pay"
-        return f"{at}, where perplexity rises by {rise}, which is more than {percent}"
+            return f"{at}; at that share perplexity rises by {rise}, so skipping may pay"
+        return f"{at}; at that share perplexity rises by {rise}, which is more than {percent}"
 
 
 def find_bounds(

@@ -23,7 +23,8 @@ def made(ratio: float, ffn_bytes: int = 800, **changes):
 def test_the_interval_stands_beside_the_figure():
     sentence = answer(made(0.25))
     assert sentence == (
-        "a/m: 25% of the feed-forward neurons (95% interval 20 to 35%) must stay active if perplexity may rise by 1%;"
+        "a/m: 25.0% of the feed-forward neurons (95% interval 20.0 to 35.0%) must stay active if perplexity may rise"
+        " by 1%;"
         " decoding can become at most 2.50 times as fast by skipping the others."
     )
     assert "interval" not in answer(made(0.25, activation_ratio_interval=None))

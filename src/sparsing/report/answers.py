@@ -30,9 +30,9 @@ def main_measurement(results: Sequence[Measurement]) -> Measurement:
 def answer(result: Measurement) -> str:
     """What was asked of a model, and the answer with its interval, in one sentence."""
     bounds = result.activation_ratio_interval
-    kept = f"{100 * result.activation_ratio:.3g}% of the feed-forward neurons"
+    kept = f"{100 * result.activation_ratio:.1f}% of the feed-forward neurons"
     if bounds is not None and is_interval(bounds):
-        kept += f" (95% interval {100 * bounds[0]:.3g} to {100 * bounds[1]:.3g}%)"
+        kept += f" (95% interval {100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}%)"
     if result.target_ppl_ratio is None:
         start = f"{kept} are active with {result.name}"
     else:

@@ -172,7 +172,8 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         frontiers += frontier_charts(comparison.points, model=model)
         header, rows = tables.frontier(comparison)
         tokens = f" on {comparison.num_tokens:,} tokens" if comparison.num_tokens else ""
-        caption = f"Activation ratio at a cost in perplexity{tokens}, with 95% intervals, {model}"
+        source = "with 95% intervals where the level was searched for, else interpolated"
+        caption = f"Activation ratio at a cost in perplexity{tokens}, {model}; {source}"
         tables_of_rules.append(PageTable(caption=caption, header=header, rows=rows))
         orders += _order_tables(comparison, model)
     return [

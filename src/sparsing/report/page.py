@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SCRIPTS = ("page.js", "charts.js", "text.js", "neurons.js")
 """The scripts in loading order; the first defines functions that the others use."""
+SHORT_TEXT = 16
+"""Characters of a cell that stays on one line, also on a phone."""
 _UNIT = r"( ?(%|x|s|[kKMG]?B|K|M))?"
 _INTERVAL = r"[\[(][-+\d., %ekMGB]*[\])]"
 _NUMBER = re.compile(
@@ -107,6 +109,13 @@ def is_numeric(cells: Sequence[str]) -> bool:
     return bool(filled) and all(cell == "-" or _NUMBER.fullmatch(cell) for cell in filled)
 
 
+def _kind(cells: Sequence[str]) -> str:
+    """The CSS class of a column: `number`, `short` for text that fits on one line, or none."""
+    if is_numeric(cells):
+        return "number"
+    return "short" if all(len(cell) <= SHORT_TEXT for cell in cells) else ""
+
+
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -118,7 +127,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: escape_unprintable(value, keep="\n") if type(value) is str else value,
     )
-    made.filters["numeric"] = lambda rows: [is_numeric(column) for column in zip(*rows, strict=True)]
+    made.filters["kinds"] = lambda rows: [_kind(column) for column in zip(*rows, strict=True)]
     return made
 
 

@@ -89,7 +89,7 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
                 " `demo`, `fit`, `neurons` or `evaluate` has written"
             )
     return Runs(
-        measurements=_in_training_order(_without_copies(results["measurement"])),
+        measurements=_in_reading_order(_without_copies(results["measurement"])),
         comparisons=_without_copies(results["rule_comparison"]),
         laws=_without_copies(results["law_fit"]),
         studies=results["neuron_study"],
@@ -137,13 +137,17 @@ def _study_folder(numbers: NeuronStudy, file: Path) -> StudyFolder:
     return study
 
 
-def _in_training_order(results: list[Measurement]) -> list[Measurement]:
-    """Checkpoints of one folder by training tokens, since `10M` sorts before `2M` by name."""
+def _in_reading_order(results: list[Measurement]) -> list[Measurement]:
+    """Checkpoints of one folder by training tokens, and levels of a rule by size: by name `10` is before `2`."""
     folders = [str(PurePath(result.provenance.model).parent) for result in results]
-    order = sorted(
-        range(len(results)),
-        key=lambda i: (folders.index(folders[i]), results[i].provenance.train_tokens or 0),
-    )
+    rules = list(dict.fromkeys(result.rule for result in results))
+
+    def place(i: int) -> tuple[float, ...]:
+        result = results[i]
+        tokens, target = result.provenance.train_tokens or 0, result.target_ppl_ratio or 0
+        return folders.index(folders[i]), tokens, rules.index(result.rule), target, result.level
+
+    order = sorted(range(len(results)), key=place)
     return [results[i] for i in order]
 
 

@@ -6,6 +6,9 @@ const HOVER_DIGITS = ".4~g";
 const NAME_LENGTH = 22;
 const PHONE_WIDTH = 480;
 const LETTER = 7.5; // pixels of a letter of a label, with room
+const UPRIGHT_LETTER = 8; // pixels between upright labels
+const HEAT_MAP_MARGINS = 160; // pixels of the title, the labels and the colour bar
+const LONG_TITLE = 24; // letters
 // The markers of style.py, by Plotly's names.
 const SYMBOLS = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star"];
 
@@ -136,7 +139,7 @@ function axisLayout(chart, which, scale, width) {
   const axis = chart[which];
   const grey = colour("line");
   const made = {
-    title: { text: label(axis.label), standoff: 10 }, type: scale, automargin: true, exponentformat: "B",
+    title: { text: axisTitle(axis, which, width), standoff: 10 }, type: scale, automargin: true, exponentformat: "B",
     gridcolor: grey, linecolor: grey, zerolinecolor: grey, tickcolor: grey,
   };
   const values = (chart.series ?? []).flatMap((series) => [...series[which]]);
@@ -145,7 +148,7 @@ function axisLayout(chart, which, scale, width) {
     const names = axis.names.map((name) => label(name.length > NAME_LENGTH ? `${name.slice(0, NAME_LENGTH - 1)}\u2026` : name));
     const range = which === "x" ? [-0.5, names.length - 0.5] : [names.length - 0.5, -0.9]; // the first row on top
     Object.assign(made, { tickvals: names.map((_, i) => i), ticktext: names, range });
-    if (chart.heat_map && which === "x") Object.assign(made, { tickangle: -90, tickfont: { size: 10 } });
+    if (chart.heat_map && which === "x") Object.assign(made, { tickangle: -90, tickfont: { size: 10 } }, everyNth(names, axis, width));
     // Plotly drops slanted labels that touch; upright ones all have room
     else if (which === "x" && names.join("").length * LETTER > width) made.tickangle = -90;
     if (which === "y") made.showgrid = false;
@@ -154,6 +157,23 @@ function axisLayout(chart, which, scale, width) {
   }
   if (axis.whole) Object.assign(made, { tickformat: "d", dtick: layerCount(chart, which) <= 12 ? 1 : undefined });
   return made;
+}
+
+// On a phone a plot is lower than a long title of its y axis, which therefore gets two lines.
+function axisTitle(axis, which, width) {
+  if (which === "x" || width >= PHONE_WIDTH || axis.label.length <= LONG_TITLE) return label(axis.label);
+  const middle = axis.label.length / 2;
+  const breaks = [...axis.label.matchAll(/ /g)].map((space) => space.index);
+  const at = breaks.sort((a, b) => Math.abs(a - middle) - Math.abs(b - middle))[0];
+  return at === undefined ? label(axis.label) : `${label(axis.label.slice(0, at))}<br>${label(axis.label.slice(at + 1))}`;
+}
+
+// The columns of a heat map may be narrower than their labels; then every n-th is named, and the title says so.
+function everyNth(names, axis, width) {
+  const step = Math.ceil((names.length * UPRIGHT_LETTER) / (width - HEAT_MAP_MARGINS));
+  if (step < 2) return {};
+  const kept = names.map((_, i) => i).filter((i) => i % step === 0);
+  return { tickvals: kept, ticktext: kept.map((i) => names[i]), title: { text: `${label(axis.label)} (1 in ${step} is named)`, standoff: 10 } };
 }
 
 // A fixed range, or one fixed end with the other fitted to the data.

@@ -27,7 +27,7 @@ function textView(root, view) {
     make("span", { "data-token": index, role: "option", class: text === "" && "part" }, text));
   tokens.append(...spans);
   root.append(
-    make("div", { class: "controls" }, make("label", {}, "layer", slider, shown), low, make("span", { class: "scale" }), high, save),
+    make("div", { class: "controls" }, make("label", {}, "layer", slider, shown), make("span", { class: "ends" }, low, make("span", { class: "scale" }), high), save),
     make("div", { class: "body" }, tokens, detail),
   );
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from sparsing.errors import InputError
-from sparsing.report.chart import NEUTRAL, Axis, Chart, Mark, Picture, Series, interval_columns, is_interval
+from sparsing.report.chart import NEUTRAL, Axis, Chart, Mark, Picture, Series, interval_columns
 from sparsing.report.labels import model_label, origin_line
 
 if TYPE_CHECKING:
@@ -92,27 +92,20 @@ def frontier_charts(points: Sequence[RulePoint], *, model: str = "", at: float =
 def kept_share(points: Sequence[RulePoint], ppl_ratio: float) -> KeptShare | None:
     """The activation ratio at a perplexity ratio, measured there or interpolated linearly between two points.
 
-    The interval is interpolated in the same way. None if no two points enclose the perplexity ratio.
+    Only a point whose level was searched for has an interval: the intervals of the other points lack the uncertainty
+    of the level. None if no two points enclose the perplexity ratio.
     """
     searched = [p for p in points if p.target_ppl_ratio and abs(p.target_ppl_ratio - ppl_ratio) < 1e-9]
     near = min(searched or points, key=lambda point: abs(point.ppl_ratio - ppl_ratio))
     if searched or abs(near.ppl_ratio - ppl_ratio) <= SAME_PPL:
-        return KeptShare(ratio=near.activation_ratio, interval=near.activation_ratio_interval, measured=True)
+        interval = near.activation_ratio_interval if searched else None
+        return KeptShare(ratio=near.activation_ratio, interval=interval, measured=True)
     ordered = sorted(points, key=lambda point: point.ppl_ratio)
     costs = [point.ppl_ratio for point in ordered]
     if not costs[0] < ppl_ratio < costs[-1]:
         return None
-
-    def interpolated(values: Sequence[float]) -> float:
-        return float(np.interp(ppl_ratio, costs, values))
-
-    bounds = [point.activation_ratio_interval for point in ordered]
-    known = [pair for pair in bounds if pair is not None and is_interval(pair)]
-    interval = None
-    if len(known) == len(bounds):
-        interval = (interpolated([pair[0] for pair in known]), interpolated([pair[1] for pair in known]))
-    ratio = interpolated([point.activation_ratio for point in ordered])
-    return KeptShare(ratio=ratio, interval=interval, measured=False)
+    ratio = float(np.interp(ppl_ratio, costs, [point.activation_ratio for point in ordered]))
+    return KeptShare(ratio=ratio, interval=None, measured=False)
 
 
 def _sorted_points(points: Sequence[RulePoint], rule: str) -> list[RulePoint]:
@@ -123,10 +116,13 @@ def _frontier_chart(lines: Mapping[str, Sequence[RulePoint]], suffix: str) -> Ch
     most = max(point.ppl_ratio for line in lines.values() for point in line)
     wide = most > WIDE_PPL
     costs = PPL_LINES[-1:] if wide else [cost for cost in PPL_LINES if cost <= most * 1.001]
+    searched = any(point.target_ppl_ratio for line in lines.values() for point in line)
+    level = " Where a level was searched for, the horizontal bar includes the uncertainty of the level."
     dense = Series(name="dense", x=[1.0], y=[1.0], mode="points", colour=NEUTRAL)
     return Chart(
         title=f"Perplexity against activation ratio{suffix}",
-        note="Every point is a pass over all tokens. Lower and further left is better; bars are 95% intervals.",
+        note="Every point is a pass over all tokens. Lower and further left is better; bars are 95% intervals."
+        + (level if searched else ""),
         x=Axis(label="activation ratio"),
         y=Axis(
             label="perplexity ratio, sparse / dense", scales=("log", "linear") if wide else ("linear", "log")

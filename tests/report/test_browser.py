@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 
 import pytest
@@ -46,9 +47,9 @@ def layout(locator, path: str):
     ("width", "dark"),
     [
         pytest.param(1280, False, id="desktop-light"),
-        pytest.param(390, True, id="phone-dark"),
+        pytest.param(360, True, id="phone-dark"),
         pytest.param(1280, True, id="desktop-dark", marks=pytest.mark.slow),
-        pytest.param(390, False, id="phone-light", marks=pytest.mark.slow),
+        pytest.param(360, False, id="phone-light", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_wider_than_the_screen_and_every_chart_is_drawn(browser, whole_report, width, dark):
@@ -117,6 +118,46 @@ def test_every_category_keeps_its_label(browser, whole_report):
     measures = chart(page, "Models and measures")
     names = layout(measures, "xaxis.ticktext.length")
     assert measures.locator(".xtick text").count() == names
+    window.close()
+
+
+def test_on_a_phone_titles_and_labels_have_room(browser, whole_report):
+    """Titles of y axes are inside their plots, labels of tokens do not touch, and one in n is named."""
+    window = OpenPage(browser, whole_report, width=360)
+    page = window.page
+    for section in ("Rules compared", "Inside the model"):
+        page.locator("nav a", has_text=section).click()
+    costs = chart(page, "Perplexity against activation ratio: relu/step-2")
+    title, plot = (costs.locator(name).bounding_box() for name in (".ytitle", ".plot"))
+    assert plot["y"] <= title["y"]
+    assert title["y"] + title["height"] <= plot["y"] + plot["height"]
+    tokens = chart(page, "Activation ratio of each token in each layer")
+    lefts = tokens.locator(".xtick text").evaluate_all("all => all.map(e => e.getBoundingClientRect().left)")
+    assert min(b - a for a, b in itertools.pairwise(lefts)) >= 8
+    assert re.search(r"\(1 in \d is named\)", tokens.locator(".xtitle").text_content())
+    window.close()
+
+
+CONTRAST = """span => {
+    const scale = (text) => (text.startsWith("color") ? 1 : 255);
+    const channels = (text) => text.match(/[\\d.]+/g).slice(0, 3).map((part) => Number(part) / scale(text));
+    const light = (text) => {
+        const [r, g, b] = channels(text).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    span.style.setProperty("--a", 75);
+    const mixed = document.body.appendChild(document.createElement("i"));
+    mixed.style.color = "color-mix(in srgb, var(--shade) 75%, var(--page))"; // the ground is translucent on the page
+    const [ground, ink] = [getComputedStyle(mixed).color, getComputedStyle(span).color].map(light);
+    return Math.max(ground, ink) / Math.min(ground, ink);
+}"""
+"""Contrast of the text of a token to the strongest ground (WCAG 2.2: 4.5 or more for text)."""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_tokens_can_be_read_on_their_ground(browser, whole_report, dark):
+    window = OpenPage(browser, whole_report, dark=dark)
+    assert window.page.locator(".tokens span").first.evaluate(CONTRAST) > 4.5
     window.close()
 
 

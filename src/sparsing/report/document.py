@@ -278,7 +278,7 @@ def _savings_tables(result: Measurement) -> list[PageTable]:
     if result.savings is None:
         return []
     named = {
-        f"Weights that decoding a token reads. {result.savings.counting_rule}": savings_tables.weights,
+        result.savings.counting_rule: savings_tables.weights,
         "Neurons read in groups of neighbours, as they lie and sorted by frequency": savings_tables.groups,
         "Neurons read by consecutive tokens together, as in speculative decoding; neighbours overlap by"
         f" {result.savings.neighbour_jaccard.mean():.1%} (Jaccard)": savings_tables.unions,

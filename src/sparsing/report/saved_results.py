@@ -138,14 +138,16 @@ def _study_folder(numbers: NeuronStudy, file: Path) -> StudyFolder:
 
 
 def _in_reading_order(results: list[Measurement]) -> list[Measurement]:
-    """Checkpoints of one folder by training tokens, and levels of a rule by size: by name `10` is before `2`."""
+    """The measures of a folder one after another, and checkpoints by training tokens; by name `10` is before `2`."""
     folders = [str(PurePath(result.provenance.model).parent) for result in results]
     rules = list(dict.fromkeys(result.rule for result in results))
 
     def place(i: int) -> tuple[float, ...]:
         result = results[i]
-        tokens, target = result.provenance.train_tokens or 0, result.target_ppl_ratio or 0
-        return folders.index(folders[i]), tokens, rules.index(result.rule), target, result.level
+        target, tokens = result.target_ppl_ratio, result.provenance.train_tokens or 0
+        # every checkpoint has its own level after a search
+        measure = (0, target, 0) if target else (1, 0, result.level)
+        return folders.index(folders[i]), rules.index(result.rule), *measure, tokens
 
     order = sorted(range(len(results)), key=place)
     return [results[i] for i in order]

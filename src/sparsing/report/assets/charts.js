@@ -236,7 +236,7 @@ function layout(chart, state, width) {
     dragmode: width < PHONE_WIDTH ? false : "zoom", // on a phone, dragging scrolls the page
     showlegend: listed > 1,
     // below the plot, but above it where the names on the x axis may be slanted
-    legend: { orientation: "h", x: 0, ...(chart.x.names ? { y: 1.02, yanchor: "bottom" } : { y: -0.22, yanchor: "top" }), font: { size: 12 }, itemsizing: "constant" },
+    legend: { orientation: "h", x: 0, ...(chart.x.names ? { y: 1.02, yanchor: "bottom" } : { y: width < PHONE_WIDTH ? -0.32 : -0.22, yanchor: "top" }), font: { size: 12 }, itemsizing: "constant" },
     hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: ink }, align: "left" },
   };
 }

@@ -148,7 +148,7 @@ def test_layers_have_the_numbers_of_the_model():
 def test_a_single_window_can_be_divided():
     """The warning names a window that gives intervals, and promises no interval that is missing."""
     notes = measurement_cautions(make_measurement(n_windows=1, intervals=False, ppl_ratio_noise=0.01))
-    assert any("because the text is a single window; give more text, or --window 250" in n for n in notes)
+    assert any("because the text is a single window; give more text, or --window 500" in n for n in notes)
     assert any(
         note.endswith("(one standard deviation). --dtype float32 removes this error.") for note in notes
     )

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from sparsing.decode.advice.result import Advice, AdviceRow
 
 DESCRIPTION = """\
-Finds out whether skipping neurons pays on this machine. Bytes answer first: how few neurons would have to be active,
-and does the perplexity target allow it? Only where this leaves hope is decoding timed, dense against sparse. The table
-then shows the activation ratio, the bytes read per token, the bandwidth-limited speed-up, the measured speed-up, and
-the cost in perplexity.
+Finds out whether skipping neurons pays on this machine. First it computes from the bytes of the weights how few neurons
+may be active for a speed-up, and measures what that costs in perplexity. If the cost is above the target, the answer is
+no. Otherwise it times decoding, dense and sparse, and prints the activation ratio, the bytes read per token, the
+bandwidth-limited speed-up, the measured speed-up and the cost in perplexity.
 """
 EPILOG = """examples:
   sparsing advise ./my-checkpoint --text book.txt
@@ -38,13 +38,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("model", help="checkpoint folder, name on the hub, or GGUF file")
     group = parser.add_argument_group("what is compared")
     group.add_argument("--rule", nargs="+", default=["cett"], help="rules: cett, fat, top_k (default: cett)")
-    ppl = "perplexity targets, percent above dense (default: 1)"
+    ppl = "rises of perplexity that are allowed, in percent (default: 1)"
     group.add_argument("--ppl", nargs="+", type=float, default=[1.0], metavar="P", help=ppl)
-    bits = "bits of the predictor's copy of the weights; 0 times no predictor (default: 4)"
+    bits = "bits of the copy of the weights that predicts the active neurons; 0 for no predictor (default: 4)"
     group.add_argument("--predict", type=int, choices=(0, 4, 8), default=4, metavar="BITS", help=bits)
     tokens = "tokens of a timed run (default: 48)"
     group.add_argument("--new-tokens", type=int, default=48, metavar="N", help=tokens)
-    thresholds = "thresholds of a GGUF file, which is timed with these alone (default: none, for ReLU models)"
+    thresholds = "GGUF files: thresholds.json or its folder; only ReLU models need none (default: none)"
     group.add_argument("--thresholds", metavar="FILE", help=thresholds)
     common.add_corpus_arguments(parser, required=False, max_tokens=4_000)
     common.add_model_arguments(parser)
@@ -119,7 +119,10 @@ def _print(advice: Advice) -> None:
         f" {advice.weights.total_bytes / 1e6:.3f} MB a token, {advice.ffn_share:.0%} feed-forward;"
         f" memory {peak / 1e9:.1f} GB/s; the model's own code {advice.torch_tok_per_sec:.1f} tok/s"
     )
-    common.print_table(title, header, [_row(row) for row in advice.rows])
+    if advice.rows:
+        common.print_table(title, header, [_row(row) for row in advice.rows])
+    else:
+        print(title)
     for bound in advice.bounds:
         print(f"{bound.rule} PPL-{100 * (bound.target_ppl_ratio - 1):g}%, by bytes: {bound.sentence}")
     for row in advice.rows:

@@ -43,7 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     group = parser.add_argument_group("what is timed")
     choice = group.add_mutually_exclusive_group()
-    shapes = "names of shapes: 0.1B to 2.4B of the paper, Llama-3.2-1B, Llama-3-8B (default: 0.8B)"
+    shapes = (
+        "names of shapes: 0.1B to 2.4B of the paper Sparsing Law, Llama-3.2-1B, Llama-3-8B (default: 0.8B)"
+    )
     choice.add_argument("--shape", nargs="+", default=["0.8B"], help=shapes)
     choice.add_argument(
         "--model", help="a checkpoint folder, a name on the hub or a GGUF file; needs --thresholds"

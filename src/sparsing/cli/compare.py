@@ -1,4 +1,4 @@
-"""`sparsing compare`: measures perplexity against activation ratio, one curve per rule, on the same tokens."""
+"""`sparsing compare`: measures which rule needs the fewest active neurons at the same rise of perplexity."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from sparsing.cli import _common as common
 if TYPE_CHECKING:
     from sparsing.measuring.frontier import RuleComparison
 
+DESCRIPTION = """\
+Measures which rule needs the fewest active neurons at the same rise of perplexity, on the same tokens. The result is a
+curve of perplexity against activation ratio for each rule, and the order of the rules with its probability.
+"""
 EPILOG = """examples:
   sparsing compare ./my-checkpoint --text book.txt
   sparsing compare Qwen/Qwen3-0.6B --text wikitext:wikitext-2-raw-v1 --split test --rule cett top_k --ppl 5
@@ -20,7 +24,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "compare",
         help="compare rules: perplexity against activation ratio",
-        description=__doc__,
+        description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -53,7 +53,9 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tasks", nargs="+", metavar="TASK", help="the paper's or lm-eval's names, with spaces or commas"
     )
-    group.add_argument("--suite", choices=("paper",), help="the fourteen tasks of the paper, with its tables")
+    group.add_argument(
+        "--suite", choices=("paper",), help="the fourteen tasks of Sparsing Law, with its tables"
+    )
     group.add_argument(
         "--thresholds",
         nargs="+",

@@ -72,7 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "--scope",
         choices=("token", "sequence"),
         default="token",
-        help="what top_k ranks together: a token, or a sequence as the reference does (default: token)",
+        help="what top_k ranks together: a token, or a sequence as the code of the paper does (default: token)",
     )
     group.add_argument(
         "--per-expert",

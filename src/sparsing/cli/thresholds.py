@@ -1,4 +1,4 @@
-"""`sparsing thresholds`: shows thresholds, or converts between JSON and the reference's line of text."""
+"""`sparsing thresholds`: shows thresholds, or converts between JSON and the line of the code of Sparsing Law."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "file", help="thresholds.json or the folder of a run, or a text file with thresholds=t_0,t_1,..."
     )
     parser.add_argument(
-        "--to", choices=("line", "json"), help="print as the reference's line or as JSON (default: a table)"
+        "--to",
+        choices=("line", "json"),
+        help="print as the line thresholds=... or as JSON (default: a table)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE.json", help="also save as JSON (default: print only)"

@@ -1,4 +1,4 @@
-"""`sparsing train`: pre-trains a decoder with the recipe of the paper, at any scale, and resumes unfinished runs."""
+"""`sparsing train`: pre-trains a decoder with the recipe of Sparsing Law, at any scale; an unfinished run resumes."""
 
 from __future__ import annotations
 

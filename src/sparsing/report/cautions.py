@@ -15,8 +15,6 @@ FEW_TOKENS = 10_000
 """Fewer measured tokens than this give a warning."""
 FEW_WINDOWS = 10
 """Intervals over fewer windows than this give a warning."""
-MANY_WINDOWS = 20
-"""Windows into which the warning about a single window advises to divide the text."""
 WIDE = 0.1
 """An interval is wide if half of its length is above this share of the activation ratio."""
 OFF_TARGET = 2.0
@@ -51,7 +49,7 @@ def _interval(result: Measurement) -> list[str]:
     interval = result.activation_ratio_interval
     if interval is None or not is_interval(interval):
         if result.n_windows == 1:
-            window = max(1, result.num_tokens // MANY_WINDOWS)
+            window = max(1, result.num_tokens // FEW_WINDOWS)
             return [
                 "The activation ratio has no interval, because the text is a single window; give more text, or"
                 f" --window {window} to divide it."

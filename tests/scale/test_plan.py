@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, OlmoeConfig, Qwen2MoeConfig
 
 from sparsing import cli
 from sparsing.demo import checkpoints
@@ -121,3 +121,47 @@ def test_a_plan_needs_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_unknown_machine_is_refused(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["measure", str(checkpoints("relu")[-1]), "--text", __file__, "--plan", "h10"]) == 2
     assert "Did you mean: h100" in capsys.readouterr().err
+
+
+def test_no_more_processes_work_than_there_are_windows():
+    """Four windows keep four of 64 devices busy."""
+    model = outline_of(LlamaConfig(**SMALL))
+    few = plan_measurement(model, 4 * 2048, 2048, 6.0, MACHINES["64xh100"])
+    one = plan_measurement(model, 4 * 2048, 2048, 6.0, MACHINES["h100"])
+    assert few.processes == 64
+    assert few.hours == pytest.approx(one.hours / 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "passed", "all_neurons"),
+    [
+        (MixtralConfig(**SMALL, num_local_experts=8, num_experts_per_tok=2), 2 * 112, 8 * 112),
+        (OlmoeConfig(**SMALL, num_experts=8, num_experts_per_tok=3), 3 * 112, 8 * 112),
+        (
+            Qwen2MoeConfig(
+                **SMALL,
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                shared_expert_intermediate_size=24,
+            ),
+            2 * 16 + 24,
+            4 * 16 + 24,
+        ),
+    ],
+    ids=["mixtral", "olmoe", "qwen2_moe"],
+)
+def test_the_neurons_of_experts_are_counted(config: MixtralConfig, passed: int, all_neurons: int):
+    sizes = model_sizes(config)
+    assert (sizes.d_ff, sizes.n_neurons) == (passed, all_neurons)
+
+
+def test_a_plan_for_a_named_machine_does_not_mind_the_device_of_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "sweep.toml").write_text(
+        f'models = ["{checkpoints("relu")[-1]}"]\n[texts]\nown = "{__file__}"\n[measure]\ndevice = "cuda"\n'
+    )
+    assert cli.main(["sweep", str(tmp_path / "sweep.toml"), "--plan", "h100"]) == 0
+    assert cli.main(["sweep", str(tmp_path / "sweep.toml"), "--plan"]) == 2
+    assert "name a machine" in capsys.readouterr().err

@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
+from sparsing.errors import InputError
+from sparsing.measuring import passes
 from sparsing.scale.cell import DONE, FAILED, OUT_OF_MEMORY, Cell, CellRecord
-from sparsing.scale.run_cell import run_cell, with_more_memory
+from sparsing.scale.run_cell import lacks_memory, run_cell, with_more_memory
 
 ALLOCATE = "data = bytearray(600_000_000); print('has it')"
 
@@ -90,3 +94,41 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path):
     cell.record_file.write_text("{")
     assert cell.finished() is None
     assert run(cell).outcome == DONE
+
+
+@pytest.mark.parametrize(
+    ("printed", "lacks"),
+    [
+        ("OSError: [Errno 12] Cannot allocate memory", True),
+        ("RuntimeError: unable to mmap 1234 bytes from file </model>: Cannot allocate memory (12)", True),
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory",
+            True,
+        ),
+        # more memory of the machine does not help a GPU
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", False),
+        ("error: no such model", False),
+    ],
+)
+def test_a_lack_of_memory_is_recognised_by_its_message(printed: str, lacks: bool):
+    assert lacks_memory(printed) == lacks
+
+
+@pytest.mark.parametrize(("device", "lacks"), [("cpu", True), ("cuda:0", False)])
+def test_a_window_that_does_not_fit_is_a_lack_of_memory(device: str, lacks: bool):
+    """The passes of this package turn the exception of PyTorch into an error of their own."""
+    corpus = SimpleNamespace(width=128)
+    with pytest.raises(InputError) as error:
+        passes._smaller(1, corpus, torch.device(device))  # type: ignore[arg-type]
+    assert lacks_memory(f"error: {error.value}") == lacks
+
+
+def test_a_changed_file_in_a_subfolder_makes_another_cell(tmp_path: Path):
+    (tmp_path / "text" / "part").mkdir(parents=True)
+    cell = make_cell(tmp_path, "pass", inputs=(tmp_path / "text",))
+    (tmp_path / "text" / "part" / "a.txt").write_text("one text")
+    before = cell.identity
+    (tmp_path / "text" / ".hidden").write_text("no text")
+    assert cell.identity == before
+    (tmp_path / "text" / "part" / "a.txt").write_text("another text")
+    assert cell.identity != before

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import psutil
@@ -16,10 +17,10 @@ import pytest
 
 from sparsing import cli
 from sparsing.demo import checkpoints
-from sparsing.scale.cell import CRASHED, DONE, FAILED, OUT_OF_MEMORY, Cell
-from sparsing.scale.sweep import run_sweep
+from sparsing.scale.cell import CRASHED, DONE, FAILED, OUT_OF_MEMORY, Cell, CellRecord
+from sparsing.scale.sweep import _Queue, run_sweep
 
-pytest.importorskip("ray", reason="sweeps need Ray: pip install '.[scale]'")
+ray_exceptions = pytest.importorskip("ray.exceptions", reason="sweeps need Ray: pip install '.[scale]'")
 
 
 class Events:
@@ -82,6 +83,76 @@ def test_failures_are_retried_and_reported_and_stop_no_other_cell(tmp_path: Path
     again = Events()
     run_sweep(cells, again, retries=0)
     assert {name for name, _, _ in again.log} == {"fails", "waits"}
+
+
+class FakeRay:
+    """Runs each task at once, or raises what the test wants; for clusters and failures that no test can make."""
+
+    exceptions = ray_exceptions
+
+    def __init__(self, *outcomes: Exception | str):
+        self._outcomes, self._tasks, self.memory = list(outcomes), list[tuple[Cell, int]](), list[float]()
+
+    def remote(self, **options):
+        self.memory.append(options.get("memory", 0))
+        return lambda _: SimpleNamespace(remote=self._start)
+
+    def _start(self, cell: Cell, attempt: int, workdir: Path) -> int:
+        self._tasks.append((cell, attempt))
+        return len(self._tasks) - 1
+
+    def wait(self, tasks, timeout):
+        return tasks, []
+
+    def get(self, task):
+        if isinstance(outcome := self._outcomes.pop(0), Exception):
+            raise outcome
+        cell, attempt = self._tasks[task]
+        fields = {"name": cell.name, "labels": cell.labels, "identity": "", "host": "", "wall_sec": 0.0}
+        return CellRecord(**fields, outcome=outcome, attempts=attempt)
+
+
+def run_queue(ray: FakeRay, nodes: list[dict[str, float]], *cells: Cell) -> list[CellRecord]:
+    records = _Queue(ray, nodes, cells, Events(), 1, done=set()).run()
+    return [records[cell.name] for cell in cells]
+
+
+def test_an_exception_in_a_worker_is_a_failure_with_its_message_and_no_crash(tmp_path: Path):
+    error = ray_exceptions.RayTaskError("run_cell", "Traceback ...", OSError(28, "No space left on device"))
+    ray = FakeRay(error, error)
+    (record,) = run_queue(ray, [{"CPU": 1.0}], make_cell(tmp_path, "cell", "pass"))
+    assert (record.outcome, record.attempts) == (FAILED, 2)
+    assert record.message == "OSError: [Errno 28] No space left on device"
+
+
+def test_a_worker_that_ray_ends_for_memory_gets_more_memory(tmp_path: Path):
+    ray = FakeRay(ray_exceptions.OutOfMemoryError("no memory"), DONE)
+    (record,) = run_queue(ray, [{"CPU": 1.0, "memory": 4e9}], make_cell(tmp_path, "cell", "", memory_gb=1))
+    assert record.outcome == DONE
+    assert ray.memory == [1e9, 2e9]
+
+
+def test_a_cell_with_a_gpu_gets_no_more_memory_than_the_nodes_with_gpus_have(tmp_path: Path):
+    """Otherwise no node could run it, and it would keep all cells behind it from running."""
+    nodes = [{"CPU": 4.0, "GPU": 1.0, "memory": 8e9}, {"CPU": 4.0, "memory": 64e9}]
+    cells = [
+        make_cell(tmp_path, "gpu", "", gpus=1, memory_gb=5),
+        make_cell(tmp_path, "after", "", needs=("first",)),
+        make_cell(tmp_path, "first", ""),
+    ]
+    records = run_queue(FakeRay(OUT_OF_MEMORY, DONE, DONE, OUT_OF_MEMORY), nodes, *cells)
+    assert [record.outcome for record in records] == [OUT_OF_MEMORY, DONE, DONE]
+
+
+def test_a_cell_may_take_the_whole_memory_of_a_node_whatever_its_bytes(tmp_path: Path):
+    """The memory in GB times 1e9 is not always the number of bytes again."""
+    rng = random.Random(0)
+    for _ in range(300):
+        memory = float(rng.randrange(10**9, 10**12))
+        ray = FakeRay(OUT_OF_MEMORY, DONE)
+        (record,) = run_queue(ray, [{"CPU": 1.0, "memory": memory}], make_cell(tmp_path, "cell", ""))
+        assert record.outcome == DONE
+        assert ray.memory == [0, memory]
 
 
 def kill_workers(count: int, seed: int, stop: threading.Event) -> list[int]:

@@ -71,6 +71,32 @@ def test_an_evaluation_needs_the_measurements_and_takes_their_thresholds(sweep: 
     ]
 
 
+def test_the_score_of_a_rule_is_no_part_of_the_folder_if_the_rule_has_it_anyway(sweep: Path):
+    """`cett:neuron_norm` is `cett`, and `sparsing measure` names its folder so."""
+    sweep.write_text(sweep.read_text().replace('"cett"', '"cett:neuron_norm"').replace('"top_k"', '"fat:h"'))
+    given = [word for word in cells_of(sweep)[2].commands[0] if word.endswith("thresholds.json")]
+    assert [Path(word).parent.name for word in given] == [
+        *("cett-ppl-1", "cett-ppl-5", "fat-h-ppl-1", "fat-h-ppl-5")
+    ]
+
+
+def test_revisions_are_of_models_on_the_hub(sweep: Path):
+    sweep.write_text('revisions = ["step1", "step2"]\n' + sweep.read_text())
+    cells = cells_of(sweep)
+    assert len(cells) == (2 + 2) * 2 * 3
+    for cell in cells:
+        assert ("--revision" in cell.commands[0]) == (cell.labels["model"] == "someone/model")
+
+
+def test_two_models_with_the_same_last_folders_are_named(sweep: Path):
+    for run in ("a", "b"):
+        (sweep.parent / run / "run" / "checkpoint").mkdir(parents=True)
+    old, new = '"someone/model"', ", ".join(f'"{sweep.parent}/{run}/run/checkpoint"' for run in "ab")
+    sweep.write_text(sweep.read_text().replace(old, new))
+    with pytest.raises(InputError, match=r"a/run/checkpoint' and '\S*b/run/checkpoint' have the same name"):
+        cells_of(sweep)
+
+
 def test_a_changed_input_or_option_makes_another_cell_with_another_folder(sweep: Path):
     before = {cell.name: cell.folder for cell in cells_of(sweep)}
     (sweep.parent / "book.txt").write_text("another text")
@@ -99,7 +125,8 @@ def test_names_that_are_too_long_for_a_path_are_cut(sweep: Path):
         ("2.5", "-1", "must be positive"),
         ("checkpoint-*", "ckpt-*", "no checkpoint matches"),
         ('["cett", "top_k"]', "[]", "at least one entry"),
-        ('"someone/model"', '"someone/model", "someone/model"', "named twice"),
+        ('"someone/model"', '"someone/model", "someone/model"', "listed twice"),
+        ('"cett"', '"cet"', "Did you mean: cett"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(sweep: Path, old: str, new: str, message: str):

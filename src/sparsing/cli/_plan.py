@@ -28,7 +28,11 @@ def plan_of(args: argparse.Namespace, jobs: Sequence[tuple[Rule | None, dict]]) 
     from sparsing.scale.plan import plan_here, plan_measurement
 
     machine = None if args.plan == HERE else MACHINES[args.plan]
-    common.refuse_without_effect(args, ["adapter", "cett_from", "device"], "with --plan")
+    common.refuse_without_effect(args, ["adapter", "cett_from"], "with --plan")
+    if machine is None:
+        common.refuse_without_effect(
+            args, ["device"], "with --plan, which times the CPU; name a machine, e.g. h100"
+        )
     outline = read_outline(
         args.model,
         revision=args.revision,

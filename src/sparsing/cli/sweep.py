@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.array is not None:
         return _run_one(cells, args.array)
+    _check_jobs(parsed)
     return _run_all(args, cells, common.open_run_folder(args, folder), sweep.run.retries)
 
 
@@ -120,6 +121,15 @@ def _check_commands(cells: Sequence[Cell]) -> list[argparse.Namespace]:
                     f"`sparsing {words[0]}` refuses an option under [{words[0]}]; see `sparsing {words[0]} --help`"
                 ) from None
     return parsed
+
+
+def _check_jobs(parsed: Sequence[argparse.Namespace]) -> None:
+    """Raises InputError if a measurement has a level out of range or an option without effect, before any cell runs."""
+    from sparsing.cli import measure
+
+    for args in parsed:
+        if args.run is measure.run:
+            measure.jobs_of(args)
 
 
 def _run_one(cells: Sequence[Cell], number: int) -> int:

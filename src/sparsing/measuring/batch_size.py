@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from sparsing.models.loading import LoadedModel
     from sparsing.text.corpus import Corpus
 
-_CPU_TOKENS = 2048
+CPU_TOKENS = 2048
 """Tokens of a batch on a CPU, unless a single window is longer. More tokens are not faster there."""
-_ACCELERATOR_TOKENS = 2**16
+ACCELERATOR_TOKENS = 2**16
 """Tokens of the first batch that is tried on an accelerator."""
 
 
@@ -27,10 +27,10 @@ def default_batch_size(loaded: LoadedModel, corpus: Corpus, *, processes: int = 
         processes: Processes that share the batches. On accelerators each of them has a batch.
     """
     if input_device(loaded).type != "cpu":
-        return max(1, min(_ACCELERATOR_TOKENS // corpus.width, -(-corpus.n_windows // processes)))
+        return max(1, min(ACCELERATOR_TOKENS // corpus.width, -(-corpus.n_windows // processes)))
     config = cast("Any", loaded.model.config)  # Transformers does not annotate `get_text_config` fully
     vocab: int = config.get_text_config().vocab_size
-    return max(1, min(_CPU_TOKENS, LOGITS_BYTES // (4 * vocab)) // corpus.width)
+    return max(1, min(CPU_TOKENS, LOGITS_BYTES // (4 * vocab)) // corpus.width)
 
 
 def input_device(loaded: LoadedModel) -> torch.device:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _EXPERT = re.compile(r"\.experts\.")
 _N_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_EXPERT_WIDTH = ("moe_intermediate_size", "intermediate_size", "ffn_hidden_size")
+"""Neurons of an expert; many models name them as those of a dense block."""
+_SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
+_N_SHARED = ("n_shared_experts", "moe_num_shared_experts", "num_shared_experts")
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts")
 
 
@@ -35,7 +39,9 @@ class ModelSizes:
     n_layers: int
     d_model: int
     d_ff: int
-    """Neurons that a token passes in a layer."""
+    """Neurons that a token passes in a layer: of all experts that it is routed to, and of shared experts."""
+    n_neurons: int
+    """All neurons of a layer, of all its experts."""
     attention_width: int
     """Heads times width of a head."""
     vocab: int
@@ -58,6 +64,7 @@ class Outline:
     dtype: str
     """In which the model would be loaded, e.g. `bfloat16`."""
     sizes: ModelSizes
+    trust_remote_code: bool = False
 
 
 def read_outline(
@@ -91,6 +98,7 @@ def read_outline(
         if wanted == "auto"
         else wanted,
         sizes=model_sizes(config, trust_remote_code),
+        trust_remote_code=trust_remote_code,
     )
 
 
@@ -113,15 +121,17 @@ def model_sizes(config: Any, trust_remote_code: bool = False) -> ModelSizes:
         used += embedding.numel()
     heads = _first(text, ("num_attention_heads", "n_head", "n_heads")) or 1
     d_model = embedding.shape[1]
-    d_ff = _first(text, ("moe_intermediate_size",)) * top_k if experts and top_k else 0
+    dense = _first(text, ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")) or 4 * d_model
+    expert = _first(text, _EXPERT_WIDTH) or dense
+    shared = _first(text, _SHARED_WIDTH) or _first(text, _N_SHARED) * expert
+    routed = experts and top_k
     return ModelSizes(
         num_parameters=sum(parameter.numel() for parameter in parameters.values()),
         matmul_parameters=round(used),
         n_layers=_first(text, ("num_hidden_layers", "n_layer", "n_layers")),
         d_model=d_model,
-        d_ff=d_ff
-        or _first(text, ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"))
-        or 4 * d_model,
+        d_ff=top_k * expert + shared if routed else dense,
+        n_neurons=experts * expert + shared if routed else dense,
         attention_width=heads * (_first(text, ("head_dim",)) or d_model // heads),
         vocab=embedding.shape[0],
     )

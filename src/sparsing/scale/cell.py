@@ -77,8 +77,10 @@ class CellRecord(Result):
 
 
 def _files(path: Path) -> list[Path]:
+    """The file, or the files in the folder and its subfolders; hidden files are no part of a text or a checkpoint."""
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.is_file())
+        inside = (file for file in path.rglob("*") if file.is_file())
+        return sorted(f for f in inside if not any(p.startswith(".") for p in f.relative_to(path).parts))
     return [path] if path.exists() else []
 
 

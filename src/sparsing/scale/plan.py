@@ -17,7 +17,9 @@ import torch
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError
+from sparsing.measuring.batch_size import ACCELERATOR_TOKENS, CPU_TOKENS
 from sparsing.measuring.cost import PASS_OVERHEAD, dense_sec
+from sparsing.measuring.window_loss import LOGITS_BYTES
 from sparsing.models.architecture import auto_class
 from sparsing.models.loading import LoadedModel
 from sparsing.models.outline import ModelSizes, Outline
@@ -26,10 +28,6 @@ from sparsing.scale.machines import REACHED_BANDWIDTH, REACHED_FLOPS, Machine
 if TYPE_CHECKING:
     from sparsing.text.corpus import Corpus
 
-_LOGITS_BYTES = 2**28
-"""Logits of a slice of tokens, the most that a pass holds at once."""
-_BATCH_TOKENS = 2**16
-"""Tokens of a batch on an accelerator."""
 _TIMED_TOKENS = 4096
 """Tokens that stand for the corpus when a pass is timed."""
 _TIMED_LAYERS = (1, 3)
@@ -86,7 +84,7 @@ def plan_measurement(
         InputError: If the model does not fit on all devices of the machine together.
     """
     sizes = outline.sizes
-    batch = max(width, min(_BATCH_TOKENS, corpus_tokens))
+    batch = max(width, min(ACCELERATOR_TOKENS, corpus_tokens))
     held, item = memory_bytes(sizes, batch, outline.dtype), _bytes_of(outline.dtype)
     # a quarter of the memory stays free for the workspace of the kernels
     split = math.ceil(held / (0.75 * machine.memory_gb * 1e9))
@@ -100,8 +98,11 @@ def plan_measurement(
     flops = passes * corpus_tokens * sizes.flops_per_token(width)
     batches = math.ceil(corpus_tokens / batch)
     read = passes * batches * sizes.num_parameters * item
-    # the devices that share a copy of the model work one after the other
-    compute = PASS_OVERHEAD * flops / (machine.peak_flops * REACHED_FLOPS) / processes
+    # The devices that share a copy of the model work one after the other. A window is not divided among processes, so
+    # the process with the most windows decides.
+    windows = math.ceil(corpus_tokens / width)
+    most = math.ceil(windows / processes) / windows
+    compute = PASS_OVERHEAD * flops * most / (machine.peak_flops * REACHED_FLOPS)
     memory = read / (machine.peak_bandwidth * REACHED_BANDWIDTH) / min(processes, batches)
     return Plan(
         model=outline.name,
@@ -135,7 +136,7 @@ def plan_here(outline: Outline, corpus: Corpus, passes: float) -> Plan:
     short, long = (statistics.median(times) for times in zip(*rounds, strict=True))
     whole = short + max(long - short, 0.0) / (more - few) * (sizes.n_layers - few)
     seconds = PASS_OVERHEAD * passes * whole * corpus.num_tokens / sample.num_tokens
-    batch = max(corpus.width, min(2048, corpus.num_tokens))
+    batch = max(corpus.width, min(CPU_TOKENS, corpus.num_tokens))
     return Plan(
         model=outline.name,
         machine="this machine",
@@ -160,8 +161,8 @@ def memory_bytes(sizes: ModelSizes, batch_tokens: int, dtype: str) -> float:
     """Bytes that a measurement holds: the weights, the activations of a batch, logits and statistics."""
     item = _bytes_of(dtype)
     activations = batch_tokens * (8 * sizes.d_model + 4 * sizes.d_ff) * item
-    statistics = 64 * sizes.n_layers * sizes.d_ff
-    logits = min(_LOGITS_BYTES, 4 * batch_tokens * sizes.vocab)
+    statistics = 64 * sizes.n_layers * sizes.n_neurons
+    logits = min(LOGITS_BYTES, 4 * batch_tokens * sizes.vocab)
     return sizes.num_parameters * item + activations + statistics + logits
 
 
@@ -178,7 +179,9 @@ def _shortened(outline: Outline, layers: int) -> LoadedModel:
         for key in _LAYER_LISTS:
             if isinstance(values := getattr(text, key, None), list):
                 setattr(text, key, values[:layers])
-        model = auto_class(config).from_config(config, dtype=getattr(torch, outline.dtype))
+        model = auto_class(config).from_config(
+            config, dtype=getattr(torch, outline.dtype), trust_remote_code=outline.trust_remote_code
+        )
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{outline.name} cannot be built with {layers} layers to time it ({error}); name a machine, e.g."

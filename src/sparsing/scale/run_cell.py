@@ -15,7 +15,15 @@ from sparsing.scale.cell import DONE, FAILED, OUT_OF_MEMORY, Cell, CellRecord
 
 _SIGKILL = -9
 """The system kills a process that takes the last memory by this signal."""
-_NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|MemoryError|bad_alloc", re.I)
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|(can't|cannot) allocate memory|MemoryError|bad_alloc"
+    r"|does not fit into the memory",  # a pass of this package (`passes.py`)
+    re.I,
+)
+_NO_DEVICE_MEMORY = re.compile(
+    r"(cuda|hip|xpu|mps)\b.* out of memory|into the memory of (cuda|xpu|mps)", re.I
+)
+"""A GPU has no more memory in the next attempt either."""
 _LAST_LINES = 5
 
 
@@ -37,8 +45,7 @@ def run_cell(cell: Cell, attempt: int, workdir: Path) -> CellRecord:
     for command in cell.commands:
         status, printed = _run(cell, command, attempt)
         if status:
-            no_memory = status == _SIGKILL or _NO_MEMORY.search(printed)
-            outcome = OUT_OF_MEMORY if no_memory else FAILED
+            outcome = OUT_OF_MEMORY if status == _SIGKILL or lacks_memory(printed) else FAILED
             message = "\n".join(printed.strip().splitlines()[-_LAST_LINES:]) or f"exit status {status}"
             break
     record = CellRecord(
@@ -54,6 +61,11 @@ def run_cell(cell: Cell, attempt: int, workdir: Path) -> CellRecord:
     if outcome == DONE:
         record.save(cell.record_file)
     return record
+
+
+def lacks_memory(printed: str) -> bool:
+    """Whether a program that failed printed that the memory of the machine did not suffice."""
+    return bool(_NO_MEMORY.search(printed)) and not _NO_DEVICE_MEMORY.search(printed)
 
 
 def _run(cell: Cell, command: tuple[str, ...], attempt: int) -> tuple[int, str]:

@@ -132,7 +132,7 @@ class _Queue:
             self._attempts[cell.name] += 1
             options = {"num_cpus": cell.cpus, "num_gpus": cell.gpus, "max_retries": 0, "max_calls": 1}
             if cell.memory_gb is not None:
-                options["memory"] = round(cell.memory_gb * 1e9)
+                options["memory"] = _memory_bytes(cell)
             task = self._ray.remote(**options)(run_cell)
             attempt = self._attempts[cell.name]
             self._running[task.remote(cell, attempt, Path.cwd())] = cell
@@ -140,7 +140,7 @@ class _Queue:
 
     def _places(self, cell: Cell) -> int:
         """How many such cells the nodes can run at once."""
-        wanted = {"CPU": cell.cpus, "GPU": cell.gpus, "memory": (cell.memory_gb or 0) * 1e9}
+        wanted = {"CPU": cell.cpus, "GPU": cell.gpus, "memory": _memory_bytes(cell)}
         return sum(
             min(int(node.get(name, 0) / amount) for name, amount in wanted.items() if amount)
             for node in self._nodes
@@ -149,8 +149,16 @@ class _Queue:
     def _end(self, cell: Cell, task: Any) -> None:
         try:
             record: CellRecord = self._ray.get(task)
+        except (
+            self._ray.exceptions.RayTaskError
+        ) as error:  # an exception of `run_cell` itself, e.g. a full disk
+            record = self._record(cell, FAILED, f"{type(error.cause).__name__}: {error.cause}")
+        except (
+            self._ray.exceptions.OutOfMemoryError
+        ) as error:  # Ray ends a worker when its node has no memory left
+            record = self._record(cell, OUT_OF_MEMORY, _first_line(error))
         except self._ray.exceptions.RayError as error:
-            record = self._crash_record(cell, error)
+            record = self._record(cell, CRASHED, f"the worker process died: {_first_line(error)}")
         again = self._again(cell, record.outcome)
         self._view.ended(cell, record, again is not None)
         if again is not None:
@@ -166,7 +174,7 @@ class _Queue:
             self._crashes[cell.name] += 1
             return cell if self._crashes[cell.name] < MAX_CRASHES else None
         if outcome == OUT_OF_MEMORY:
-            return with_more_memory(cell, max(node.get("memory", 0) for node in self._nodes) / 1e9)
+            return with_more_memory(cell, self._most_memory(cell) / 1e9)
         if outcome == FAILED:
             self._failures[cell.name] += 1
             return cell if self._failures[cell.name] <= self._retries else None
@@ -180,9 +188,13 @@ class _Queue:
             self._view.ended(cell, record, False)
             self._records[cell.name] = record
 
-    def _crash_record(self, cell: Cell, error: Exception) -> CellRecord:
-        lines = str(error).strip().splitlines()
-        return self._record(cell, CRASHED, f"the worker process died: {lines[0] if lines else error!r}")
+    def _most_memory(self, cell: Cell) -> float:
+        """Bytes of the largest node that has the cores and GPUs of the cell."""
+        return max(
+            node.get("memory", 0)
+            for node in self._nodes
+            if node.get("CPU", 0) >= cell.cpus and node.get("GPU", 0) >= cell.gpus
+        )
 
     def _record(self, cell: Cell, outcome: str, message: str) -> CellRecord:
         return CellRecord(
@@ -195,6 +207,15 @@ class _Queue:
             host="",
             message=message,
         )
+
+
+def _memory_bytes(cell: Cell) -> int:
+    return round((cell.memory_gb or 0) * 1e9)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
 
 
 def _asked(cell: Cell) -> str:

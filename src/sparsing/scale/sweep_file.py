@@ -36,6 +36,7 @@ from sparsing.base.registry import Registry
 from sparsing.errors import InputError
 from sparsing.measuring.measurement import measurement_slug
 from sparsing.measuring.run_folder import default_folder
+from sparsing.rules import make_rule
 from sparsing.rules.thresholds import THRESHOLDS_FILE
 from sparsing.scale.cell import Cell
 
@@ -79,10 +80,15 @@ class SweepFile:
     run: RunTable = RunTable()
 
     def levels(self, rule: str) -> list[str]:
-        """Names of the folders that `sparsing measure` writes for the rule."""
+        """Names of the folders that `sparsing measure` writes for the rule.
+
+        Raises:
+            InputError: If the rule or its score is unknown.
+        """
+        label = make_rule(rule).label
         if self.level:
-            return [measurement_slug(rule, level) for level in self.level]
-        return [measurement_slug(rule, None, 1 + p / 100) for p in self.ppl or [1.0]]
+            return [measurement_slug(label, level) for level in self.level]
+        return [measurement_slug(label, None, 1 + p / 100) for p in self.ppl or [1.0]]
 
 
 def read_sweep_file(path: str | Path) -> SweepFile:
@@ -122,17 +128,22 @@ def list_cells(sweep: SweepFile, folder: Path) -> list[Cell]:
     """All cells, each with a folder below `folder`.
 
     Raises:
-        InputError: If a pattern of models matches nothing.
+        InputError: If a pattern of models matches nothing, a rule is unknown, or two cells have the same name.
     """
     cells: list[Cell] = []
     for model in _models(sweep.models):
-        for revision in sweep.revisions or [""]:
+        revisions = [] if _is_local(model) else sweep.revisions
+        for revision in revisions or [""]:
             for text in sweep.texts:
                 cells += _cells_of(sweep, folder, model, revision, text)
-    if repeated := sorted({c.name for c in cells if sum(c.name == other.name for other in cells) > 1}):
-        raise InputError(
-            f"several cells have the name {repeated[0]!r}; leave out models that are named twice"
-        )
+    by_name: dict[str, Cell] = {}
+    for cell in cells:
+        if (other := by_name.setdefault(cell.name, cell)) is not cell:
+            raise InputError(
+                f"the cells of {other.labels['model']!r} and {cell.labels['model']!r} have the same name,"
+                f" {cell.name!r}: leave out what is listed twice, or rename a folder, since the last two parts of a"
+                " path name a model"
+            )
     return cells
 
 
@@ -142,8 +153,7 @@ def _cells_of(sweep: SweepFile, folder: Path, model: str, revision: str, text: s
     labels = {"model": model} | ({"revision": revision} if revision else {}) | {"text": text}
     of_model = ["--revision", revision] if revision else []
     wanted = ["--level", *map(str, sweep.level)] if sweep.level else ["--ppl", *map(str, sweep.ppl or [1.0])]
-    # os.path returns False for a name that is too long for a path, where Path.exists raises OSError
-    inputs = tuple(Path(place) for place in (model, sweep.texts[text]) if os.path.exists(place))  # noqa: PTH110
+    inputs = tuple(Path(place) for place in (model, sweep.texts[text]) if _is_local(place))
     measured = [
         _cell(
             sweep,
@@ -206,6 +216,11 @@ def _cell(
     readable = re.sub(r"[^\w.@+=-]", "-", name)[:_LONGEST_NAME]
     own = folder / "cells" / f"{readable}-{cell.identity[:8]}"
     return dataclasses.replace(cell, folder=own, commands=((*command, "-o", str(own)),))
+
+
+def _is_local(place: str) -> bool:
+    # os.path returns False for a name that is too long for a path, where Path.exists raises OSError
+    return os.path.exists(place)  # noqa: PTH110
 
 
 def _models(patterns: list[str]) -> list[str]:

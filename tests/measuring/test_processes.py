@@ -188,3 +188,25 @@ loading.load_model = load_model
     )
     assert status == 2
     assert "has another weights here than in the first process" in output
+
+
+def test_a_model_that_another_process_cannot_load_is_told(launcher, measure, tmp_path):
+    """For example because the checkpoint is not on its machine."""
+    (status, output), _ = launcher.run(
+        2,
+        *measure,
+        "-o",
+        tmp_path,
+        prelude="""
+import sparsing.models.loading as loading
+from sparsing.errors import InputError
+real = loading.load_model
+def load_model(name, **options):
+    if RANK:
+        raise InputError("no such folder")
+    return real(name, **options)
+loading.load_model = load_model
+""",
+    )
+    assert status == 2
+    assert re.search(r"process 1 of 2 .*: a model was not loaded here: InputError: no such folder", output)

@@ -49,6 +49,18 @@ def test_values_must_be_finite_and_not_negative(values):
         made(values=values)
 
 
+@pytest.mark.parametrize("centres", [(0.1, 0.2), (0.1, math.nan, 0.2), ()])
+def test_there_is_one_finite_centre_per_site(centres):
+    with pytest.raises(InputError, match=r"one finite centre per site, got \d for 3 sites"):
+        made(on="h_centred", centres=centres)
+    assert made(on="h_centred", centres=(0.0, -0.1, 0.2)).centres == (0.0, -0.1, 0.2)
+
+
+def test_shares_are_at_most_one():
+    with pytest.raises(InputError, match=r"the numbers of top_k are shares in \[0, 1\], got 50"):
+        made(select="top_k", values=(0.5, 50, 0.5))
+
+
 def test_unknown_scores_and_selections():
     with pytest.raises(InputError, match=r"Unknown score 'gates'\. Did you mean: gate"):
         made(on="gates")

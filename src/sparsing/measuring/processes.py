@@ -296,6 +296,8 @@ class _Worker:
     def __init__(self, models: Sequence[LoadedModel]):
         self._models: dict[int, LoadedModel] = {}
         self._digests: dict[int, Digests] = {}
+        self._not_loaded: dict[int, _Trouble] = {}
+        """Why a model is missing, by its number."""
         self._compute: Callable[[Any], Any] | None = None
         self._trouble: _Trouble | None = None
         for loaded in models:
@@ -325,16 +327,24 @@ class _Worker:
         self._compute = self._trouble = None
         alive = message.alive if isinstance(message, _Load) else message.digests
         self._models = {number: loaded for number, loaded in self._models.items() if number in alive}
+        if isinstance(message, _Load):
+            self._load(message)
+            return
         try:
-            if isinstance(message, _Load):
-                self._register(message.load(*message.args, **message.options))
-                return
             for number, digests in message.digests.items():
                 self._compare(number, digests)
             make, args = message.call.value(self._models[message.number])
             self._compute = make(*args)
         except Exception as error:
             self._trouble = _trouble(error)
+
+    def _load(self, message: _Load) -> None:
+        number = len(self._digests)
+        try:
+            self._register(message.load(*message.args, **message.options))
+        except Exception as error:
+            # the next pass asks for the model
+            self._digests[number], self._not_loaded[number] = {}, _trouble(error)
 
     def _computed(self, item: Any) -> _Reply | _Trouble:
         """What the function of the pass makes of an item."""
@@ -346,7 +356,9 @@ class _Worker:
             return _trouble(error)
 
     def _compare(self, number: int, digests: Digests) -> None:
-        """Raises ProcessError if a model differs from that of the first process."""
+        """Raises ProcessError if a model was not loaded or differs from that of the first process."""
+        if number in self._not_loaded:
+            raise ProcessError(f"a model was not loaded here: {self._not_loaded[number].text}")
         own = self._digests[number]
         if differing := [name for name, digest in digests.items() if own[name] != digest]:
             raise ProcessError(

@@ -142,11 +142,17 @@ class ScoreCurve(Result):
 
 def joined_curves(curves: Sequence[ScoreCurve]) -> ScoreCurve:
     """One curve with the sites of all of these curves, for a joint rule."""
-    arrays: dict[str, Floats] = {}
+    arrays: dict[str, Floats | None] = {}
     for field in dataclasses.fields(ScoreCurve):
         values = [getattr(curve, field.name) for curve in curves]
         if all(isinstance(value, np.ndarray) for value in values):
             arrays[field.name] = _stacked(values)
+        elif any(isinstance(value, np.ndarray) for value in values):
+            arrays[field.name] = None  # one of the scores lacks it
+    if any(curve.modes is not None for curve in curves):  # a score without a centre never reads its zeros
+        arrays["modes"] = _stacked(
+            [np.zeros(len(c.thresholds)) if c.modes is None else c.modes for c in curves]
+        )
     sites = tuple(name for curve in curves for name in curve.sites)
     return dataclasses.replace(curves[0], on="+".join(curve.on for curve in curves), sites=sites, **arrays)
 

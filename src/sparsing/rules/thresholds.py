@@ -53,7 +53,9 @@ class Thresholds(Result):
     A plain sequence is accepted too. It stands for numbers by position, as in files of schema 1 and in the
     reference's line, and gets the keys `#0`, `#1`, ..."""
     centres: tuple[float, ...] | None = None
-    """The centre of each site, to which inactive neurons are set; None if the score has no centre."""
+    """The centre of each site, to which inactive neurons are set; None if no score has a centre.
+
+    Sites of a score without a centre have 0."""
     target_ppl_ratio: float | None = None
     """The perplexity ratio that the level was searched for; None if the level was given."""
     provenance: Provenance | None = None
@@ -70,6 +72,17 @@ class Thresholds(Result):
             raise InputError(
                 f"thresholds on {self.on!r} {'lack' if self.centres is None else 'have'} centres; the scores h_centred"
                 " and x_centred need one per site, and other scores have none"
+            )
+        if self.centres is not None and not (
+            len(self.centres) == len(self.values) and all(map(math.isfinite, self.centres))
+        ):
+            raise InputError(
+                f"thresholds need one finite centre per site, got {len(self.centres)} for {len(self.values)} sites"
+                f" ({self.centres[:3]}...); measure again"
+            )
+        if not self.selection.is_threshold and max(self.numbers) > 1:
+            raise InputError(
+                f"the numbers of {self.select} are shares in [0, 1], got {max(self.numbers):g}; 0.1 stands for a tenth"
             )
 
     @property

@@ -26,3 +26,10 @@ def test_the_chosen_neurons_are_those_of_gemma_3n(sparsity):
     ours = SELECTIONS["gaussian_top_k"].active(pre_gate, 1 - sparsity, torch.ones(2, 5, dtype=torch.bool))
     assert torch.equal(ours, theirs)
     assert ours.double().mean().item() == pytest.approx(1 - sparsity, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.0, 1e-300, 1e-17, 1e-12])
+def test_a_share_that_is_next_to_nothing_keeps_nothing(share):
+    """`1 - share` is 1 in float64, where the quantile is infinite."""
+    scores = torch.randn(1, 2, 512, generator=torch.Generator().manual_seed(0))
+    assert not SELECTIONS["gaussian_top_k"].active(scores, share, torch.ones(1, 2, dtype=torch.bool)).any()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sparsing.measuring.calibration import calibrate
+from sparsing.measuring.subject import Subject
 from sparsing.measuring.threshold_grid import half_sample_mode
 from sparsing.rules import make_rule
 from sparsing.rules.mask import sparsify
@@ -48,3 +49,16 @@ def test_inactive_neurons_are_set_to_the_mode():
     mode, cut = thresholds.centres[0], thresholds.numbers[0]
     active = (before[0].double() - mode).abs() > cut
     np.testing.assert_array_equal((seen[0] == before[0])[active].numpy(), True)
+
+
+@pytest.mark.parametrize("score", ["h_centred+x", "h+x_centred"])
+@pytest.mark.parametrize("rule", ["scap", "top_k"])
+def test_one_score_of_a_joint_rule_may_be_centred(rule, score):
+    """The sites of the other score have the centre 0, and their inactive inputs become 0."""
+    loaded, corpus = tiny_loaded("gpt2"), text_corpus(200)
+    rule = make_rule(f"{rule}:{score}")
+    subject = Subject(loaded, corpus, scores=[rule.score], with_cett=[])
+    thresholds = subject.thresholds(rule, 0.5)
+    for site, centre in zip(subject.sites(rule.score), thresholds.centres, strict=True):
+        assert (centre != 0) == (site.kind == ("ffn" if score.startswith("h_centred") else "linear_input"))
+    assert 0.4 < subject.outcome(thresholds)["activation_ratio"] < 0.6

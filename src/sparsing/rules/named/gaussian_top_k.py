@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from sparsing.rules.curves import Curves
 
+_LEAST = 1e-300
+"""At this share the quantile is at 37 standard deviations, which no neuron reaches."""
+
 
 @register_rule
 class GaussianTopK(KeepsShare):
@@ -43,6 +46,7 @@ class AboveGaussianQuantile(Selection):
     def active(self, size: torch.Tensor, number: float, real: torch.Tensor) -> torch.Tensor:
         if number >= 1:  # also a token whose scores are all equal, at which the quantile is not defined
             return size == size
-        deviations = statistics.NormalDist().inv_cdf(1 - number)
+        # by symmetry, since 1 - number has few digits of a small number
+        deviations = -statistics.NormalDist().inv_cdf(max(number, _LEAST))
         mean = size.mean(-1, keepdim=True)
         return size > mean + deviations * size.std(-1, keepdim=True, correction=0)

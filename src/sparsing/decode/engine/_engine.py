@@ -127,7 +127,7 @@ class GgufEngine:
         self.close()
 
     def _run(self, token: int, position: int, with_logits: bool = False) -> None:
-        self._team.run(run_token, token, position, with_logits, self._state.records)
+        self._team.run(run_token, token, position, with_logits, self._state.records, keep=self._state)
 
     def _check_finite(self, logits: Array) -> None:
         if math.isfinite(logits.max()):  # NaN if any logit is

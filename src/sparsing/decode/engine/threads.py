@@ -9,6 +9,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from sparsing.errors import InputError
+
 
 class Team:
     """Runs a function once on each of several threads, of which the caller is one.
@@ -24,10 +26,20 @@ class Team:
             threading.Thread(target=_work, args=(number, queue), daemon=True, name="sparsing-engine").start()
         self._stop = weakref.finalize(self, _stop, self._queues)
 
-    def run(self, function: Callable[..., Any], *args: Any) -> None:
-        """Call `function(number, *args)` on every thread; returns when the caller's own call has returned."""
+    def run(self, function: Callable[..., Any], *args: Any, keep: object = None) -> None:
+        """Call `function(number, *args)` on every thread; returns when the caller's own call has returned.
+
+        Args:
+            keep: Holds the memory that the function uses by address. It stays alive until every thread has returned,
+                which may be after the caller has returned and dropped it.
+
+        Raises:
+            InputError: If the team is closed.
+        """
+        if not self._stop.alive:
+            raise InputError("the engine is closed; open it again")
         for queue in self._queues:
-            queue.put((function, args))
+            queue.put((function, args, keep))
         function(0, *args)
 
     def close(self) -> None:
@@ -37,9 +49,9 @@ class Team:
 
 def _work(number: int, queue: SimpleQueue[Any]) -> None:
     while (task := queue.get()) is not None:
-        function, args = task
+        function, args, _ = task
         function(number, *args)
-        del task, function, args  # a waiting thread keeps nothing alive
+        del task, function, args, _  # a waiting thread keeps nothing alive
 
 
 def _stop(queues: list[SimpleQueue[Any]]) -> None:

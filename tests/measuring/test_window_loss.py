@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config
 
-from sparsing.measuring.window_loss import WindowLoss, window_nll
+from sparsing.measuring.window_loss import WindowLoss, token_nll, window_nll
 from sparsing.text.corpus import load_corpus
 
 from ..helpers.measuring import text_corpus, tiny_loaded
@@ -25,6 +25,17 @@ def test_the_loss_of_known_logits():
     windows = next(corpus.batches(1))
     assert window_nll(torch.zeros(1, 4, 128), windows).item() == pytest.approx(3 * math.log(128))
     assert windows.label_counts == (3,)
+
+
+def test_a_large_vocabulary_does_not_shift_the_loss():
+    """Summing the exponentials one after the other would, by 5e-6 nats (`F.cross_entropy`)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(64, 151_936, generator=generator)
+    targets = torch.randint(151_936, (64,), generator=generator)
+    exact = nn.functional.cross_entropy(logits.double(), targets, reduction="none")
+    found = token_nll(logits, targets)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=5e-6)
+    assert abs((found - exact).mean()) < 5e-7
 
 
 def sliced(model, rows: int) -> WindowLoss:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from sparsing import sparsify
 from sparsing.errors import InputError
+from sparsing.rules.scores import cut as cut_of
 from sparsing.rules.thresholds import Thresholds
 
 from ..helpers.measuring import tiny_loaded
@@ -64,3 +66,10 @@ def test_the_repr_is_short():
 
 def _names(loaded):
     return [site.name for site in loaded.sites]
+
+
+def test_a_cut_is_rounded_once():
+    """So that `threshold / norm` in NumPy or C++ gives the same cut; PyTorch rounds a number over a tensor twice."""
+    norms = torch.rand(1000, generator=torch.Generator().manual_seed(0)) + 0.5
+    wanted = np.float32(0.18049585659986722) / norms.numpy()
+    np.testing.assert_array_equal(torch.as_tensor(cut_of(0.18049585659986722, norms)), wanted)

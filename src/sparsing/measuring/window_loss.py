@@ -13,7 +13,6 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 
 from sparsing.sites.compiled import uncompiled
 from sparsing.sites.effective_weight import device_of
@@ -60,7 +59,7 @@ class WindowLoss:
         losses: list[torch.Tensor] = []
         for part, labels in zip(_split(hidden, self._rows), _split(targets, self._rows), strict=True):
             logits = _run_head(self._model, self._body, output, part)
-            losses.append(F.cross_entropy(_wide(logits), labels.to(logits.device), reduction="none"))
+            losses.append(token_nll(_wide(logits), labels.to(logits.device)))
         per_window = _split(torch.cat(losses).double(), batch.label_counts)
         return torch.stack([window.sum() for window in per_window])
 
@@ -78,8 +77,21 @@ def window_nll(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     flat, targets = logits.flatten(0, 1), batch.ids.flatten()
     for index in _split(batch.label_index, batch.label_counts):
         kept = _wide(flat[(index - 1).to(flat.device)])
-        nll.append(F.cross_entropy(kept, targets[index].to(flat.device), reduction="none").double().sum())
+        nll.append(token_nll(kept, targets[index].to(flat.device)).double().sum())
     return torch.stack(nll)
+
+
+def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of each token, shape `(tokens,)`, in the dtype of the logits.
+
+    `F.cross_entropy` would add up the exponentials of a large vocabulary with a rounding error that has the same sign
+    for all tokens: on a CPU, 1e-6 nats with 49,152 entries and 5e-6 with 151,936. `logsumexp` adds in pairs.
+
+    Args:
+        logits: Shape `(tokens, vocabulary)`.
+        targets: Shape `(tokens,)`, int64.
+    """
+    return logits.logsumexp(-1) - logits.gather(-1, targets[:, None])[:, 0]
 
 
 def _wide(logits: torch.Tensor) -> torch.Tensor:

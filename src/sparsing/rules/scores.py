@@ -150,7 +150,9 @@ def cut(threshold: torch.Tensor | float, scale: torch.Tensor | None) -> torch.Te
     if scale is None:
         return threshold
     # inf also for threshold 0, where 0 / 0 would be NaN: a neuron with a zero column is never active
-    return (threshold / scale).masked_fill(scale == 0, float("inf"))
+    # a number over a tensor would be the number times a reciprocal, which is rounded twice
+    number = scale.new_full((), threshold) if isinstance(threshold, (int, float)) else threshold
+    return (number / scale).masked_fill(scale == 0, float("inf"))
 
 
 def row_scale(scale: torch.Tensor | None, rows: Rows) -> torch.Tensor | None:

@@ -49,8 +49,8 @@ def text_file(characters: int) -> Path:
     return path
 
 
-def save(name: str, result: dict[str, Any]) -> Path:
-    """Write `results/<name>-<date>.json` with the command, the machine and the versions added, and print it."""
+def save(name: str, result: dict[str, Any], case: str = "") -> Path:
+    """Write `results/<name>-<case>-<date>.json` with command, machine and versions added, and print it."""
     import numpy
     import torch
     import transformers
@@ -77,7 +77,7 @@ def save(name: str, result: dict[str, Any]) -> Path:
             "numpy": numpy.__version__,
         },
     }
-    path = ROOT / "results" / f"{name}-{result['date']}.json"
+    path = ROOT / "results" / f"{'-'.join(filter(None, (name, case)))}-{result['date']}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))

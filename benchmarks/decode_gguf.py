@@ -43,6 +43,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FILES)
     parser.add_argument("--model", type=Path, help="time this file in place of the planted models")
     parser.add_argument("--thresholds", type=Path, help="thresholds of --model")
+    parser.add_argument(
+        "--two-part-inputs", action="store_true", help="inputs of the own engine with 15 bits"
+    )
     args = parser.parse_args()
     if args.part == "files":
         write_files(args)
@@ -87,10 +90,16 @@ def time_files(args: argparse.Namespace) -> None:
     ]
     for path in [args.model] if args.model else cases:
         for threads in args.threads:
-            target = RESULTS / f"decode_gguf-{path.stem}-{threads}t-{TODAY}.json"
+            case = f"{path.stem}-{threads}t{'-two-part' * args.two_part_inputs}"
+            target = RESULTS / f"decode_gguf-{case}-{TODAY}.json"
             if target.exists():
                 continue
-            plan = GgufPlan(rounds=args.rounds, new_tokens=args.new_tokens, threads=threads)
+            plan = GgufPlan(
+                rounds=args.rounds,
+                new_tokens=args.new_tokens,
+                threads=threads,
+                two_part_inputs=args.two_part_inputs,
+            )
             bench = bench_gguf(path, thresholds, plan)
             bench.save(target)
             print("\n".join(rows(bench)), bench.sentence, sep="\n", flush=True)

@@ -162,6 +162,8 @@ def test_options_without_meaning_are_refused(files, checkpoint, capsys):
         assert message in capsys.readouterr().err
     assert main(["generate", str(checkpoint), "--prompt", "a", "--dense", "--seed", "3"]) == 2
     assert "decoded greedily" in capsys.readouterr().err
+    assert main(["generate", str(checkpoint), "--prompt", "a", "--dense", "--two-part-inputs"]) == 2
+    assert "inputs of a checkpoint are not rounded" in capsys.readouterr().err
     assert main(["advise", str(checkpoint)]) == 2
     assert "give --text" in capsys.readouterr().err
     assert main(["generate", "missing.gguf", "--prompt", "a"]) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 import torch
@@ -77,3 +79,42 @@ def error(got, wanted):
 
 IDS = np.random.default_rng(0).integers(0, BASE["vocab_size"], 12).tolist()
 """Tokens of a text."""
+FILE_TYPES = {"Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "IQ4_XS": 30}
+"""llama.cpp's names of mixtures to their codes."""
+
+
+def requantised(model, folder, mixture):
+    """A file in which llama.cpp has quantised the matrices to a mixture of `FILE_TYPES`, from float16."""
+    import llama_cpp
+
+    from sparsing.models.gguf_export import export_gguf
+
+    source, target = export_gguf(model, folder / "half.gguf", weight_type="F16"), folder / "mixed.gguf"
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.nthread = FILE_TYPES[mixture], 1
+    assert llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(options)) == 0
+    return target
+
+
+def same_logits(path, ids, new_tokens):
+    """Compare the logits after every token of `ids` and of the greedy continuation; returns the continuation."""
+    import llama_cpp
+
+    from sparsing.decode.engine import open_engine
+
+    llama = llama_cpp.Llama(str(path), n_ctx=256, n_threads=1, n_threads_batch=1, verbose=False)
+    written = []
+    try:
+        with open_engine(path, context=256, threads=1) as engine:
+            for token in ids:
+                llama.eval([token])
+                logits = engine.read([token])
+            for _ in range(new_tokens):
+                theirs = np.ctypeslib.as_array(llama._ctx.get_logits(), (engine.arch.vocab_size,))
+                np.testing.assert_array_equal(logits, theirs)
+                written.append(int(logits.argmax()))
+                llama.eval(written[-1:])
+                logits = engine.read(written[-1:])
+    finally:
+        llama.close()
+    return written

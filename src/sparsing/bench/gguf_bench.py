@@ -48,6 +48,8 @@ class GgufPlan:
     threads: int | None = None
     """CPU threads of every engine; None takes the number that torch uses."""
     with_llama_cpp: bool = True
+    two_part_inputs: bool = False
+    """As in `open_engine`."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.new_tokens < 3 or (self.threads is not None and self.threads < 1):
@@ -76,7 +78,14 @@ def bench_gguf(
         UnsupportedModelError: If the engine does not compute this architecture.
     """
     with ExitStack() as stack:
-        engine = stack.enter_context(open_engine(path, context=plan.new_tokens, threads=plan.threads))
+        engine = stack.enter_context(
+            open_engine(
+                path,
+                context=plan.new_tokens,
+                threads=plan.threads,
+                two_part_inputs=plan.two_part_inputs,
+            )
+        )
         ids = random_ids(engine, plan.new_tokens) if text is None else list(text)[: plan.new_tokens]
         if len(ids) < plan.new_tokens:
             raise InputError(

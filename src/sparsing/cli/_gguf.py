@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sparsing.decode.engine.writing import EngineStats, Written
     from sparsing.rules.thresholds import Thresholds
 
-_SAMPLING = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
-"""Options of the choice of tokens, with the defaults that mean greedy."""
+_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+"""Options of the choice of tokens; their defaults mean greedy."""
 _CHECKPOINT = ("dtype", "device", "revision", "tokenizer", "trust_remote_code")
 """Options of the loading of a checkpoint."""
 
@@ -27,9 +27,9 @@ def is_gguf(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that say how the next token of a GGUF model is chosen."""
-    group = parser.add_argument_group("choice of the next token (GGUF files)")
+def add_gguf_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that only GGUF files have."""
+    group = parser.add_argument_group("only for GGUF files: choice of the next token, rounding")
     temperature = "divides the logits; 0 takes the likeliest token (default: 0)"
     group.add_argument("--temperature", type=float, default=0.0, metavar="T", help=temperature)
     group.add_argument(
@@ -38,11 +38,14 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     top_p = "choose among the fewest tokens of this probability, in (0, 1] (default: 1, all)"
     group.add_argument("--top-p", type=float, default=1.0, metavar="P", help=top_p)
     group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice (default: 0)")
+    parts = "give the inputs of quantised weights 15 bits (default: off, 8 bits as in llama.cpp)"
+    group.add_argument("--two-part-inputs", action="store_true", help=parts)
 
 
-def refuse_sampling(args: argparse.Namespace) -> None:
-    """Raises InputError if a checkpoint is to be sampled, which only GGUF files can be."""
+def refuse_gguf_options(args: argparse.Namespace) -> None:
+    """Raises InputError if options are given that only GGUF files have."""
     _refuse(args, _SAMPLING, "checkpoints are decoded greedily")
+    _refuse(args, ["two_part_inputs"], "the inputs of a checkpoint are not rounded")
 
 
 def generate_gguf(args: argparse.Namespace) -> int:
@@ -70,7 +73,10 @@ def generate_gguf(args: argparse.Namespace) -> int:
     with Vocabulary(args.model) as vocabulary:
         prompt = vocabulary.encode(args.prompt)
         with open_engine(
-            args.model, context=len(prompt) + args.max_new_tokens, threads=args.threads
+            args.model,
+            context=len(prompt) + args.max_new_tokens,
+            threads=args.threads,
+            two_part_inputs=args.two_part_inputs,
         ) as engine:
             if not args.dense:
                 engine.rule = sparse_rule(engine.arch, engine.weights, thresholds)

@@ -72,7 +72,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group.add_argument(
         "--json", action="store_true", help="print one JSON document instead of text (default: off)"
     )
-    gguf.add_sampling_arguments(parser)
+    gguf.add_gguf_arguments(parser)
     _add_predictor_arguments(parser)
     common.add_corpus_arguments(parser, required=False)
     common.add_model_arguments(parser)
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsing.rules.thresholds import read_thresholds
 
     _check(args)
-    gguf.refuse_sampling(args)
+    gguf.refuse_gguf_options(args)
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
     loaded = common.load_to_decode(args, args.model)
     predictor = None if args.dense else _predictor(args, loaded, thresholds)

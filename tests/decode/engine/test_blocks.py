@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import pytest
 import torch
@@ -21,13 +19,11 @@ from sparsing.decode.engine.weights import ADDRESS, COLUMNS, DOWN, GATE, ROWS, T
 from sparsing.models.gguf_export import export_gguf
 from sparsing.rules.thresholds import Thresholds
 
-from ...helpers.gguf_models import build, error
+from ...helpers.gguf_models import FILE_TYPES, build, error, requantised
 
 D_MODEL, D_FF = 256, 512
 KINDS = {"llama": "silu", "llama relu": "relu", "gemma": "gelu_tanh", "arcee (relu2 without gate)": "relu2"}
 PLAIN = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-FILE_TYPES = {"Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15, "Q5_K_M": 17, "Q6_K": 18, "IQ4_XS": 30}
-"""llama.cpp's names of mixtures to their codes."""
 ACTS = {
     "silu": torch.nn.functional.silu,
     "relu": torch.relu,
@@ -51,13 +47,7 @@ def write(folder, kind, weight_type):
     model = build(kind, hidden_size=D_MODEL, intermediate_size=D_FF, num_hidden_layers=3)
     if weight_type in PLAIN:
         return export_gguf(model, folder / "plain.gguf", weight_type=weight_type)
-    import llama_cpp
-
-    source, target = export_gguf(model, folder / "half.gguf", weight_type="F16"), folder / "mixed.gguf"
-    options = llama_cpp.llama_model_quantize_default_params()
-    options.ftype, options.nthread = FILE_TYPES[weight_type], 1
-    assert llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(options)) == 0
-    return target
+    return requantised(model, folder, weight_type)
 
 
 def matrices_of(engine, layer):

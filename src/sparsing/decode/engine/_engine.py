@@ -151,12 +151,20 @@ class GgufEngine:
             )
 
 
-def open_engine(path: str | Path, *, context: int | None = None, threads: int | None = None) -> GgufEngine:
+def open_engine(
+    path: str | Path,
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    two_part_inputs: bool = False,
+) -> GgufEngine:
     """Open a GGUF file for dense decoding. `sparse_rule` and `choose_ways` make it sparse.
 
     Args:
         context: Most tokens of a text; None takes the model's own number, but at most 2,048.
         threads: CPU threads; None takes the number that torch uses.
+        two_part_inputs: ggml and llama.cpp round the inputs of quantised matrices to 8 bits. True adds the rounding
+            error as a second 8-bit part: the logits are then nearly those of float inputs, at twice the arithmetic.
 
     Raises:
         InputError: If the file is missing, damaged or contradicts itself, or an argument is out of range.
@@ -164,7 +172,7 @@ def open_engine(path: str | Path, *, context: int | None = None, threads: int | 
     """
     file = read_gguf(path)
     arch = read_architecture(file)
-    weights = read_weights(file, arch)
+    weights = read_weights(file, arch, two_part_inputs=two_part_inputs)
     context = min(arch.context, DEFAULT_CONTEXT) if context is None else context
     threads = torch.get_num_threads() if threads is None else threads
     if not 1 <= threads <= 1024 or not 1 <= context <= 2**24:
@@ -185,7 +193,8 @@ def _state(arch: Architecture, weights: TensorTables, context: int, threads: int
         rope_pairs=arch.rope_dims // 2,
         out_size=-(-arch.d_model // GROUP) * GROUP,
         bias_size=weights.biases.shape[2],
-        code_bytes=4 * longest + 1024,  # no form of an input takes more for its values and its last block
+        code_bytes=8 * longest
+        + 1024,  # no form of an input takes more, in two parts and with the error of the first
         give_way=yield_address(),
         half_dot=half.dot,
         to_half=half.from_float,
@@ -227,8 +236,8 @@ def _buffer_sizes(arch: Architecture, threads: int, state: State) -> dict[str, t
         "scores": (np.float32, (threads, cache_size)),
         "head_buffer": (np.float32, (threads, 2, head_dim)),
         "half": (np.uint16, (threads, cache_size)),
-        "chunk_values": (np.float32, (threads, 2, CHUNK + 4)),
-        "chunk_neurons": (np.int64, (threads, CHUNK + 4)),
+        "chunk_values": (np.float32, (threads, 3, CHUNK + 4)),
+        "chunk_neurons": (np.int64, (threads, 2, CHUNK + 4)),
         "rows_read": (np.int64, (threads, arch.n_layers, 3)),
         "cycles": (np.int64, (arch.n_layers, 2)),
         "head_cycles": (np.int64, 1),

@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
+from sparsing.decode.engine.input_forms import subtract_codes
 from sparsing.decode.engine.native import (
     atomic_add,
     atomic_load,
@@ -27,8 +28,10 @@ from sparsing.decode.engine.weights import (
     DOT,
     FROM_FLOAT,
     GEMV_AT,
+    INPUT_CODE,
     NUM_FIELDS,
     PACKED,
+    REST,
     STRIDE,
     TO_FLOAT,
 )
@@ -102,6 +105,10 @@ def prepared(matrix, x, codes):
     if matrix[FROM_FLOAT] == 0:
         return x
     call_convert(matrix[FROM_FLOAT], x, codes, matrix[COLUMNS])
+    if matrix[REST]:  # a second part of 8 bits: what the first part has lost by rounding
+        rest = codes + 2 * matrix[REST] + 4 * ROWS_TOGETHER
+        subtract_codes(matrix[INPUT_CODE], x, codes, rest, matrix[COLUMNS])
+        call_convert(matrix[FROM_FLOAT], rest, codes + matrix[REST], matrix[COLUMNS])
     return codes
 
 
@@ -111,6 +118,37 @@ def multiply(matrix, values, first, last, out):
 
     `values` is an address from `prepared`, `out` an address.
     """
+    if matrix[REST] == 0:
+        _multiply_part(matrix, values, first, last, out)
+        return
+    for row in range(first, last, ROWS_TOGETHER):
+        end, second = min(row + ROWS_TOGETHER, last), values + 2 * matrix[REST]
+        _multiply_part(matrix, values, row, end, out)
+        _multiply_part(matrix, values + matrix[REST], row, end, second - 4 * row)
+        _add(out + 4 * row, second, end - row)
+
+
+@njit(nogil=True, cache=True)
+def multiply_row(matrix, values, row, out):
+    """`*out = row . values` for a row at any address."""
+    call_dot(matrix[DOT], matrix[COLUMNS], out, row, values)
+    if matrix[REST]:
+        second = values + 2 * matrix[REST]
+        call_dot(matrix[DOT], matrix[COLUMNS], second, row, values + matrix[REST])
+        _add(out, second, 1)
+
+
+@njit(nogil=True, cache=True)
+def _add(target, source, count):
+    """Add the floats at the address `source` to those at `target`."""
+    sums, terms = floats_at(target, count), floats_at(source, count)
+    for i in range(count):
+        sums[i] += terms[i]
+
+
+@njit(nogil=True, cache=True)
+def _multiply_part(matrix, values, first, last, out):
+    """As `multiply`, for one part of the input."""
     if matrix[PACKED]:
         rows = matrix[PACKED] + first * matrix[STRIDE]
         if last > first:
@@ -122,6 +160,12 @@ def multiply(matrix, values, first, last, out):
         call_dot(dot, columns, target, row, values)
         row += stride
         target += 4
+
+
+@njit(nogil=True, cache=True)
+def address_of_row(matrix, i):
+    """Where `multiply` reads row `i`, which must be a multiple of eight."""
+    return (matrix[PACKED] if matrix[PACKED] else matrix[ADDRESS]) + i * matrix[STRIDE]
 
 
 @njit(nogil=True, cache=True)

@@ -13,9 +13,11 @@ import numpy as np
 from numba import njit
 
 from sparsing.decode.engine.basics import (
+    address_of_row,
     bias_of,
     matrix_of,
     multiply,
+    multiply_row,
     prepared,
     share_of_blocks,
     share_of_rows,
@@ -23,12 +25,13 @@ from sparsing.decode.engine.basics import (
 )
 from sparsing.decode.engine.native import (
     GROUP,
+    LINE,
     add_four_rows,
-    call_dot,
     call_silu,
     floats_at,
     ints_at,
     prefetch,
+    prefetch_line,
 )
 from sparsing.decode.engine.neuron_rows import (
     CHUNK,
@@ -40,13 +43,18 @@ from sparsing.decode.engine.neuron_rows import (
     UP_AT,
     UP_STRIDE,
 )
-from sparsing.decode.engine.weights import COLUMNS, DOT, DOWN, GATE, INPUT_CODE, UP
+from sparsing.decode.engine.packed_rows import ROWS_TOGETHER
+from sparsing.decode.engine.weights import DOWN, GATE, INPUT_CODE, UP
 from sparsing.decode.kernels.cpu.block_kernel import apply_activation, at_or_below
 
 DENSE, SPARSE = 0, 1
 """The ways to compute a block."""
 _BLOCK = 64
 """Neurons of a dense block that stay on one thread, so that ggml's vector code computes their SiLU."""
+_STEPS = CHUNK // ROWS_TOGETHER
+"""Parts in which the rows of a chunk are multiplied."""
+_AHEAD = 2048
+"""Bytes of the next chunk that are asked for before the neurons of the last one are added."""
 _SILU = 2
 """Code of SiLU; see `block_kernel.ACTS`."""
 
@@ -100,14 +108,12 @@ def _activate(first, last, layer, s):
 
 @njit(nogil=True, cache=True)
 def sparse_block(me, layer, s):
-    """Compute this thread's part of the output of the block into `parts`, without a barrier at the end."""
+    """Compute this thread's part of the output of the block into `parts`, without a barrier at the end.
+
+    Rows of single neurons lie anywhere in memory. They are asked for while the gates of the next chunk stream in, and
+    used after it, so that no thread waits for them.
+    """
     x, codes = s.normed + 4 * s.d_model * me, s.codes + 2 * s.code_bytes * me
-    y, neurons = (
-        floats_at(s.parts + 4 * s.out_size * me, s.out_size),
-        ints_at(s.chunk_neurons + 8 * (CHUNK + 4) * me, CHUNK + 4),
-    )
-    gates = floats_at(s.chunk_values + 8 * (CHUNK + 4) * me, CHUNK + 4)
-    ups = floats_at(s.chunk_values + 4 * (CHUNK + 4) * (2 * me + 1), CHUNK + 4)
     rows = ints_at(s.rows + 8 * NUM_PLACES * layer, NUM_PLACES)
     read = ints_at(s.rows_read + 24 * (me * s.n_layers + layer), 3)
     up = matrix_of(s, layer, UP)
@@ -116,27 +122,62 @@ def sparse_block(me, layer, s):
     values = up_values = prepared(decider, x, codes)
     if up[INPUT_CODE] != decider[INPUT_CODE]:
         up_values = prepared(up, x, codes + s.code_bytes)
-    decides = ints_at(s.gate_decides, s.n_layers)[layer]
-    y[:] = 0
+    ups_later = s.gated and ints_at(s.gate_decides, s.n_layers)[layer] != 0
+    floats_at(s.parts + 4 * s.out_size * me, s.out_size)[:] = 0
+    products, slot, listed = _chunk_values(me, s, 2), 0, 0
     for first in range(CHUNK * me, s.d_ff, CHUNK * s.threads):
-        last = min(first + CHUNK, s.d_ff)
-        multiply(decider, values, first, last, ups.ctypes.data - 4 * first)
-        count = _find(layer, first, last, s, rows, neurons, ups, gates)
-        if s.gated:
-            if decides:
-                _ups(up, rows, up_values, count, neurons, ups)
-            else:  # all neurons of the chunk are listed
-                multiply(up, up_values, first, last, ups.ctypes.data - 4 * first)
-            read[0] += last - first
-        read[1] += count if s.gated else last - first
-        kept = _keep(layer, count, s, rows, neurons, gates, ups)
-        read[2] += kept
-        _add(kept, rows, neurons, gates, y)
+        last, following = min(first + CHUNK, s.d_ff), first + CHUNK * s.threads
+        out = products.ctypes.data - 4 * first
+        _multiply_and_ask(decider, values, first, last, out, rows, _chunk_neurons(me, s, 1 - slot), listed)
+        neurons, h = _chunk_neurons(me, s, slot), _chunk_values(me, s, slot)
+        found = _find(layer, first, last, s, neurons, products, h)
+        if not ups_later:
+            if s.gated:  # all neurons of the chunk are listed
+                multiply(up, up_values, first, last, out)
+            found = _keep(layer, found, s, neurons, h, products)
+            read[1] += last - first
+        read[0] += s.gated * (last - first)
+        if following < s.d_ff:
+            prefetch(address_of_row(decider, following), _AHEAD)
+        _finish(me, layer, s, 1 - slot, listed, up_values, ups_later)
+        slot, listed = 1 - slot, found
+    _multiply_and_ask(decider, values, 0, 0, 0, rows, _chunk_neurons(me, s, 1 - slot), listed)
+    _finish(me, layer, s, 1 - slot, listed, up_values, ups_later)
 
 
 @njit(nogil=True, cache=True)
-def _find(layer, first, last, s, rows, neurons, products, gates):
-    """List the neurons of `[first, last)` that may be active, with `act(gate)`, and ask for their rows.
+def _chunk_values(me, s, place):
+    """Buffer of a chunk: 0 and 1 hold `act(gate)` or `h` of listed neurons, 2 holds products."""
+    return floats_at(s.chunk_values + 4 * (CHUNK + 4) * (3 * me + place), CHUNK + 4)
+
+
+@njit(nogil=True, cache=True)
+def _chunk_neurons(me, s, slot):
+    """Numbers of the listed neurons of a chunk."""
+    return ints_at(s.chunk_neurons + 8 * (CHUNK + 4) * (2 * me + slot), CHUNK + 4)
+
+
+@njit(nogil=True, cache=True)
+def _multiply_and_ask(matrix, values, first, last, out, rows, neurons, count):
+    """`multiply` the rows of a chunk, and meanwhile ask for the records of `count` neurons, evenly spread over it."""
+    start, size = rows[START], rows[RECORD]
+    left, k, byte = count * (size // LINE), 0, 0
+    for step in range(_STEPS):
+        a, b = first + ROWS_TOGETHER * step, min(first + ROWS_TOGETHER * (step + 1), last)
+        if a < b:
+            multiply(matrix, values, a, b, out)
+        asked = left // (_STEPS - step)
+        left -= asked
+        for _ in range(asked):
+            prefetch_line(start + neurons[k] * size + byte)
+            byte += LINE
+            if byte == size:
+                k, byte = k + 1, 0
+
+
+@njit(nogil=True, cache=True)
+def _find(layer, first, last, s, neurons, products, gates):
+    """List the neurons of `[first, last)` that may be active, with `act(gate)`.
 
     Args:
         products: Gates before bias and activation.
@@ -145,33 +186,20 @@ def _find(layer, first, last, s, rows, neurons, products, gates):
         Their number. If the gate does not decide, all neurons may be active.
     """
     act, cut = s.act, floats_at(s.gate_cuts, s.n_layers)[layer]
-    decides = ints_at(s.gate_decides, s.n_layers)[layer]
     bias = bias_of(s, layer, GATE if s.gated else UP)
-    start, size = rows[START], rows[RECORD]
     count = 0
     for i in range(first, last):
         gate = apply_activation(act, products[i - first] + bias[i] if bias.size else products[i - first])
         if not at_or_below(abs(gate), cut):
             gates[count], neurons[count] = gate, i
             count += 1
-            if decides:
-                prefetch(start + i * size, size)
     return count
 
 
 @njit(nogil=True, cache=True)
-def _ups(matrix, rows, values, count, neurons, ups):
-    dot, columns, start, stride = matrix[DOT], matrix[COLUMNS], rows[UP_AT], rows[UP_STRIDE]
-    target = ups.ctypes.data
-    for k in range(count):
-        call_dot(dot, columns, target + 4 * k, start + neurons[k] * stride, values)
-
-
-@njit(nogil=True, cache=True)
-def _keep(layer, count, s, rows, neurons, gates, ups):
+def _keep(layer, count, s, neurons, gates, ups):
     """Move the active neurons to the front, with `h` in `gates`; returns their number."""
     h_cuts, bias = floats_at(s.h_cuts + 4 * s.d_ff * layer, s.d_ff), bias_of(s, layer, UP)
-    start, size, asked = rows[START], rows[RECORD], ints_at(s.gate_decides, s.n_layers)[layer]
     gated, kept = s.gated, 0
     for k in range(count):
         i, value = neurons[k], gates[k]
@@ -180,9 +208,29 @@ def _keep(layer, count, s, rows, neurons, gates, ups):
         if not at_or_below(abs(value), h_cuts[i]):
             neurons[kept], gates[kept] = i, value
             kept += 1
-            if not asked:
-                prefetch(start + i * size, size)
     return kept
+
+
+@njit(nogil=True, cache=True)
+def _finish(me, layer, s, slot, count, up_values, ups_later):
+    """Add the neurons of a list to this thread's output, after their `up` if it is not computed yet."""
+    neurons, h = _chunk_neurons(me, s, slot), _chunk_values(me, s, slot)
+    rows = ints_at(s.rows + 8 * NUM_PLACES * layer, NUM_PLACES)
+    read = ints_at(s.rows_read + 24 * (me * s.n_layers + layer), 3)
+    if ups_later:
+        ups = _chunk_values(me, s, 2)
+        _ups(matrix_of(s, layer, UP), rows, up_values, count, neurons, ups)
+        read[1] += count
+        count = _keep(layer, count, s, neurons, h, ups)
+    read[2] += count
+    _add(count, rows, neurons, h, floats_at(s.parts + 4 * s.out_size * me, s.out_size))
+
+
+@njit(nogil=True, cache=True)
+def _ups(matrix, rows, values, count, neurons, ups):
+    start, stride, target = rows[UP_AT], rows[UP_STRIDE], ups.ctypes.data
+    for k in range(count):
+        multiply_row(matrix, values, start + neurons[k] * stride, target + 4 * k)
 
 
 @njit(nogil=True, cache=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.core import cgutils
@@ -16,6 +17,8 @@ from sparsing.decode.kernels.cpu import llvm
 
 GROUP = 32
 """TensorTables that share a scale in the transposed copy of down."""
+LINE = 64
+"""Bytes of a cache line."""
 _BYTES, _WORD = llvm.I8.as_pointer(), ir.IntType(64)
 _VOID = ir.VoidType()
 
@@ -159,7 +162,9 @@ def cycles(typingctx: Any) -> Any:
 
 
 @llvm.intrinsic
-def _prefetch_line(typingctx: Any, address: Any) -> Any:
+def prefetch_line(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at this address."""
+
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(_VOID, [_BYTES, llvm.I32, llvm.I32, llvm.I32])
         prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
@@ -173,8 +178,8 @@ def _prefetch_line(typingctx: Any, address: Any) -> Any:
 @njit(nogil=True, cache=True, inline="always")
 def prefetch(address, size):
     """Ask for the cache lines of `size` bytes from this address on."""
-    for byte in range(0, size, 64):
-        _prefetch_line(address + byte)
+    for byte in range(0, size, LINE):
+        prefetch_line(address + byte)
 
 
 def _pointer_to(number: Any, kind: Any) -> Any:
@@ -190,7 +195,7 @@ def _pointer_to(number: Any, kind: Any) -> Any:
 
 
 _float_pointer, _int_pointer = _pointer_to(types.float32, llvm.F32), _pointer_to(types.int64, _WORD)
-_half_pointer = _pointer_to(types.uint16, llvm.I16)
+_half_pointer, _byte_pointer = _pointer_to(types.uint16, llvm.I16), _pointer_to(types.int8, llvm.I8)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -209,6 +214,26 @@ def ints_at(address, count):
 def halves_at(address, count):
     """The array of `count` float16 values at this address, as bits, uint16."""
     return carray(_half_pointer(address), (count,))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def bytes_at(address, count):
+    """The int8 array of `count` values at this address."""
+    return carray(_byte_pointer(address), (count,))
+
+
+@njit(nogil=True, cache=True)
+def half_at(address):
+    """The float16 at this address as float32."""
+    bits = np.int64(halves_at(address, 1)[0])
+    exponent, fraction = (bits >> 10) & 31, bits & 1023
+    if exponent == 0:
+        value = fraction * 2.0**-24
+    elif exponent == 31:
+        value = np.nan if fraction else np.inf
+    else:
+        value = (1024 + fraction) * 2.0 ** (exponent - 25)
+    return np.float32(-value if bits >> 15 else value)
 
 
 @llvm.intrinsic

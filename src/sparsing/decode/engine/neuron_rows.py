@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sparsing.decode.engine.native import GROUP
+from sparsing.decode.engine.native import GROUP, LINE
 from sparsing.decode.kernels.pages import copy_to_huge_pages
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ START, RECORD, CODES, SCALES, UP_AT, UP_STRIDE = range(6)
 """Places in `Rule.rows`: address and bytes of the first record; first address of codes, scales and up rows; bytes
 between up rows."""
 NUM_PLACES = 6
-_LINE = 64
-"""Bytes of a cache line; records start on one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,4 +102,5 @@ def quantised_columns(down: Array) -> tuple[Array, Array, float]:
 
 
 def _whole_lines(size: int) -> int:
-    return -(-size // _LINE) * _LINE
+    """The size rounded up, so that records start on a cache line."""
+    return -(-size // LINE) * LINE

@@ -64,8 +64,8 @@ ARRAYS = (
     "scores",  # float32 (threads, cache_size): attention scores of one head
     "head_buffer",  # float32 (threads, 2, head_dim): query and key of one head
     "half",  # uint16 (threads, cache_size): a query, or the weights of the values, in float16
-    "chunk_values",  # float32 (threads, 2, CHUNK + 4): gates and ups of a chunk of neurons
-    "chunk_neurons",  # int64 (threads, CHUNK + 4)
+    "chunk_values",  # float32 (threads, 3, CHUNK + 4): values of the neurons of two lists; products of a chunk
+    "chunk_neurons",  # int64 (threads, 2, CHUNK + 4): neurons of two lists
     # counts, added to by every call
     "rows_read",  # int64 (threads, layers, 3): rows of gate, up and down
     "cycles",  # int64 (layers, 2): cycles of the first thread in attention and feed-forward

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparsing.decode.engine.ggml import F32, function_address, has_function, weight_type
+from sparsing.decode.engine.input_forms import part_bytes
 from sparsing.decode.engine.packed_rows import GEMV, ROWS_TOGETHER, interleaved
 from sparsing.errors import InputError, UnsupportedModelError
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 Q, K, V, O, GATE, UP, DOWN = range(7)  # noqa: E741
 _MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 # places of a value in the row of a matrix
-ADDRESS, ROWS, COLUMNS, STRIDE, DOT, INPUT_CODE, FROM_FLOAT, TO_FLOAT, PACKED, GEMV_AT = range(10)
-NUM_FIELDS = 10
+ADDRESS, ROWS, COLUMNS, STRIDE, DOT, INPUT_CODE, FROM_FLOAT, TO_FLOAT, PACKED, GEMV_AT, REST = range(11)
+NUM_FIELDS = 11
 _NORMS = ("attn_norm", "ffn_norm")
 _POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 _HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
@@ -58,7 +59,7 @@ class TensorTables:
     biases: Array
     """Biases of the seven matrices, each padded to the longest, shape `(layers or 0, 7, longest)`."""
     packed: list[torch.Tensor]
-    """Interleaved copies of Q4_0 matrices; keeps their memory."""
+    """Interleaved copies of matrices; keeps their memory."""
     rope_factors: Array
     """Divisors of the rotary frequencies, shape `(rope_dims / 2,)`."""
 
@@ -73,14 +74,17 @@ class TensorTables:
         return int(self.head[ROWS] * self.head[STRIDE])
 
 
-def read_weights(file: GgufFile, arch: Architecture) -> TensorTables:
+def read_weights(file: GgufFile, arch: Architecture, *, two_part_inputs: bool = False) -> TensorTables:
     """The weights of the file as tables.
+
+    Args:
+        two_part_inputs: As in `open_engine`.
 
     Raises:
         InputError: If a tensor is missing or has another shape than the architecture demands.
         UnsupportedModelError: If the file has a tensor that this engine does not use.
     """
-    reader = _Reader(file)
+    reader = _Reader(file, two_part_inputs=two_part_inputs)
     d_model, heads, kv = arch.d_model, arch.n_heads * arch.head_dim, arch.n_kv_heads * arch.head_dim
     shapes = {
         Q: (heads, d_model),
@@ -141,11 +145,11 @@ def _rope_factors(reader: _Reader, arch: Architecture) -> Array:
 class _Reader:
     """Reads tensors, checks their shapes and remembers their names."""
 
-    def __init__(self, file: GgufFile):
-        self.file = file
+    def __init__(self, file: GgufFile, *, two_part_inputs: bool):
+        self.file, self._two_parts = file, two_part_inputs
         self.used: set[str] = set()
         self.packed: list[torch.Tensor] = []
-        self._gemv = function_address(GEMV) if has_function(GEMV) else 0
+        self._gemv = {kind: function_address(name) for kind, name in GEMV.items() if has_function(name)}
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Array:
         """The fields of a matrix."""
@@ -164,9 +168,9 @@ class _Reader:
                 f"{self.file.path}: the installed ggml stores {own.name} in another number of bytes than the package"
                 " gguf; update llama-cpp-python and gguf"
             )
-        packed = 0
-        if self._gemv and tensor.type_name == "Q4_0" and shape[0] % ROWS_TOGETHER == 0:
-            self.packed.append(interleaved(data))
+        packed, gemv = 0, self._gemv.get(tensor.type_name, 0)
+        if gemv and shape[0] % ROWS_TOGETHER == 0:
+            self.packed.append(interleaved(data, tensor.type_name))
             packed = self.packed[-1].data_ptr()
         fields = np.zeros(NUM_FIELDS, np.int64)
         fields[:] = (
@@ -178,7 +182,8 @@ class _Reader:
             convert,
             own.to_float,
             packed,
-            self._gemv,
+            gemv,
+            part_bytes(own.input_code, shape[1]) if self._two_parts else 0,
         )
         return fields
 

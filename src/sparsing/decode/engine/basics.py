@@ -20,6 +20,7 @@ from sparsing.decode.engine.native import (
     call_yield,
     floats_at,
     ints_at,
+    prefetch,
 )
 from sparsing.decode.engine.packed_rows import ROWS_TOGETHER
 from sparsing.decode.engine.weights import (
@@ -37,6 +38,8 @@ from sparsing.decode.engine.weights import (
 )
 from sparsing.decode.kernels.cpu.rows import FAST
 
+_AHEAD = 8192
+"""Bytes of a matrix that are asked for before a barrier."""
 _SPINS = 4000
 """Looks at the counter before a waiting thread offers its processor to others: a few microseconds."""
 
@@ -166,6 +169,12 @@ def _multiply_part(matrix, values, first, last, out):
 def address_of_row(matrix, i):
     """Where `multiply` reads row `i`, which must be a multiple of eight."""
     return (matrix[PACKED] if matrix[PACKED] else matrix[ADDRESS]) + i * matrix[STRIDE]
+
+
+@njit(nogil=True, cache=True)
+def ask_for_share(matrix, first):
+    """Ask for the first rows that this thread multiplies next, so that they arrive while it waits for the others."""
+    prefetch(address_of_row(matrix, first), _AHEAD)
 
 
 @njit(nogil=True, cache=True)

@@ -1,7 +1,7 @@
 """The feed-forward block of one token, dense or with the rows of inactive neurons left out.
 
     dense    `h` of all neurons, with inactive neurons set to zero; after a barrier `down` times `h`
-    sparse   each thread takes every n-th chunk of neurons: gates of the chunk, the ups that are needed, and the rows of
+    sparse   each thread takes chunks of neurons: gates of the chunk, the ups that are needed, and the rows of
              the transposed `down` of the active neurons, added to the thread's part of the output
 
 Both apply the same rule, so the choice between them changes the time and not the result.
@@ -14,6 +14,7 @@ from numba import njit
 
 from sparsing.decode.engine.basics import (
     address_of_row,
+    ask_for_share,
     bias_of,
     matrix_of,
     multiply,
@@ -73,8 +74,9 @@ def dense_block(me, layer, s):
         read[0] += last - first
     read[1] += last - first
     read[2] += _activate(first, last, layer, s)
-    wait_for_all(me, s)
     first, last = share_of_rows(me, s, s.d_model)
+    ask_for_share(down, first)
+    wait_for_all(me, s)
     multiply(down, prepared(down, s.h, codes), first, last, s.out)
 
 
@@ -125,8 +127,9 @@ def sparse_block(me, layer, s):
     ups_later = s.gated and ints_at(s.gate_decides, s.n_layers)[layer] != 0
     floats_at(s.parts + 4 * s.out_size * me, s.out_size)[:] = 0
     products, slot, listed = _chunk_values(me, s, 2), 0, 0
-    for first in range(CHUNK * me, s.d_ff, CHUNK * s.threads):
-        last, following = min(first + CHUNK, s.d_ff), first + CHUNK * s.threads
+    mine, end = share_of_blocks(me, s, s.d_ff, CHUNK)
+    for first in range(mine, end, CHUNK):
+        last = min(first + CHUNK, end)
         out = products.ctypes.data - 4 * first
         _multiply_and_ask(decider, values, first, last, out, rows, _chunk_neurons(me, s, 1 - slot), listed)
         neurons, h = _chunk_neurons(me, s, slot), _chunk_values(me, s, slot)
@@ -137,8 +140,8 @@ def sparse_block(me, layer, s):
             found = _keep(layer, found, s, neurons, h, products)
             read[1] += last - first
         read[0] += s.gated * (last - first)
-        if following < s.d_ff:
-            prefetch(address_of_row(decider, following), _AHEAD)
+        if last < end:
+            prefetch(address_of_row(decider, last), _AHEAD)
         _finish(me, layer, s, 1 - slot, listed, up_values, ups_later)
         slot, listed = 1 - slot, found
     _multiply_and_ask(decider, values, 0, 0, 0, rows, _chunk_neurons(me, s, 1 - slot), listed)

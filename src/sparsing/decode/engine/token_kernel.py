@@ -12,6 +12,7 @@ from numba import njit
 
 from sparsing.decode.engine.attention import attend
 from sparsing.decode.engine.basics import (
+    ask_for_share,
     bias_of,
     cap_all,
     matrix_of,
@@ -19,12 +20,14 @@ from sparsing.decode.engine.basics import (
     prepared,
     read_row,
     rms_norm,
+    share_of_blocks,
     share_of_rows,
     wait_for_all,
 )
 from sparsing.decode.engine.feed_forward import SPARSE, dense_block, sparse_block
 from sparsing.decode.engine.native import cycles, floats_at, ints_at
-from sparsing.decode.engine.weights import DOWN, INPUT_CODE, NUM_FIELDS, ROWS, K, O, Q, V
+from sparsing.decode.engine.neuron_rows import CHUNK
+from sparsing.decode.engine.weights import DOWN, GATE, INPUT_CODE, NUM_FIELDS, ROWS, UP, K, O, Q, V
 from sparsing.decode.kernels.cpu.rows import FAST
 
 ATTENTION, FEED_FORWARD = 0, 1
@@ -58,10 +61,12 @@ def run_token(me, token, position, with_logits, states):
         rms_norm(x, floats_at(s.norms + 4 * s.d_model * (2 * layer + 1), s.d_model), s.norm_eps, normed)
         if ints_at(s.ways, s.n_layers)[layer] == SPARSE:
             sparse_block(me, layer, s)
+            _ask_for_next(me, layer, s)
             wait_for_all(me, s)
             _add_parts(s, normed)
         else:
             dense_block(me, layer, s)
+            _ask_for_next(me, layer, s)
             wait_for_all(me, s)
             normed[:] = floats_at(s.out, s.d_model)
         _add_output(layer, 1, DOWN, s, x, normed)
@@ -73,6 +78,15 @@ def run_token(me, token, position, with_logits, states):
         _logits(me, s, x, normed)
         if me == 0:
             ints_at(s.head_cycles, 1)[0] += cycles() - began
+
+
+@njit(nogil=True, cache=True)
+def _ask_for_next(me, layer, s):
+    if layer + 1 < s.n_layers:
+        matrix = matrix_of(s, layer + 1, Q)
+        ask_for_share(matrix, share_of_rows(me, s, matrix[ROWS])[0])
+    else:
+        ask_for_share(ints_at(s.head, NUM_FIELDS), share_of_rows(me, s, s.vocab_size)[0])
 
 
 @njit(nogil=True, cache=True)
@@ -95,10 +109,13 @@ def _attention(me, layer, position, s, x, normed):
         out += 4 * matrix[ROWS]
     wait_for_all(me, s)
     attend(me, layer, position, s)
-    wait_for_all(me, s)
     matrix = matrix_of(s, layer, O)
     first, last = share_of_rows(me, s, s.d_model)
+    ask_for_share(matrix, first)
+    wait_for_all(me, s)
     multiply(matrix, prepared(matrix, s.heads, codes), first, last, s.out)
+    block = matrix_of(s, layer, GATE if s.gated and ints_at(s.ways, s.n_layers)[layer] == SPARSE else UP)
+    ask_for_share(block, share_of_blocks(me, s, s.d_ff, CHUNK)[0])
     wait_for_all(me, s)
     normed[:] = floats_at(s.out, s.d_model)
     _add_output(layer, 0, O, s, x, normed)

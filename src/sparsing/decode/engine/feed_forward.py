@@ -32,7 +32,7 @@ from sparsing.decode.engine.native import (
     floats_at,
     ints_at,
     prefetch,
-    prefetch_line,
+    request_line,
 )
 from sparsing.decode.engine.neuron_rows import (
     CHUNK,
@@ -172,7 +172,7 @@ def _multiply_and_ask(matrix, values, first, last, out, rows, neurons, count):
         asked = left // (_STEPS - step)
         left -= asked
         for _ in range(asked):
-            prefetch_line(start + neurons[k] * size + byte)
+            request_line(start + neurons[k] * size + byte)
             byte += LINE
             if byte == size:
                 k, byte = k + 1, 0

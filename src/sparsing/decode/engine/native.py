@@ -162,10 +162,10 @@ def cycles(typingctx: Any) -> Any:
 
 
 @llvm.intrinsic
-def prefetch_line(typingctx: Any, address: Any) -> Any:
+def request_line(typingctx: Any, address: Any) -> Any:
     """Ask for the cache line at this address.
 
-    It goes to the second level of cache. Of requests for the first level, a Zen 4 core drops those that come in a burst.
+    It goes to the second level of cache, since a Zen 4 core drops some of many requests for the first level.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -182,7 +182,7 @@ def prefetch_line(typingctx: Any, address: Any) -> Any:
 def prefetch(address, size):
     """Ask for the cache lines of `size` bytes from this address on."""
     for byte in range(0, size, LINE):
-        prefetch_line(address + byte)
+        request_line(address + byte)
 
 
 def _pointer_to(number: Any, kind: Any) -> Any:

@@ -66,6 +66,14 @@ def test_what_is_missing_is_explained(command, explained, capsys):
     assert len(error.splitlines()) == 2
 
 
+def test_percent_may_have_its_sign():
+    parse = build_parser().parse_args
+    for command in ("measure", "advise", "evaluate"):
+        assert parse([command, "m", "--text", "b", "--ppl", "1%", "5"]).ppl == [1, 5]
+    assert parse(["compare", "m", "--text", "b", "--ppl", "2.5%"]).ppl == 2.5
+    assert parse(["track", "m", "--text", "b", "--ppl", "2.5%"]).ppl == 2.5
+
+
 def test_a_word_that_is_near_to_nothing_gets_no_suggestion(capsys):
     assert "Did you mean" not in refused(capsys, "zzzzzz")
 

@@ -54,10 +54,12 @@ def test_every_form_of_file_gives_the_same_points(tmp_path):
     billions = tmp_path / "billions.csv"
     billions.write_text("activation_ratio, tokens_billion\n0.1,1\n0.09,2\n0.085,4\n")
     files = [
-        write_measurement(tmp_path / f"step-{i}" / "measurement.json", ratio, train_tokens=tokens)
+        write_measurement(
+            tmp_path / f"step-{i}" / "cett-ppl-1" / "measurement.json", ratio, train_tokens=tokens
+        )
         for i, (tokens, ratio) in enumerate(zip(TOKENS, RATIO, strict=True))
     ]
-    series = read_points([raw, plain, billions, files[2].parent, files[0], files[1]])
+    series = read_points([raw, plain, billions, files[2].parent, files[0].parent.parent, files[1]])
     assert [points.name for points in series] == ["raw", "plain", "billions", "measurements"]
     assert all(points.x == tuple(TOKENS) and points.ratio == tuple(RATIO) for points in series)
 

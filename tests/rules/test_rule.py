@@ -202,5 +202,7 @@ def test_a_rule_by_name():
     assert make_rule(rule) is rule
     with pytest.raises(InputError, match=r"Unknown rule 'ctt'. Did you mean: cett"):
         make_rule("ctt")
+    with pytest.raises(InputError, match=r"'PPL-1%' is no rule: PPL-p% is the rule cett at the level where"):
+        make_rule("PPL-1%")
     with pytest.raises(ValueError, match="'fat' is already registered"):
         register_rule(type(rule))

@@ -30,6 +30,11 @@ RULE_NAMES = "cett, fat, top_k, cats, gaussian_top_k, griffin, quantile, scap, t
 """The names of all rules. Written out, because importing the rules would slow down `sparsing --help`."""
 
 
+def percent(text: str) -> float:
+    """A number of percent, with or without the sign."""
+    return float(text.removesuffix("%"))
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how a model is loaded."""
     group = parser.add_argument_group("model")

@@ -64,7 +64,11 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
         help="also run these levels: thresholds.json files or folders",
     )
     group.add_argument(
-        "--ppl", nargs="+", type=float, metavar="P", help="also run PPL-P%%, measured on --text first"
+        "--ppl",
+        nargs="+",
+        type=common.percent,
+        metavar="P",
+        help="also run PPL-P%%, measured on --text first",
     )
     group.add_argument(
         "--task-data", type=Path, metavar="DIR", help="items from local files (default: downloaded)"

@@ -46,7 +46,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help=f"rules: {common.RULE_NAMES}; NAME:SCORE takes another score, see docs/rules.md (default: cett)",
     )
     group.add_argument(
-        "--ppl", nargs="+", type=float, metavar="P", help="rise of perplexity, in percent (default: 1)"
+        "--ppl",
+        nargs="+",
+        type=common.percent,
+        metavar="P",
+        help="rise of perplexity, in percent (default: 1)",
     )
     group.add_argument(
         "--level",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparsing.base.checked_files import as_object, read_object
+from sparsing.base.checked_files import as_object, file_in_run, read_object
 from sparsing.errors import InputError
 from sparsing.laws.points import BILLION, Points, make_points
 
@@ -28,11 +28,11 @@ def read_points(paths: Sequence[str | Path], *, tokens_per_step: float | None = 
 
     Args:
         paths: CSV files; JSON files with the lists `token_passed` and `activation_ratio`; and measurements, each a JSON
-            file or a folder that holds `measurement.json`. All measurements together form one series, ordered by their
-            tokens. Every other file holds one or more series. A CSV has the column `activation_ratio`, and
-            one of `tokens`, `tokens_billion`, `width_depth` or the pair `d_model`, `n_layers`; the optional column
-            `series` names the series of each row. Columns are separated by commas, semicolons or tabs; with semicolons
-            and tabs a decimal comma is read too.
+            file, or the folder of a measurement or of a run with a single measurement. All measurements together form
+            one series, ordered by their tokens. Every other file holds one or more series. A CSV has the column
+            `activation_ratio`, and one of `tokens`, `tokens_billion`, `width_depth` or the pair `d_model`, `n_layers`;
+            the optional column `series` names the series of each row. Columns are separated by commas, semicolons or
+            tabs; with semicolons and tabs a decimal comma is read too.
         tokens_per_step: Training tokens per step, for measurements that record their step and not their tokens.
 
     Raises:
@@ -42,8 +42,7 @@ def read_points(paths: Sequence[str | Path], *, tokens_per_step: float | None = 
     series: list[Points] = []
     checkpoints: list[tuple[float, float]] = []
     names: list[str] = []
-    for path in map(Path, paths):
-        path = path / "measurement.json" if path.is_dir() else path
+    for path in (file_in_run(path, "measurement.json") for path in paths):
         if path.suffix == ".csv":
             series += _read_csv(path)
             continue

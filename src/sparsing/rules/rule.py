@@ -185,4 +185,9 @@ def make_rule(rule: str | Rule, **options: Any) -> Rule:
     if isinstance(rule, Rule):
         return rule
     name, _, score = rule.partition(":")
+    if name.lower().startswith("ppl") and name not in RULES:
+        raise InputError(
+            f"{rule!r} is no rule: PPL-p% is the rule cett at the level where perplexity rises by p%; leave out the"
+            " rule and ask for the rise (--ppl P, or ppl_ratio in Python)"
+        )
     return RULES[name](**options, **({"score": score} if score else {}))

@@ -30,7 +30,7 @@ RULE_NAMES = "cett, fat, top_k, cats, gaussian_top_k, griffin, quantile, scap, t
 """The names of all rules. Written out, because importing the rules would slow down `sparsing --help`."""
 
 
-def percent(text: str) -> float:
+def percentage(text: str) -> float:
     """A number of percent, with or without the sign."""
     return float(text.removesuffix("%"))
 

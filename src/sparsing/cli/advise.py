@@ -39,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group = parser.add_argument_group("what is compared")
     group.add_argument("--rule", nargs="+", default=["cett"], help="rules: cett, fat, top_k (default: cett)")
     ppl = "rises of perplexity that are allowed, in percent (default: 1)"
-    group.add_argument("--ppl", nargs="+", type=common.percent, default=[1.0], metavar="P", help=ppl)
+    group.add_argument("--ppl", nargs="+", type=common.percentage, default=[1.0], metavar="P", help=ppl)
     bits = "bits of the copy of the weights that predicts the active neurons; 0 for no predictor (default: 4)"
     group.add_argument("--predict", type=int, choices=(0, 4, 8), default=4, metavar="BITS", help=bits)
     tokens = "tokens of a timed run (default: 48)"

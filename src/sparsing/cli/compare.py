@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     )
     group.add_argument(
         "--ppl",
-        type=common.percent,
+        type=common.percentage,
         default=10.0,
         metavar="P",
         help="largest rise of perplexity, in percent (default: 10)",

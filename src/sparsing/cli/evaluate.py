@@ -66,7 +66,7 @@ def _add_task_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ppl",
         nargs="+",
-        type=common.percent,
+        type=common.percentage,
         metavar="P",
         help="also run PPL-P%%, measured on --text first",
     )

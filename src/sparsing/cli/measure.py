@@ -48,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group.add_argument(
         "--ppl",
         nargs="+",
-        type=common.percent,
+        type=common.percentage,
         metavar="P",
         help="rise of perplexity, in percent (default: 1)",
     )

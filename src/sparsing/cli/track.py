@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     group = parser.add_argument_group("what to measure")
     group.add_argument(
         "--ppl",
-        type=common.percent,
+        type=common.percentage,
         default=1.0,
         metavar="P",
         help="mean rise of the perplexity of the last checkpoints, percent (default: 1)",

@@ -237,7 +237,7 @@ QUANTISED = {
 @pytest.mark.filterwarnings("ignore")  # both libraries warn about parts for GPUs
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_models_that_a_library_has_quantised(kind, tmp_path, tiny_input):
-    pytest.importorskip(kind.split(",")[0], reason="needs the library, see the extra `dev`")
+    pytest.importorskip(kind.split(",")[0], reason="pip install bitsandbytes torchao")
     model = load_quantised(saved(tmp_path), QUANTISED[kind]())
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = tiny_input()

@@ -11,6 +11,7 @@ from sparsing.models.identity import digest_tokenizer, identify
 from sparsing.models.loading import LoadedModel
 
 from ..helpers import measuring
+from ..helpers.coded import Codes
 
 
 def tiny_loaded() -> LoadedModel:
@@ -42,6 +43,28 @@ def test_a_negative_zero_is_another_weight():
     with torch.no_grad():
         loaded.sites[0].down_proj.weight[0, 0] = 0.0
         other.sites[0].down_proj.weight[0, 0] = -0.0
+    assert changed(identify(loaded), identify(other)) == ["weights"]
+
+
+def coded() -> LoadedModel:
+    model = tiny_loaded().model
+    model.model.layers[0].mlp.down_proj = Codes(model.model.layers[0].mlp.down_proj)
+    return LoadedModel.of(model, tiny_loaded().tokenizer)
+
+
+@pytest.mark.parametrize("buffer", ["weight", "scale"])
+def test_codes_and_scales_of_quantised_weights_are_buffers(buffer):
+    loaded, other = coded(), coded()
+    assert identify(loaded) == identify(other)
+    getattr(other.sites[0].down_proj, buffer)[..., 0] += 1
+    assert changed(identify(loaded), identify(other)) == ["weights"]
+
+
+def test_a_buffer_that_no_checkpoint_stores_is_no_weight():
+    loaded, other = tiny_loaded(), tiny_loaded()
+    other.model.register_buffer("cache", torch.ones(3), persistent=False)
+    assert identify(loaded) == identify(other)
+    other.model.register_buffer("correction", torch.ones(3))
     assert changed(identify(loaded), identify(other)) == ["weights"]
 
 

@@ -14,12 +14,15 @@ from sparsing.decode.kernels.packing import gate_and_up
 from sparsing.errors import UnsupportedModelError
 from sparsing.measuring._measure import measure
 from sparsing.measuring.subject import Subject
+from sparsing.measuring.weight_bytes import count_parameters, site_weights
+from sparsing.models.identity import digest_weights
 from sparsing.models.loading import LoadedModel
 from sparsing.rules.mask import sparsify
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.discovery import find_sites
 from sparsing.sites.effective_weight import is_plain
 
+from ..helpers.coded import Codes
 from ..helpers.measuring import loaded, text_corpus
 from ..helpers.tiny import SIZES, build, tiny_tokenizer
 
@@ -177,21 +180,6 @@ def test_inputs_that_are_rounded_to_eight_bits_are_refused():
         find_sites(model)
 
 
-class Codes(nn.Module):
-    """A linear as GPTQ, AWQ and bitsandbytes keep it: integers and scales, transposed here."""
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        scale = linear.weight.detach().abs().amax(1) / 127
-        self.register_buffer("scale", scale)
-        self.register_buffer("weight", (linear.weight.detach() / scale[:, None]).round().to(torch.int8).T)
-        self.register_buffer("bias", torch.arange(linear.out_features) / 10)
-
-    def forward(self, x):
-        return x @ (self.weight.T * self.scale[:, None]).T + self.bias
-
-
 class Squared(Codes):
     def forward(self, x):
         return super().forward(x) ** 2
@@ -242,7 +230,12 @@ def test_models_that_a_library_has_quantised(kind, tmp_path, tiny_input):
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = tiny_input()
     dense = logits(model, ids)
+    assert count_parameters(model, find_sites(model)) == count_parameters(plain, find_sites(plain))
+    assert digest_weights(loaded(model)) != digest_weights(loaded(plain))
     for site, base in zip(find_sites(model), find_sites(plain), strict=True):
+        bits = 8 * site_weights(model, site).bytes / site_weights(plain, base).parameters
+        # bitsandbytes has a scale of 16 or 32 bits per 64 codes of 4 bits
+        assert (4.2 if "4 bits" in kind else 8.0) <= bits <= (4.5 if "4 bits" in kind else 8.5)
         assert not is_plain(site.down_proj)
         error = (site.weight.float() - base.weight).norm() / base.weight.norm()
         assert 0.001 < error < (0.2 if "4 bits" in kind else 0.02)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -35,23 +35,36 @@ def identify(loaded: LoadedModel) -> dict[str, str]:
 
 
 def digest_weights(loaded: LoadedModel) -> str:
-    """SHA-256 of the names, shapes, dtypes and bytes of all parameters.
+    """SHA-256 of the names, shapes, dtypes and bytes of all parameters, and of all buffers that a checkpoint stores.
 
-    A parameter that is offloaded to disk has no bytes in memory. The bytes of the files of weights stand for it.
+    Such buffers are the codes of quantised weights and the corrections of routers. A parameter that is offloaded to
+    disk has no bytes in memory. The bytes of the files of weights stand for it.
     """
-    parameters = list(loaded.model.named_parameters())
+    tensors: list[tuple[str, Any]] = list(loaded.model.named_parameters())
+    # no `state_dict`: that of bitsandbytes changes the weights on a CPU
+    tensors += [
+        (f"{path}.{name}", buffer)
+        for path, module in cast("Any", loaded.model).named_modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name not in module._non_persistent_buffers_set
+    ]
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = list(pool.map(lambda item: _digest_tensor(*item), parameters))
+        digests = list(pool.map(lambda item: _digest_tensor(*item), tensors))
     digest = hashlib.sha256(b"".join(digests))
-    if any(parameter.is_meta for _, parameter in parameters):
+    if any(tensor.is_meta for _, tensor in tensors):
         for path in sorted(Path(loaded.name).glob("*.safetensors")):
             digest.update(digest_file(path).encode())
     return digest.hexdigest()
 
 
-def _digest_tensor(name: str, tensor: torch.Tensor) -> bytes:
+def _digest_tensor(name: str, tensor: Any) -> bytes:
     digest = hashlib.sha256(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
-    if not tensor.is_meta:
+    if hasattr(
+        tensor, "__tensor_flatten__"
+    ):  # a subclass that keeps its values in other tensors, as torchao's
+        for inner in tensor.__tensor_flatten__()[0]:
+            digest.update(_digest_tensor(inner, getattr(tensor, inner)))
+    elif not tensor.is_meta:
         values = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy().data)
     return digest.digest()

@@ -128,7 +128,7 @@ def _better(rivals: Sequence[Rival]) -> str:
     best = next(iter(rivals), None)
     if best is None or not best.delta_aicc < -MIN_DELTA:  # `not <` also covers NaN
         return ""
-    return f"; best of all fits the {_title(best)} (AICc {best.delta_aicc:+.1f})"
+    return f"; the best fit is the {_title(best)} (AICc {best.delta_aicc:+.1f})"
 
 
 def _title(rival: Rival) -> str:

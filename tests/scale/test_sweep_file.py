@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from sparsing import cli
 from sparsing.errors import InputError
 from sparsing.scale.sweep_file import list_cells, read_sweep_file
 
@@ -117,11 +119,29 @@ def test_names_that_are_too_long_for_a_path_are_cut(sweep: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ("max_tokens = 1_000", "max_token = 1_000", "unrecognized arguments: --max-token"),
+        ("max_tokens = 1_000", 'tex = "other.txt"', "unrecognized arguments: --tex"),
+        ("max_tokens = 1_000", 'max_tokens = "many"', "invalid int value: 'many'"),
+        ("ppl = [1, 5]", "ppl = [-1]", "--ppl must be a rise in percent above 0"),
+        ("ppl = [1, 5]", "level = [0.1, 1.5]", r"level of cett .* must be in \[0, 1\], got 1.5"),
+    ],
+)
+def test_a_wrong_option_is_named_before_a_cell_runs(sweep: Path, capsys, old: str, new: str, message: str):
+    sweep.write_text(sweep.read_text().replace(old, new).replace(', "someone/model"', ""))
+    assert cli.main(["sweep", str(sweep), "-o", str(sweep.parent / "out")]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not (sweep.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
         ("rules =", "rulez =", "Did you mean: rules"),
         ("memory_gb", "memory", "Did you mean: memory_gb"),
         ("[1, 5]", '"1"', r"\$\.ppl"),
         ("tasks =", "level = [0.1]\ntasks =", "both ppl and level"),
         ("max_tokens = 1_000", 'text = "x"', "measure.text is set by the sweep itself"),
+        ("max_tokens = 1_000", 'plan = "h100"', "measure.plan is set by the sweep itself"),
         ("2.5", "-1", "must be positive"),
         ("checkpoint-*", "ckpt-*", "no checkpoint matches"),
         ('["cett", "top_k"]', "[]", "at least one entry"),

@@ -110,6 +110,7 @@ def _check_commands(cells: Sequence[Cell]) -> list[argparse.Namespace]:
         subparser = module.add_parser(commands)
         subparser.add_argument("--threads", type=int)
         subparser.set_defaults(run=module.run, parser=subparser)
+        subparser.allow_abbrev = False  # `tex = "a"` under [measure] would replace the text of the cell
     parsed: list[argparse.Namespace] = []
     for cell in cells:
         for command in cell.commands:

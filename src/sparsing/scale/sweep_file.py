@@ -42,7 +42,19 @@ from sparsing.scale.cell import Cell
 
 _LONGEST_NAME = 100
 """Characters of a cell's name in the name of its folder; file systems allow 255 bytes."""
-_OF_THE_SWEEP = {"model", "rule", "ppl", "level", "text", "tasks", "thresholds", "output", "revision", "json"}
+_OF_THE_SWEEP = {
+    "model",
+    "rule",
+    "ppl",
+    "level",
+    "text",
+    "tasks",
+    "thresholds",
+    "output",
+    "revision",
+    "json",
+    "plan",
+}
 """Options that a sweep gives to its cells itself."""
 
 

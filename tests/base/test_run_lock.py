@@ -11,6 +11,7 @@ import pytest
 from sparsing.base.run_lock import lock_folder
 from sparsing.errors import InputError
 
+from ..helpers.launched import variables
 from ..helpers.locks import hold
 
 
@@ -82,7 +83,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_only_the_first_process_of_torchrun_locks(tmp_path, monkeypatch):
     with hold(tmp_path) as process:
         try:
-            monkeypatch.setenv("RANK", "1")
+            for name, value in variables(1, 2).items():
+                monkeypatch.setenv(name, value)
             with lock_folder(tmp_path):
                 pass
         finally:

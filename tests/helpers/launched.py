@@ -44,6 +44,13 @@ class Launcher:
         return [tuple(pair) for pair in json.loads(self._process.stdout.readline())]
 
 
+def variables(rank: int, processes: int, port: int = 29500) -> dict[str, str]:
+    """The environment variables that `torchrun` sets for a process on a single machine."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in place.items()}
+
+
 def _answer(request: dict[str, Any]) -> list[tuple[int, str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -71,9 +78,7 @@ def _be(rank: int, port: int, write: int, request: dict[str, Any]) -> None:
         os.dup2(write, number)
         setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
     if request["processes"] > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1"}
-        place |= {"WORLD_SIZE": request["processes"], "LOCAL_WORLD_SIZE": request["processes"]}
-        os.environ |= {name: str(value) for name, value in place.items()}
+        os.environ |= variables(rank, request["processes"], port)
     from sparsing.cli import main
 
     status = 1

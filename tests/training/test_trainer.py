@@ -21,6 +21,7 @@ from sparsing.training.run_callbacks import read_loss_curve
 from sparsing.training.run_checkpoints import check_resumable, complete_checkpoints, find_resumable
 from sparsing.training.trainer import BatchSplit, split_batch, train
 
+from ..helpers.launched import variables
 from ..helpers.locks import hold
 from .runs import StopAt, tiny_config
 
@@ -250,7 +251,8 @@ def test_tracking_without_a_held_out_text_is_refused(training_text, tmp_path):
 def test_batches_that_do_not_divide_are_refused(training_text, monkeypatch):
     with pytest.raises(InputError, match="micro_batch = 3 does not divide the 4 windows"):
         split_batch(tiny_config(training_text, training__micro_batch=3))
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in variables(0, 3).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="do not divide among 3 processes; make it a multiple of 96"):
         split_batch(tiny_config(training_text))
     monkeypatch.setenv("WORLD_SIZE", "2")

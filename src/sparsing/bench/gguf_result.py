@@ -6,6 +6,7 @@ import dataclasses
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
+from sparsing.decode.advice.wording import MAX_OVER_BYTES
 from sparsing.decode.engine.writing import EngineStats
 from sparsing.hardware.bandwidth import Bandwidth
 
@@ -82,13 +83,25 @@ class GgufBenchmark(Result):
         return dense.ms / sparse.ms
 
     @property
+    def byte_gain(self) -> float:
+        """Bytes per token of the dense file over those of own sparse: the speed-up that the bytes allow."""
+        return self.sparse.dense_bytes_per_token / self.sparse.bytes_per_token
+
+    @property
     def advice(self) -> str:
         """Whether skipping neurons pays, and compared with what."""
         active, llama, sparse = self.sparse.activation_ratio, self.line(LLAMA_CPP), self.line(OWN_SPARSE)
+        if self.sparse.sparse_layers == 0:
+            return f"advice: decode dense; with {active:.0%} of the neurons active no layer is faster by skipping"
         if self.gain < WORTHWHILE:
             return (
-                f"advice: do not bother; with {active:.0%} of the neurons active, skipping the others saves less"
+                f"advice: decode dense; with {active:.0%} of the neurons active, skipping the others saves less"
                 f" than {WORTHWHILE - 1:.0%} of the time"
+            )
+        if self.gain > MAX_OVER_BYTES * self.byte_gain:
+            return (
+                f"advice: measure again with nothing else running; {self.gain:.2f}x was measured, but the bytes allow"
+                f" {self.byte_gain:.2f}x"
             )
         if llama is not None and sparse is not None and sparse.speedup < 1:
             return f"advice: use llama.cpp; skipping pays {self.gain:.2f}x, but llama.cpp is faster still"
@@ -98,8 +111,12 @@ class GgufBenchmark(Result):
     def sentence(self) -> str:
         """What share of the time sparsity can touch, and what it gave."""
         share = self.dense.shares.feed_forward
+        layers, active = len(self.way_ratios), f"{self.sparse.activation_ratio:.1%} of the neurons active"
+        found = f"none of {layers} layers skips neurons, with {active}"
+        if self.sparse.sparse_layers:
+            skipping = f"{self.sparse.sparse_layers} of {layers} layers skip neurons"
+            found = f"it brings {self.gain:.2f}x with {active}; {skipping}"
         return (
             f"feed-forward blocks take {share:.0%} of the time of dense decoding, so skipping neurons can bring at most"
-            f" {1 / max(1 - share, 1e-3):.2f}x; it brings {self.gain:.2f}x at {self.sparse.activation_ratio:.1%} active"
-            f" neurons, with {self.sparse.sparse_layers} of {len(self.way_ratios)} layers sparse"
+            f" {1 / max(1 - share, 1e-3):.2f}x; {found}"
         )

@@ -237,7 +237,7 @@ def _print_bench(result: GgufBenchmark) -> None:
         for line in result.lines
     ]
     types = ", ".join(f"{count} {name}" for name, count in result.weight_types.items())
-    title = f"{result.file} ({types}), {result.threads} threads, {result.processor}"
+    title = f"{result.file} ({types}), {result.threads} thread{'s' if result.threads > 1 else ''}, {result.processor}"
     common.print_table(title, header, rows)
     parts = [
         [

@@ -71,6 +71,18 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert all(path.exists() for path in kept)
 
 
+def test_the_files_of_a_process_that_writes_into_a_folder_below_stay(tmp_path):
+    """A task of a job array runs a cell, while a sweep in the folder above begins."""
+    written = tmp_path / "cells" / "cell" / "cett-ppl-1" / ".measurement.json.x.partial"
+    written.parent.mkdir(parents=True)
+    with lock_folder(tmp_path / "cells" / "cell"):
+        written.write_text("x")
+        with lock_folder(tmp_path):
+            assert written.exists()
+    with lock_folder(tmp_path / "cells" / "cell"):
+        assert not written.exists()
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
     with (

@@ -7,6 +7,7 @@ also after a kill. The file itself stays and contains nothing.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -28,9 +29,10 @@ _DEPTH = 3
 def lock_folder(folder: Path) -> Generator[Path]:
     """Creates the folder, checks that it can be written, and locks it inside the `with` block. Yields the folder.
 
-    Temporary files that a killed process left in the folder are deleted. The same process may lock a folder again. Of
-    the processes of `torchrun` only the first one locks, since it alone writes. If the block ends with an error and
-    nothing was written, the folders that this call has created are removed again.
+    Temporary files that a killed process left in the folder are deleted, except in folders with a lock of their own.
+    The same process may lock a folder again. Of the processes of `torchrun` only the first one locks, since it alone
+    writes. If the block ends with an error and nothing was written, the folders that this call has created are removed
+    again.
 
     Raises:
         InputError: If the folder cannot be created or written, or if another process has locked it.
@@ -75,4 +77,7 @@ def _remove_empty(folders: list[Path]) -> None:
 def _remove_partial_files(folder: Path) -> None:
     for depth in range(_DEPTH + 1):
         for path in folder.glob("*/" * depth + f".*{PARTIAL}"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            inside = itertools.takewhile(lambda place: place != folder, path.parents)
+            # another process may write into a folder with a lock of its own, e.g. a cell of a sweep
+            if not any((place / LOCK_FILE).exists() for place in inside):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

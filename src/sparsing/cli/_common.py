@@ -325,6 +325,7 @@ def open_subject(
     if claim:
         claim_folder(folder, loaded, corpus, identity=identity)
     passes = usual_passes(
+        num_tokens=corpus.num_tokens,
         searches=searches,
         levels=levels,
         half_precision=loaded.dtype in ("bfloat16", "float16"),

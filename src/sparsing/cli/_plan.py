@@ -43,6 +43,7 @@ def plan_of(args: argparse.Namespace, jobs: Sequence[tuple[Rule | None, dict]]) 
     corpus, heldout = common.read_text(args, outline)
     searches = sum("ppl_ratio" in asked for _, asked in jobs)
     passes = usual_passes(
+        num_tokens=corpus.num_tokens,
         searches=searches,
         levels=len(jobs) - searches,
         half_precision=outline.dtype in ("bfloat16", "float16"),

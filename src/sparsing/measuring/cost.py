@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sparsing.measuring.active_sets import SET_TOKENS
 from sparsing.measuring.batch_size import default_batch_size, input_device
 from sparsing.measuring.measurement import Cost
 from sparsing.measuring.window_loss import WindowLoss
@@ -80,21 +81,24 @@ PASS_OVERHEAD = 1.2
 
 
 def usual_passes(
-    *, searches: int, levels: int = 0, half_precision: bool = False, holdout: float = 0
+    *, num_tokens: int, searches: int, levels: int = 0, half_precision: bool = False, holdout: float = 0
 ) -> float:
     """Estimate of the passes over a corpus, from `benchmarks/search_cost.py`, for plans and for the progress of a run.
 
     Args:
+        num_tokens: Tokens of the corpus. On a short text the passes over a part of the tokens are passes over all.
         searches: Levels that are searched for a perplexity ratio.
         levels: Levels that are given.
         half_precision: Whether the model computes in half precision, where a search runs more passes.
         holdout: Held-out tokens over the tokens of the corpus.
     """
     measured = searches + levels
-    bracket = 0.25 if searches else 0.0  # two tries on an eighth of the tokens
+    part = max(1 / 8, SET_TOKENS / num_tokens)  # see `search.part_windows`
+    bracket = 2 * (part if part <= 1 / 2 else 1.0) if searches else 0.0
+    sets = measured * min(1.0, SET_TOKENS / num_tokens)
     realised_cett = 1.0 if measured else 0.0
     search = 3.0 if half_precision else 2.5
-    return 1 + bracket + searches * search + levels + realised_cett + holdout * (1 + measured)
+    return 1 + bracket + searches * search + levels + realised_cett + sets + holdout * (1 + measured)
 
 
 def dense_sec(loaded: LoadedModel, corpus: Corpus) -> float:

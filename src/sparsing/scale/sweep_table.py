@@ -56,6 +56,8 @@ def _figures(runs: Runs) -> list[dict[str, Any]]:
 def _of_measurement(result: Measurement) -> dict[str, Any]:
     low, high = result.activation_ratio_interval or (None, None)
     ratio_low, ratio_high = result.ppl_ratio_interval or (None, None)
+    heldout = result.heldout
+    held_low, held_high = (heldout and heldout.ppl_ratio_interval) or (None, None)
     return {
         "name": result.name,
         "level": result.level,
@@ -68,7 +70,14 @@ def _of_measurement(result: Measurement) -> dict[str, Any]:
         "ppl_ratio_high": ratio_high,
         "ppl_dense": result.ppl_dense,
         "num_tokens": result.num_tokens,
+        # the figures above are of the tokens that decided the thresholds
+        "heldout_ppl_ratio": heldout and heldout.ppl_ratio,
+        "heldout_ppl_ratio_low": held_low,
+        "heldout_ppl_ratio_high": held_high,
+        "heldout_activation_ratio": heldout and heldout.activation_ratio,
+        "heldout_tokens": heldout and heldout.num_tokens,
         "converged": result.converged,
+        "monotone": result.monotone,
         "train_tokens": result.provenance.train_tokens,
     }
 

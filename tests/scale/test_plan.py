@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, OlmoeConfig, Qwen2MoeConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from sparsing import cli
 from sparsing.demo import checkpoints
@@ -17,6 +17,10 @@ from sparsing.errors import InputError
 from sparsing.models.outline import Outline, model_sizes, read_outline
 from sparsing.scale.machines import MACHINES
 from sparsing.scale.plan import plan_measurement
+from sparsing.sites.discovery import find_sites
+from sparsing.sites.site import Site
+
+from ..helpers.tiny_experts import SIZES, build_experts
 
 SMALL = {
     "vocab_size": 200,
@@ -135,27 +139,17 @@ def test_no_more_processes_work_than_there_are_windows():
 
 
 @pytest.mark.parametrize(
-    ("config", "passed", "all_neurons"),
-    [
-        (MixtralConfig(**SMALL, num_local_experts=8, num_experts_per_tok=2), 2 * 112, 8 * 112),
-        (OlmoeConfig(**SMALL, num_experts=8, num_experts_per_tok=3), 3 * 112, 8 * 112),
-        (
-            Qwen2MoeConfig(
-                **SMALL,
-                num_experts=4,
-                num_experts_per_tok=2,
-                moe_intermediate_size=16,
-                shared_expert_intermediate_size=24,
-            ),
-            2 * 16 + 24,
-            4 * 16 + 24,
-        ),
-    ],
-    ids=["mixtral", "olmoe", "qwen2_moe"],
-)
-def test_the_neurons_of_experts_are_counted(config: MixtralConfig, passed: int, all_neurons: int):
-    sizes = model_sizes(config)
-    assert (sizes.d_ff, sizes.n_neurons) == (passed, all_neurons)
+    "model_type", sorted({*SIZES} - {"llama4_text"})
+)  # it has a shared expert without a key
+def test_the_neurons_of_experts_are_those_of_the_sites(model_type: str):
+    model = build_experts(model_type)
+    by_layer: dict[int, list[Site]] = {}
+    for site in find_sites(model):
+        by_layer.setdefault(site.layer, []).append(site)
+    sizes = model_sizes(model.config)
+    # the widest layer: the first layers of some types have a dense block
+    assert sizes.d_ff == max(sum(site.width for site in sites) for sites in by_layer.values())
+    assert sizes.n_neurons == max(sum(site.n_neurons for site in sites) for sites in by_layer.values())
 
 
 def test_a_plan_for_a_named_machine_does_not_mind_the_device_of_a_sweep(

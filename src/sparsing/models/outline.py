@@ -23,7 +23,11 @@ _EXPERT = re.compile(r"\.experts\.")
 _N_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _EXPERT_WIDTH = ("moe_intermediate_size", "intermediate_size", "ffn_hidden_size")
 """Neurons of an expert; many models name them as those of a dense block."""
-_SHARED_WIDTH = ("shared_expert_intermediate_size", "shared_intermediate_size")
+_SHARED_WIDTH = (
+    "shared_expert_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+    "shared_intermediate_size",
+)
 _N_SHARED = ("n_shared_experts", "moe_num_shared_experts", "num_shared_experts")
 _TOP_K = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "top_k_experts")
 

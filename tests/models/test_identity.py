@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -58,6 +59,16 @@ def test_codes_and_scales_of_quantised_weights_are_buffers(buffer):
     assert identify(loaded) == identify(other)
     getattr(other.sites[0].down_proj, buffer)[..., 0] += 1
     assert changed(identify(loaded), identify(other)) == ["weights"]
+
+
+def test_the_commit_stands_for_weights_of_the_hub_that_are_not_in_memory():
+    loaded = tiny_loaded()
+    loaded.model.lm_head.weight = torch.nn.Parameter(loaded.model.lm_head.weight.to("meta"))
+    one, same, other = (
+        dataclasses.replace(loaded, name="owner/model", revision=r) for r in ("a1", "a1", "b2")
+    )
+    assert identify(one) == identify(same)
+    assert changed(identify(one), identify(other)) == ["weights"]
 
 
 def test_a_buffer_that_no_checkpoint_stores_is_no_weight():

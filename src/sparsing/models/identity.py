@@ -38,7 +38,7 @@ def digest_weights(loaded: LoadedModel) -> str:
     """SHA-256 of the names, shapes, dtypes and bytes of all parameters, and of all buffers that a checkpoint stores.
 
     Such buffers are the codes of quantised weights and the corrections of routers. A parameter that is offloaded to
-    disk has no bytes in memory. The bytes of the files of weights stand for it.
+    disk has no bytes in memory. The bytes of the files of weights stand for it, or the commit of a model on the hub.
     """
     tensors: list[tuple[str, Any]] = list(loaded.model.named_parameters())
     # no `state_dict`: that of bitsandbytes changes the weights on a CPU
@@ -54,6 +54,8 @@ def digest_weights(loaded: LoadedModel) -> str:
     if any(tensor.is_meta for _, tensor in tensors):
         for path in sorted(Path(loaded.name).glob("*.safetensors")):
             digest.update(digest_file(path).encode())
+        if loaded.revision is not None:  # the commit of a model on the hub stands for its files
+            digest.update(loaded.revision.encode())
     return digest.hexdigest()
 
 

@@ -312,7 +312,7 @@ def _neuron_section(studies: Mapping[str, StudyFolder]) -> Section:
         study_tables.append(PageTable(caption=caption, header=header, rows=rows))
     return Section(
         title="Neurons by corpus",
-        note="Thresholds learned on dense inputs decide when a neuron is active; the model runs dense.",
+        note="A neuron is active where it is above the threshold of its layer. The model runs dense.",
         charts=[*charts, *token_scatters(numbers, words)],
         tables=study_tables,
     )

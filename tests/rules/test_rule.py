@@ -174,8 +174,11 @@ def test_strength_is_the_inverse_of_level_and_reach_makes_sense(name, known):
 
 
 def test_a_signed_score_and_two_scores_of_one_kind_are_refused():
-    with pytest.raises(InputError, match="cett cuts magnitudes, and 'pre_gate' is a value with a sign"):
-        make_rule("cett:pre_gate")
+    for name in ("cett", "fat", "quantile", "top_p", "top_p_l2"):
+        with pytest.raises(
+            InputError, match=f"{name} cuts magnitudes, and 'pre_gate' is a value with a sign"
+        ):
+            make_rule(f"{name}:pre_gate")
     with pytest.raises(InputError, match=r"'gate\+h' are for the same kind of site"):
         make_rule("cett:gate+h")
     with pytest.raises(InputError, match="score 'up' needs a feed-forward block with gate_proj and up_proj"):

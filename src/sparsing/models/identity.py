@@ -61,9 +61,8 @@ def digest_weights(loaded: LoadedModel) -> str:
 
 def _digest_tensor(name: str, tensor: Any) -> bytes:
     digest = hashlib.sha256(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
-    if hasattr(
-        tensor, "__tensor_flatten__"
-    ):  # a subclass that keeps its values in other tensors, as torchao's
+    # a subclass that keeps its values in other tensors, as torchao's
+    if hasattr(tensor, "__tensor_flatten__"):
         for inner in tensor.__tensor_flatten__()[0]:
             digest.update(_digest_tensor(inner, getattr(tensor, inner)))
     elif not tensor.is_meta:

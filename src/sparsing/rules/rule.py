@@ -61,11 +61,11 @@ class Rule(abc.ABC):
             score: Another score than that of the published rule.
 
         Raises:
-            InputError: If the score is unknown, or if a threshold cannot cut it.
+            InputError: If the score is unknown, or if it has a sign and the selection needs magnitudes.
         """
         self.score = score or type(self).score
         scores = scores_of(self.score)
-        if SELECTIONS[self.selection].is_threshold and any(score.signed for score in scores):
+        if not SELECTIONS[self.selection].takes_signs and any(score.signed for score in scores):
             raise InputError(
                 f"{self.name} cuts magnitudes, and {self.score!r} is a value with a sign; use it with top_k, griffin"
                 " or gaussian_top_k"

@@ -23,6 +23,8 @@ class Selection(abc.ABC):
     """Name in saved thresholds."""
     is_threshold: ClassVar[bool] = False
     """True if a neuron is active exactly when its score is above the site's number. Kernels need this."""
+    takes_signs: ClassVar[bool] = True
+    """False if scores must not be negative: thresholds cut magnitudes, and sums of magnitudes are masses."""
     per_token: ClassVar[bool] = True
     """True if the active set of a token depends on no other token. Evaluation needs this."""
     from_prompt: ClassVar[bool] = False
@@ -104,6 +106,7 @@ class Above(Selection):
 
     name = "above"
     is_threshold = True
+    takes_signs = False
 
     def active(self, size: torch.Tensor, number: float, real: torch.Tensor) -> torch.Tensor:
         return is_above(size, number)

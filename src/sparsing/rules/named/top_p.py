@@ -68,6 +68,7 @@ class LeastMass(Selection):
     """All but the smallest scores of each token whose masses sum up to at most `number` of the sum over all scores."""
 
     name = "top_p"
+    takes_signs = False
     power: ClassVar[int] = 1
     """The mass of a neuron is its score to this power."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparsing.decode.engine import open_engine
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.measuring._measure import measure
 from sparsing.measuring.subject import Subject
@@ -130,6 +131,16 @@ def test_factors_of_rotary_frequencies_are_applied(model, tmp_path, tiny_input):
 def test_what_the_reader_would_pass_over_is_refused(options, message, model, tmp_path):
     with pytest.raises(UnsupportedModelError, match=message):
         load_model(write_gguf(tmp_path / "m.gguf", model, **options))
+
+
+@pytest.mark.parametrize("damaged", [0.0, -1.0, np.nan, np.inf])
+def test_damaged_factors_of_rotary_frequencies_are_refused(damaged, model, tmp_path):
+    factors = np.array([1.0, damaged, 4.0, 8.0])
+    path = write_gguf(tmp_path / "m.gguf", model, tensors={"rope_freqs.weight": factors})
+    with pytest.raises(InputError, match=r"rope_freqs.weight must be finite and above 0"):
+        load_model(path)
+    with pytest.raises(InputError, match=r"rope_freqs.weight must be finite and above 0"):
+        open_engine(path)
 
 
 def test_a_quantisation_that_cannot_be_dequantised_is_named(model, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.models.architecture import check_architecture
-from sparsing.models.gguf_file import MAGIC, GgufFile, read_gguf
+from sparsing.models.gguf_file import MAGIC, GgufFile, check_rope_factors, read_gguf
 from sparsing.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -186,7 +186,9 @@ def _apply_rope_factors(file: GgufFile, model: PreTrainedModel) -> None:
     """Divides the rotary frequencies by the factors in the file, as llama.cpp does."""
     if _ROPE_FACTORS not in file.tensors:
         return
-    factors = torch.from_numpy(file.floats(_ROPE_FACTORS)).flatten()
+    numbers = file.floats(_ROPE_FACTORS)
+    check_rope_factors(file, numbers)
+    factors = torch.from_numpy(numbers).flatten()
     rotary: Any = getattr(model.base_model, "rotary_emb", None)
     if rotary is None or rotary.inv_freq.shape != factors.shape:
         raise UnsupportedModelError(

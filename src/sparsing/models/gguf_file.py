@@ -328,3 +328,16 @@ def gguf_package() -> Any:
     except ImportError as error:
         raise InputError(f"GGUF files need the package gguf ({error}); {install_command('gguf')}") from error
     return gguf
+
+
+def check_rope_factors(file: GgufFile, factors: np.ndarray[Any, Any]) -> None:
+    """Checks the numbers by which Llama 3.1 divides its rotary frequencies.
+
+    Raises:
+        InputError: If one of them is not finite or not above 0.
+    """
+    if not (np.isfinite(factors) & (factors > 0)).all():
+        raise InputError(
+            f"{file.path}: the factors of rotary frequencies in rope_freqs.weight must be finite and above 0, got"
+            f" {factors.min()} to {factors.max()}; the file is damaged"
+        )

@@ -127,6 +127,26 @@ def test_choice_of_ways_changes_no_output(tmp_path, ids):
         assert error(engine.read(ids), wanted) < 1e-2
 
 
+def test_ways_are_timed_on_the_text_itself(tmp_path, ids, monkeypatch):
+    """Each token is read after the tokens before it, so the active neurons are those of the text."""
+    with open_tiny(tmp_path, build("granite relu")) as engine:
+        engine.rule = sparse_rule(engine.arch, engine.weights, None)
+        wanted, read, found = engine.read(ids, all_logits=True), engine.read, []
+        engine.rewind()
+        monkeypatch.setattr(engine, "read", lambda tokens: found.append(read(tokens)) or found[-1])
+        choose_ways(engine, ids)
+    dense, sparse = found[2::2], found[3::2]
+    assert error(np.stack(sparse), wanted) < 1e-2
+    assert error(np.stack(dense), wanted) < 1e-2
+
+
+def test_a_sample_without_tokens_is_refused(tmp_path):
+    with open_tiny(tmp_path, build("granite relu")) as engine:
+        engine.rule = sparse_rule(engine.arch, engine.weights, None)
+        with pytest.raises(InputError, match="at least one token"):
+            choose_ways(engine, [])
+
+
 def test_stats_count_rows_and_bytes(tmp_path, ids):
     model = build("llama relu")
     with open_tiny(tmp_path, model) as engine:

@@ -44,3 +44,10 @@ def test_samples_follow_the_probabilities_and_the_seed():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(InputError, match="sampling needs"):
         Sampling(**wrong)
+
+
+def test_the_smallest_temperatures_are_greedy():
+    for temperature in (1e-6, 1e-310, 5e-324):
+        ids, p = candidates(LOGITS, Sampling(temperature=temperature))
+        assert ids[0] == 1
+        assert p[0] == 1

@@ -44,7 +44,7 @@ class GgufEngine:
 
     def __init__(self, arch: Architecture, weights: TensorTables, *, context: int, threads: int):
         self.arch, self.weights, self.context = arch, weights, context
-        self.position = 0
+        self._position = 0
         """Tokens in the cache."""
         self._team = Team(threads)
         self._state = _state(arch, weights, context, threads)
@@ -65,6 +65,11 @@ class GgufEngine:
     def rule(self, rule: EngineRule) -> None:
         self._rule = rule
         self._state.keep(**rule.arrays)
+
+    @property
+    def position(self) -> int:
+        """Tokens in the cache; `read` and `rewind` change it."""
+        return self._position
 
     def array(self, name: str) -> Array:
         """An array of the state by its name in `state.py`, e.g. the counts `rows_read` and `cycles`."""
@@ -90,7 +95,7 @@ class GgufEngine:
             wanted = all_logits or n + 1 == len(tokens)
             self._run(int(token), self.position, wanted)
             self._tokens[self.position] = token
-            self.position += 1
+            self._position += 1
             if wanted:
                 rows.append(self.array("logits").copy())
                 self._check_finite(rows[-1])
@@ -106,10 +111,9 @@ class GgufEngine:
             raise InputError(
                 f"position must be from 0 to {self.position}, the tokens in the cache, got {position}"
             )
-        self.position = position
-        self.array("values")[..., position:] = (
-            0  # values of forgotten tokens get weight 0, and 0 * inf is NaN
-        )
+        # values of forgotten tokens get weight 0, and 0 * inf is NaN
+        self.array("values")[..., position : self._position] = 0
+        self._position = position
 
     def reset_counts(self) -> None:
         """Set the counts of rows and cycles to zero."""
@@ -137,6 +141,7 @@ class GgufEngine:
         try:
             raise non_finite_token_error(self._run, self._state, tokens)
         finally:
+            self._position = len(tokens)  # they have been run again
             self.rewind()
 
     def _check(self, tokens: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sparsing.decode.engine.feed_forward import DENSE, SPARSE
 from sparsing.decode.engine.token_kernel import FEED_FORWARD
+from sparsing.errors import InputError
 
 if TYPE_CHECKING:
     from sparsing.decode.engine._engine import GgufEngine
@@ -35,19 +36,24 @@ def choose_ways(engine: GgufEngine, sample: Sequence[int] | None = None) -> Arra
 
     Returns:
         Sparse time over dense time for each layer, shape `(layers,)`.
+
+    Raises:
+        InputError: If the sample is empty.
     """
     ids = random_ids(engine) if sample is None else list(sample)
     ids = ids[: engine.context]
+    if not ids:
+        raise InputError("the ways of the layers are timed on a sample of at least one token, got none")
     ways, cycles = engine.array("ways"), engine.array("cycles")
     spent = np.empty((2, len(ids), len(ways)))
-    for n, token in enumerate([ids[0], *ids]):  # the first token is read twice, to compile and to fill caches
+    # the first token is read twice, to compile and to fill caches
+    for position, token in [(0, ids[0]), *enumerate(ids)]:
         for way in (DENSE, SPARSE):
             ways[:] = way
+            engine.rewind(position)  # the second way reads the token again, and stays in the cache
             before = cycles[:, FEED_FORWARD].copy()
             engine.read([token])
-            spent[way, max(n - 1, 0)] = cycles[:, FEED_FORWARD] - before
-            engine.rewind(engine.position - 1)
-        engine.position += 1 if n else 0
+            spent[way, position] = cycles[:, FEED_FORWARD] - before
     engine.rewind()
     engine.reset_counts()
     dense, sparse = np.median(spent, axis=1)

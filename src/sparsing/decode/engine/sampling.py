@@ -57,8 +57,10 @@ def candidates(logits: Array, sampling: Sampling) -> tuple[Array, Array]:
     ids = np.argsort(-logits, kind="stable")
     if sampling.top_k:
         ids = ids[: sampling.top_k]
-    scaled = logits[ids].astype(np.float64) / sampling.temperature
-    probabilities = np.exp(scaled - scaled[0])
+    sorted_logits = logits[ids].astype(np.float64)
+    # the largest is subtracted first: a logit over a tiny temperature would be infinite
+    with np.errstate(over="ignore"):
+        probabilities = np.exp((sorted_logits - sorted_logits[0]) / sampling.temperature)
     probabilities /= probabilities.sum()
     # a token stays if the tokens before it do not reach top_p yet
     kept = int((np.cumsum(probabilities) - probabilities < sampling.top_p).sum())

@@ -16,6 +16,7 @@ from sparsing.decode.engine.ggml import F32, function_address, has_function, wei
 from sparsing.decode.engine.input_forms import part_bytes
 from sparsing.decode.engine.packed_rows import GEMV, ROWS_TOGETHER, interleaved
 from sparsing.errors import InputError, UnsupportedModelError
+from sparsing.models.gguf_file import check_rope_factors
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +140,11 @@ def _biases(reader: _Reader, arch: Architecture, shapes: dict[int, tuple[int, in
 
 def _rope_factors(reader: _Reader, arch: Architecture) -> Array:
     name, count = "rope_freqs.weight", arch.rope_dims // 2
-    return reader.vector(name, count) if name in reader.file.tensors else np.ones(count, np.float32)
+    if name not in reader.file.tensors:
+        return np.ones(count, np.float32)
+    factors = reader.vector(name, count)
+    check_rope_factors(reader.file, factors)
+    return factors
 
 
 class _Reader:

@@ -1,12 +1,13 @@
 """Measures all rules on one model, on the same tokens and at the same rise of perplexity: the grid of scores and rules.
 
     python benchmarks/rule_grid.py                                   the two demo models
-    python benchmarks/rule_grid.py --model PATH --text FILE --tokens 20000 --window 256
+    python benchmarks/rule_grid.py --model PATH --text FILE --tokens 8192 --window 512 --dtype bfloat16
 
 `SCORE_GRID` varies the score and the rule apart, to see how much of the effect of CETT comes from its score (the norm
-of a neuron's output) and how much from its threshold per layer. The cost of the whole grid is CPU time, since other
-processes may run, in dense passes over the same corpus. A row is saved when its model is complete; rows of the same day
-stay.
+of a neuron's output) and how much from its threshold per layer. A cell of the grid is
+one rule with one score, at one cost in perplexity. The cost of the whole grid is CPU time, since other processes may
+run, in dense passes over the same corpus; it includes calibration, intervals, savings and overlaps. A row is saved when
+its model is complete, and rows of the same day stay. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -14,17 +15,19 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from _common import ROOT, save
+from _common import CACHE, ROOT, save
 
 from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
 from sparsing.errors import TargetError
 from sparsing.measuring.frontier import RuleComparison, compare
 from sparsing.measuring.passes import LossOnly, run_pass
 from sparsing.measuring.rule_order import RuleOrder
+from sparsing.measuring.run_folder import open_journal
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel, load_model
 from sparsing.report.charts.rule_charts import frontier_picture
@@ -67,6 +70,12 @@ def main() -> None:
         row = _row(loaded, corpus, [make_rule(rule) for rule in args.rules], 1 + args.ppl / 100, key)
         rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
         save("rule_grid", {"rows": rows | {key: row}})
+        shutil.rmtree(_folder(key))
+
+
+def _folder(key: str) -> Path:
+    """Passes of an interrupted run."""
+    return CACHE / "rule_grid" / key.replace(" ", "-")
 
 
 def _row(
@@ -76,24 +85,32 @@ def _row(
     began = time.process_time()
     run_pass(loaded, corpus, LossOnly(), key="dense")
     dense_sec = time.process_time() - began
+    folder = _folder(key)
+    spent = folder / "cpu_sec"
+    spent_before = float(spent.read_text()) if spent.exists() else 0.0
     began = time.process_time()
     subject = Subject(
         loaded,
         corpus,
         scores=sorted({rule.score for rule in rules}),
         with_cett={rule.score for rule in rules if rule.needs_cett},
+        journal=open_journal(folder, loaded, corpus),
     )
     calibration_sec = time.process_time() - began
-    reached, refused = [], {}
-    for rule in rules:
+    refused = dict[str, str]()
+    for rule in sorted(rules, key=lambda rule: not rule.level_is_error):  # the order of `compare`
         try:
-            subject.search(rule, ppl_ratio)
-            reached.append(rule)
+            subject.search(rule, ppl_ratio, compared=True)
         except TargetError as error:
             refused[rule.label] = str(error)
+        spent.write_text(str(spent_before + time.process_time() - began))
+    reached = [rule for rule in rules if rule.label not in refused]
     comparison = compare(subject, reached, ppl_ratio=ppl_ratio, steps=1)
-    grid_sec = time.process_time() - began
-    passes = sum(one.on_all for known in subject._known.values() for one in known)
+    grid_sec = spent_before + time.process_time() - began
+    on_all, on_part = (
+        [sum(one.on_all == whole for one in subject.passes_of(rule)) for rule in rules]
+        for whole in (True, False)
+    )
     save_picture(
         frontier_picture(comparison.points, subtitle=key, at=ppl_ratio),
         ROOT / "results",
@@ -108,9 +125,10 @@ def _row(
         "calibration_dense_passes": calibration_sec / dense_sec,
         "grid_dense_passes": grid_sec / dense_sec,
         "rules": len(rules),
-        "levels_on_all_tokens": passes,
-        "dense_passes_per_level": grid_sec / dense_sec / passes,
-        "dense_passes_per_rule": grid_sec / dense_sec / len(rules),
+        "dense_passes_per_cell": grid_sec / dense_sec / len(rules),
+        "passes_on_all_tokens": sum(on_all),
+        "passes_on_the_part": sum(on_part),
+        "part_of_the_tokens": 0.0 if subject.part is None else len(subject.part) / corpus.n_windows,
         "points": [_point(comparison, rule.label) for rule in reached],
         "refused": refused,
         "orders": [_order(order) for order in comparison.orders],
@@ -127,7 +145,7 @@ def _point(comparison: RuleComparison, label: str) -> dict[str, Any]:
         "level": point.level,
         "activation_ratio": point.activation_ratio,
         "activation_ratio_interval": point.activation_ratio_interval,
-        "ppl_ratio": point.ppl_ratio,
+        "measured_ppl_ratio": point.measured_ppl_ratio,
         "bytes_share_score_first": savings.active_bytes(known=False) / savings.dense_bytes,
         "bytes_share_known": savings.active_bytes(known=True) / savings.dense_bytes,
         "group_ratio": savings.group_ratio.mean(0).tolist(),

@@ -91,6 +91,7 @@ EXTRA = {
 """Command to the options that make it cheap; options that the command has already keep the value of `SMALLER`."""
 
 EXTRA_WITH = {
+    ("compare", "--tasks"): "--limit 2",
     ("evaluate", "--ppl"): "--max-tokens 600 --window 48",
     ("bench", "--shape"): "--ratio 0.1",
     ("bench", "--whole"): "--new-tokens 4 --prompt-tokens 4",

@@ -39,7 +39,8 @@ def test_searched_levels_have_the_figures_of_measure(subject):
         assert len(points) == 5
         for ppl_ratio in (1.01, 1.05):
             measured = measure(subject, rule, ppl_ratio=ppl_ratio)
-            assert comparison.ratio_at(rule, ppl_ratio) == measured.activation_ratio
+            found = comparison.ratio_at(rule, ppl_ratio)
+            assert found == pytest.approx(measured.activation_ratio, rel=0.03)
             (point,) = [p for p in points if p.target_ppl_ratio == ppl_ratio]
             # a later search knows more passes, so its curve and the interval differ a little
             assert point.activation_ratio_interval == pytest.approx(

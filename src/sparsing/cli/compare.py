@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
 
 if TYPE_CHECKING:
     from sparsing.measuring.frontier import RuleComparison
+    from sparsing.measuring.subject import Subject
+    from sparsing.rules import Rule
 
 DESCRIPTION = """\
 Measures which rule needs the fewest active neurons at the same rise of perplexity, on the same tokens. The result is a
@@ -17,6 +22,7 @@ curve of perplexity against activation ratio for each rule, and the order of the
 EPILOG = """examples:
   sparsing compare ./my-checkpoint --text book.txt
   sparsing compare Qwen/Qwen3-0.6B --text wikitext:wikitext-2-raw-v1 --split test --rule cett top_k --ppl 5
+  sparsing compare ./my-checkpoint --text book.txt --rule cett top_k --tasks piqa --task-data bench/ --score-drop 1
 """
 
 
@@ -44,6 +50,21 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         help="largest rise of perplexity, in percent (default: 10)",
     )
     group.add_argument("--steps", type=int, default=6, metavar="N", help="levels per rule (default: 6)")
+    tasks = parser.add_argument_group("at an equal downstream score (needs lm-eval)")
+    tasks.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="evaluate every level on these tasks (default: none)"
+    )
+    tasks.add_argument(
+        "--score-drop",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="loss of the mean score at which rules are compared, in points (default: 1)",
+    )
+    tasks.add_argument("--limit", type=int, metavar="N", help="first N items of each part (default: all)")
+    tasks.add_argument(
+        "--task-data", type=Path, metavar="DIR", help="items from local files (default: downloaded)"
+    )
     common.add_corpus_arguments(parser)
     common.add_model_arguments(parser)
     common.add_run_arguments(parser)
@@ -63,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps};"
             " the defaults are 10 and 6"
         )
+    evaluator = _evaluator(args, rules)
     folder = common.open_run_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_measure(args, args.model)
     searches = len(searched_targets(1 + args.ppl / 100))
@@ -77,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         levels=len(rules) * max(0, args.steps - searches),
     )
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
+    if evaluator is not None:
+        comparison = evaluator(subject, comparison, folder)
     comparison.save(folder / "comparison.json")
     if not args.no_figures:
         from sparsing.report.charts.rule_charts import comparison_picture
@@ -92,6 +116,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluator(
+    args: argparse.Namespace, rules: list[Rule]
+) -> Callable[[Subject, RuleComparison, Path], RuleComparison] | None:
+    """A function that adds the order of the rules at an equal downstream score; None without `--tasks`."""
+    from sparsing.errors import InputError
+
+    if args.tasks is None:
+        common.refuse_without_effect(args, ("score_drop", "limit", "task_data"), "without --tasks")
+        return None
+    from sparsing.base.launched import num_processes
+    from sparsing.evaluation.equal_score import check_rules, levels_to_evaluate, order_at_score
+    from sparsing.evaluation.outcome import TaskOutcome
+    from sparsing.evaluation.suite import Suite
+    from sparsing.evaluation.tasks.loading import TaskLoader
+
+    if not 0 < args.score_drop < 100:
+        raise InputError(
+            f"--score-drop is in points, above 0 and below 100, got {args.score_drop:g}; the default is 1"
+        )
+    if num_processes() > 1:
+        raise InputError(
+            "compare --tasks runs in one process; start it without torchrun, or leave out --tasks"
+        )
+    check_rules(rules)
+    loader = TaskLoader(task_data=args.task_data)
+    tasks = loader.check([name for argument in args.tasks for name in argument.split(",") if name])
+
+    def evaluate(subject: Subject, comparison: RuleComparison, folder: Path) -> RuleComparison:
+        outcomes: list[TaskOutcome] = []
+        suite = Suite(subject.loaded, loader, folder=folder / "evaluate", limit=args.limit)
+        suite.run(tasks, levels_to_evaluate(subject, rules, comparison.points), on_done=outcomes.append)
+        order = order_at_score(comparison.points, outcomes, drop=args.score_drop / 100)
+        return dataclasses.replace(comparison, orders=(*comparison.orders, order))
+
+    return evaluate
+
+
 def _print(comparison: RuleComparison) -> None:
     from sparsing.report import measurement_tables as tables
     from sparsing.report import order_tables
@@ -100,8 +161,9 @@ def _print(comparison: RuleComparison) -> None:
     title = f"{where}: activation ratio at a rise of perplexity (lower is sparser)"
     common.print_table(title, *tables.frontier(comparison))
     for order in comparison.orders:
-        cost = f"PPL-{100 * (order.target_ppl_ratio - 1):.4g}%"
-        common.print_table(f"rank at {cost} by {order.measure}", *order_tables.order(order))
+        common.print_table(
+            f"rank at {order_tables.cost(order)} by {order.measure}", *order_tables.order(order)
+        )
     if comparison.overlap is not None:
         common.print_table(
             "overlap of active sets (Jaccard), dense inputs", *order_tables.overlap(comparison.overlap)

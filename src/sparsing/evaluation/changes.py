@@ -20,18 +20,32 @@ def changes_of(outcomes: Sequence[TaskOutcome]) -> tuple[ScoreChange, ...]:
 
     A score that is not a share, such as a perplexity, is left out.
     """
+    return tuple(
+        _change(level, group, selected)
+        for level, tasks in _by_level(outcomes).items()
+        for group in (*GROUPS, ALL)
+        if (selected := [items for name, items in tasks if group in (name, ALL) and items.shape[1]])
+    )
+
+
+def item_differences(outcomes: Sequence[TaskOutcome]) -> dict[str, list[np.ndarray]]:
+    """Sparse minus dense of every item at every level but dense, by the name of the level.
+
+    Returns: For each set of columns with the same items an array of shape `(num_items, n_columns)`, in the same order
+        for all levels if all have the same tasks.
+    """
+    return {level: [items for _, items in sets] for level, sets in _by_level(outcomes).items()}
+
+
+def _by_level(outcomes: Sequence[TaskOutcome]) -> dict[str, list[tuple[str, np.ndarray]]]:
+    """Level to the group and the `_differences` of each of its tasks."""
     dense = {outcome.task: outcome for outcome in outcomes if outcome.level == DENSE}
-    differences: dict[str, list[tuple[str, np.ndarray]]] = {}  # level to (group, differences) of its tasks
+    differences: dict[str, list[tuple[str, np.ndarray]]] = {}
     for outcome in outcomes:
         if outcome.level != DENSE and outcome.task in dense:
             for items in _differences(outcome, dense[outcome.task]):
                 differences.setdefault(outcome.level, []).append((outcome.group, items))
-    return tuple(
-        _change(level, group, selected)
-        for level, tasks in differences.items()
-        for group in (*GROUPS, ALL)
-        if (selected := [items for name, items in tasks if group in (name, ALL) and items.shape[1]])
-    )
+    return differences
 
 
 def _differences(outcome: TaskOutcome, dense: TaskOutcome) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparsing.measuring.flag_counts import count_over_neurons
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.measuring.savings import GROUP_SIZES, UNION_TOKENS, Savings
 from sparsing.measuring.weight_bytes import count_parameters, site_weights, weight_bytes
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 SET_TOKENS = 2048
 """Groups and unions are counted on about this many tokens, since every neuron of every token is looked at."""
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by their number of bytes."""
 
 Floats = NDArray[np.float64]
 
@@ -97,8 +102,11 @@ class ActiveSetObserver(Observer[SetTotals]):
         totals.groups[index] += _group_counts(active)
         order = self._orders[index].expand(active.shape)
         totals.sorted_groups[index] += _group_counts(active.gather(-1, order))
-        totals.union[index] += self._unions(active)
-        totals.jaccard[index] += self._overlap(active)
+        unions = self._unions(active.flatten(2))
+        totals.union[index] += torch.stack(
+            [(union * ends.to(union.device)).sum() for union, ends in zip(unions, self._runs, strict=True)]
+        )
+        totals.jaccard[index] += self._overlap(*unions[:2])
 
     def _sets(self, index: int, active: torch.Tensor, rows: Rows) -> torch.Tensor:
         """The active neurons of each token of all neurons, shape `(windows, tokens, n_experts, d_ff)`."""
@@ -109,20 +117,31 @@ class ActiveSetObserver(Observer[SetTotals]):
             active = of_token
         return active.reshape(*shape, site.n_experts, site.d_ff).clone()
 
-    def _unions(self, active: torch.Tensor) -> torch.Tensor:
-        sums: list[torch.Tensor] = []
-        union = active.clone()
+    def _unions(self, active: torch.Tensor) -> list[torch.Tensor]:
+        """Neurons active at a token or one of the tokens before it, for each of `UNION_TOKENS`.
+
+        Args:
+            active: Shape `(windows, tokens, n_neurons)`, bool.
+
+        Returns: Shape `(windows, tokens)`, int32. Entries of tokens that end no run of this length are arbitrary.
+        """
+        union, counts = active.clone(), list[torch.Tensor]()
         for back in range(max(UNION_TOKENS)):
             if back:
                 union[:, back:] |= active[:, :-back]
             if back + 1 in UNION_TOKENS:
-                ends = self._runs[len(sums)].to(active.device)
-                sums.append((union & ends[..., None, None]).sum())
-        return torch.stack(sums)
+                counts.append(count_over_neurons(union))
+        return counts
 
-    def _overlap(self, active: torch.Tensor) -> torch.Tensor:
-        last, this = active[:, :-1].flatten(2), active[:, 1:].flatten(2)
-        both, either = (last & this).sum(-1), (last | this).sum(-1)
+    def _overlap(self, one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+        """Sum of the Jaccard overlap of each token and the one before it.
+
+        Args:
+            one: Active neurons of each token, shape `(windows, tokens)`.
+            two: Neurons active at a token or the one before it, same shape.
+        """
+        either = two[:, 1:]
+        both = one[:, 1:] + one[:, :-1] - either
         # two empty sets are equal
         share = torch.where(either > 0, both / either.clamp_min(1), 1.0).double()
         return (share * _run_ends(self._counted, 2)[:, 1:].to(share.device)).sum()
@@ -139,10 +158,12 @@ def _run_ends(counted: torch.Tensor, length: int) -> torch.Tensor:
 
 def _group_counts(active: torch.Tensor) -> torch.Tensor:
     """Groups with an active neuron for each of `GROUP_SIZES`, summed over all other axes, int64."""
-    width, counts = active.shape[-1], list[torch.Tensor]()
-    for size in GROUP_SIZES:
-        padded = torch.nn.functional.pad(active.view(torch.uint8), (0, -width % size))
-        counts.append(padded.view(*active.shape[:-1], -1, size).amax(-1).sum(dtype=torch.int64))
+    flags = torch.nn.functional.pad(active, (0, -active.shape[-1] % max(GROUP_SIZES)))
+    counts = [flags.sum()]
+    for smaller, larger in itertools.pairwise(GROUP_SIZES):
+        # as many flags as a larger group has smaller ones are the bytes of one integer
+        flags = flags.view(_INTEGERS[larger // smaller]) != 0
+        counts.append(flags.sum())
     return torch.stack(counts)
 
 

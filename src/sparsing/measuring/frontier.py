@@ -1,7 +1,8 @@
 """The fair comparison of rules: perplexity against activation ratio, the same tokens for all (Sparsing Law, 4.1).
 
-Each rule is searched for PPL-1%, PPL-5% and the highest perplexity ratio, so its figures at these levels are measured
-and equal those of `measure`. Further levels lie below and between them.
+Each rule is searched for PPL-1%, PPL-5% and the highest perplexity ratio. Its figures there rest on a pass over all
+tokens near the target, and are moved along the curve of the search to the target. The distance is small, and the
+intervals contain its error. Further levels lie below and between them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Floats = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrontierPoint(Result):
-    """A rule at one level; measured on all tokens of the corpus."""
+    """A rule at one level; rests on a pass over all tokens of the corpus."""
 
     kind = "frontier_point"
 
@@ -49,8 +50,10 @@ class FrontierPoint(Result):
     ppl_ratio_interval: Interval | None
     target_ppl_ratio: float | None = None
     """The perplexity ratio for which the level was searched; None for the levels between."""
+    measured_ppl_ratio: float | None = None
+    """Perplexity ratio of the pass whose figures were moved to `target_ppl_ratio`; None for the levels between."""
     savings: Savings | None = None
-    """Weights that a token reads; None for the levels between."""
+    """Weights that a token reads; None for the levels between. Groups and unions are those of the pass."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,9 @@ def compare(
         InputError: unknown rule (with a suggestion), a target of 1 or below.
         TargetError: a rule that never costs that much.
     """
-    targets = searched_targets(ppl_ratio)
-    lines = [_frontier(subject, make_rule(rule), targets, steps) for rule in rules]
+    targets, made = searched_targets(ppl_ratio), [make_rule(rule) for rule in rules]
+    found = _search_all(subject, made, targets)
+    lines = [_frontier(subject, rule, found[rule.label], targets[-1], steps) for rule in made]
     searched = [[line.searched[place] for line in lines] for place in range(len(targets))]
     several = len(lines) > 1
     return RuleComparison(
@@ -137,10 +141,25 @@ class _Frontier:
     searched: list[_Searched]
 
 
-def _frontier(subject: Subject, rule: Rule, targets: Sequence[float], steps: int) -> _Frontier:
-    found = [subject.search(rule, target) for target in targets]
+def _search_all(
+    subject: Subject, rules: Sequence[Rule], targets: Sequence[float]
+) -> dict[str, list[SearchResult]]:
+    """The levels of each rule, by its label."""
+    # errors first: they are the same for every score, so they lead the searches of other rules on the same score
+    ordered = sorted(rules, key=lambda rule: not rule.level_is_error)
+    return {
+        rule.label: [subject.search(rule, target, compared=True) for target in targets] for rule in ordered
+    }
+
+
+def _frontier(
+    subject: Subject, rule: Rule, found: Sequence[SearchResult], most: float, steps: int
+) -> _Frontier:
+    """Args:
+    most: The highest perplexity ratio.
+    """
     searched = [_searched(subject, rule, result) for result in found]
-    between = _strengths_between(rule, found, targets[-1], max(0, steps - len(found)))
+    between = _strengths_between(rule, found, most, max(0, steps - len(found)))
     others = [_point(subject, rule, rule.level(strength)) for strength in between]
     points = [*(one.point for one in searched), *others]
     return _Frontier(sorted(points, key=lambda point: rule.strength(point.level)), searched)
@@ -149,14 +168,29 @@ def _frontier(subject: Subject, rule: Rule, targets: Sequence[float], steps: int
 def _searched(subject: Subject, rule: Rule, found: SearchResult) -> _Searched:
     """The rule at the level that was found; the interval contains the uncertainty of the level."""
     thresholds = subject.thresholds(rule, found.level, found.target_ppl_ratio)
+    ratios = subject.ratios_at_target(rule, found, thresholds)
+    outcome = subject.outcome(thresholds, rule, found)
+    moved = found.target_ppl_ratio if found.fitted_strength is not None else found.ppl_ratio
     point = FrontierPoint(
         rule=rule.label,
-        level=found.level,
+        level=rule.level(found.fitted_strength) if found.fitted_strength else found.level,
+        activation_ratio=float(ratios.mean()),
+        activation_ratio_interval=outcome["activation_ratio_interval"],
+        ppl_ratio=moved,
+        ppl_ratio_interval=_moved(outcome["ppl_ratio_interval"], found.ppl_ratio, moved),
         target_ppl_ratio=found.target_ppl_ratio,
-        savings=subject.savings(thresholds),
-        **subject.outcome(thresholds, rule, found),
+        measured_ppl_ratio=found.ppl_ratio,
+        savings=dataclasses.replace(subject.savings(thresholds), activation_ratio=ratios),
     )
     return _Searched(rule, found, thresholds, point)
+
+
+def _moved(interval: Interval | None, measured: float, moved: float) -> Interval | None:
+    """The interval of a perplexity ratio whose sampling error grows in proportion to its logarithm."""
+    if interval is None or measured <= 1:
+        return interval
+    power = math.log(moved) / math.log(measured)
+    return interval[0] ** power, interval[1] ** power
 
 
 def _orders(subject: Subject, several: Sequence[_Searched]) -> Iterator[RuleOrder]:

@@ -10,6 +10,7 @@ An interval from one text speaks about texts of the same kind. It cannot know ho
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  # SciPy has 
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+_KEPT_DRAWS = 2_000_000
+"""Most entries of draws that are kept for the next call."""
 
 
 def windows_per_block(n_windows: int) -> int:
@@ -36,14 +39,28 @@ def resampled(columns: NDArray[np.float64], *, seed: int = 0, length: int = 1) -
     Returns: shape `(RESAMPLES, n_columns)`; the columns of one row share their windows.
     """
     n_windows = len(columns)
-    blocks = -(-n_windows // length)
+    if n_windows * RESAMPLES <= _KEPT_DRAWS:
+        return _drawn(n_windows, seed, length) @ columns
     rng = np.random.default_rng(seed)
-    sums = np.empty((RESAMPLES, columns.shape[1]))
-    for row in sums:  # one resample at a time: memory stays at n_windows
-        first = rng.integers(0, n_windows, blocks)
-        windows = (first[:, None] + np.arange(length)) % n_windows
-        row[:] = columns[windows.reshape(-1)[:n_windows]].sum(0)
-    return sums
+    # one resample at a time: memory stays at n_windows
+    return np.stack([_draw(rng, n_windows, length) @ columns for _ in range(RESAMPLES)])
+
+
+@functools.lru_cache(maxsize=4)
+def _drawn(n_windows: int, seed: int, length: int) -> NDArray[np.float64]:
+    """How often each window is in each resample, shape `(RESAMPLES, n_windows)`.
+
+    Several quantities of the same windows are resampled one after the other, so the draws are kept.
+    """
+    rng = np.random.default_rng(seed)
+    return np.stack([_draw(rng, n_windows, length) for _ in range(RESAMPLES)])
+
+
+def _draw(rng: np.random.Generator, n_windows: int, length: int) -> NDArray[np.float64]:
+    """How often each window is in one resample, shape `(n_windows,)`."""
+    first = rng.integers(0, n_windows, -(-n_windows // length))
+    windows = (first[:, None] + np.arange(length)) % n_windows
+    return np.bincount(windows.reshape(-1)[:n_windows], minlength=n_windows).astype(np.float64)
 
 
 def percentiles(values: NDArray[np.float64], units: float | None = None) -> tuple[float, float]:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sparsing.measuring.active_counts import ActiveCounter, ActiveTotals, zero_counts
 from sparsing.measuring.calibration import in_sample
 from sparsing.measuring.cett import norm, relative_error
+from sparsing.measuring.flag_counts import count_over_neurons
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.measuring.shared_experts import OutputParts, find_shared, joint_error
 from sparsing.measuring.threshold_grid import is_input
@@ -50,20 +52,11 @@ class ErrorTotals(Totals):
 
 
 @dataclasses.dataclass(eq=False)
-class SparseTotals(ErrorTotals):
-    """Counts of active neurons, int64. Lists have one tensor per site."""
+class SparseTotals(ErrorTotals, ActiveTotals):
+    """Counts of active neurons with their errors, int64 and float64. Lists have one tensor per site."""
 
-    active: list[torch.Tensor]
-    """Active neurons summed over the counted tokens of each window, shape `(n_windows,)`."""
-    neuron: list[torch.Tensor]
-    """Counted tokens on which each neuron is active, shape `(n_neurons,)`."""
-    load: dict[str, torch.Tensor]
-    """Counted tokens that are routed to each expert, shape `(n_experts,)`, by the name of each site of routed experts.
-    """
     position: list[torch.Tensor]
     """Active neurons summed over windows, by position in the window, shape `(width,)`."""
-    tokens: torch.Tensor
-    """Counted tokens of each window, shape `(n_windows,)`."""
     error_tokens: torch.Tensor
     """Counted tokens that `cett` of a linear input is a sum over, shape `()`, on the CPU."""
     position_tokens: torch.Tensor
@@ -150,39 +143,37 @@ class SparseObserver(Observer[SparseTotals]):
     needs_output = True
 
     def __init__(self, sites: Sequence[Site], corpus: Corpus):
-        def zeros(shape: int, site: Site) -> torch.Tensor:
-            return torch.zeros(shape, dtype=torch.int64, device=site.device)
+        def by_position(site: Site) -> torch.Tensor:
+            return torch.zeros(corpus.width, dtype=torch.int64, device=site.device)
 
         self._recorder = TokenRecorder(sites, corpus)
         totals = SparseTotals(
             cett=[torch.zeros((), dtype=torch.float64, device=site.device) for site in sites],
-            active=[zeros(corpus.n_windows, site) for site in sites],
-            neuron=[zeros(site.n_neurons, site) for site in sites],
-            load={site.name: zeros(site.n_experts, site) for site in sites if site.kind == "expert"},
-            position=[zeros(corpus.width, site) for site in sites],
-            tokens=zeros(corpus.n_windows, sites[0]),
+            **vars(zero_counts(sites, corpus)),
+            position=[by_position(site) for site in sites],
             error_tokens=torch.zeros((), dtype=torch.int64),
-            position_tokens=zeros(corpus.width, sites[0]),
+            position_tokens=by_position(sites[0]),
             record=self._recorder.record,
         )
         super().__init__(totals)
-        self._sites = sites
+        self._sites, self._counter = sites, ActiveCounter(sites, totals)
         self._error_share = min(1.0, max(ERROR_SHARE, ERROR_TOKENS / max(corpus.num_tokens, 1)))
 
     def begin(self, batch: Batch) -> None:
+        self._counter.begin(batch)
         self._counted, self._span = batch.counted, batch.span
-        self._all_counted = bool(batch.counted.all())
         self._few = (batch.counted & in_sample(batch.place, self._error_share)).flatten().nonzero()[:, 0]
         self.totals.error_tokens += len(self._few)
-        place = self.totals.tokens.device
-        self.totals.tokens[batch.span] = batch.counted.sum(-1).to(place)
-        self.totals.position_tokens[: batch.counted.shape[1]] += batch.counted.sum(0).to(place)
+        at = self.totals.position_tokens
+        at[: batch.counted.shape[1]] += batch.counted.sum(0).to(at.device)
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
         assert change is not None, "a sparse pass needs an intervention"
         site = self._sites[index]
-        ratio = self._count(index, change.active, rows)
-        self._recorder.add(index, self._span, ratio, rows)
+        self._counter.add(index, change.active, rows)
+        per_token = self._per_token(change.active, rows)
+        self.totals.position[index][: per_token.shape[1]] += per_token.sum(0)
+        self._recorder.add(index, self._span, per_token.double() / site.width, rows)
         kept = change.h
         if is_input(site):
             few = self._few.to(kept.device)
@@ -196,23 +187,9 @@ class SparseObserver(Observer[SparseTotals]):
         error = _error(self._dropped, output, self._bias, sparse=True)
         self.totals.cett[index] += (error * counted.to(error.device)).sum(dtype=torch.float64)
 
-    def _count(self, index: int, active: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Adds up the active set; returns the activation ratio per token, shape `(windows, tokens)`, float64."""
-        totals, routing = self.totals, rows.routing
+    def _per_token(self, active: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Active neurons of each token, 0 where it does not count, shape `(windows, tokens)`, int64."""
+        per_row = count_over_neurons(active)
+        per_token = per_row if rows.routing is None else rows.routing.per_token(per_row).sum(-1)
         counted = self._counted.to(active.device)
-        # int32 suffices for one batch, whatever its size; the totals are int64
-        if routing is None:
-            active = active.view(*counted.shape, -1)
-            active = active if self._all_counted else active & counted[..., None]
-            per_token = active.view(torch.uint8).sum(-1, dtype=torch.int32)  # (windows, tokens)
-            totals.neuron[index] += active.flatten(0, 1).sum(0, dtype=torch.int32)
-        else:
-            of_row = counted.flatten()[routing.token, None]
-            active = active if self._all_counted else active & of_row
-            per_row = active.view(torch.uint8).sum(-1, dtype=torch.int32)
-            per_token = routing.per_token(per_row).sum(-1, dtype=torch.int32).view(counted.shape)
-            totals.neuron[index] += routing.counts_per_expert(active).flatten()
-            totals.load[self._sites[index].name] += routing.counts_per_expert(of_row)[:, 0]
-        totals.active[index][self._span] = per_token.sum(-1)
-        totals.position[index][: per_token.shape[1]] += per_token.sum(0)
-        return per_token.double() / self._sites[index].width
+        return per_token.view(counted.shape) * counted

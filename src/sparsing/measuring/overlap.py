@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from sparsing.rules.thresholds import Thresholds
     from sparsing.sites.site import Site
 
+_ROWS = 128
+"""Rows whose sets are compared at once; more would need more memory."""
+
 
 @dataclasses.dataclass(eq=False)
 class OverlapTotals(Totals):
-    """Counts over tokens; one tensor per site, shape `(n_pairs,)`, int64."""
+    """Counts over tokens."""
 
     both: list[torch.Tensor]
-    either: list[torch.Tensor]
+    """Neurons that both of two rules keep, shape `(n_rules, n_rules)`, float64; one tensor per site."""
 
 
 class OverlapObserver(Observer[OverlapTotals]):
     """Counts the neurons that both and one of two rules would keep, for each pair of rules on the same sites."""
 
     def __init__(self, sites: Sequence[Site], several: Sequence[Thresholds]):
-        self.pairs = list(itertools.combinations(range(len(several)), 2))
-
-        def zeros() -> list[torch.Tensor]:
-            return [torch.zeros(len(self.pairs), dtype=torch.int64, device=site.device) for site in sites]
-
-        super().__init__(OverlapTotals(both=zeros(), either=zeros()))
+        shape = (len(several), len(several))
+        both = [torch.zeros(shape, dtype=torch.float64, device=site.device) for site in sites]
+        super().__init__(OverlapTotals(both=both))
         self._masks = [Mask(sites, thresholds) for thresholds in several]
         self.needs_gate = any(mask.needs_gate for mask in self._masks)
         self.extra = frozenset().union(*(mask.extra for mask in self._masks))
@@ -50,12 +50,15 @@ class OverlapObserver(Observer[OverlapTotals]):
         counted = self._counted.flatten().to(rows.h.device)
         of_row = counted if rows.routing is None else counted[rows.routing.token]
         sets = [mask.active(index, rows) & of_row[:, None] for mask in self._masks]
-        for place, (i, j) in enumerate(self.pairs):
-            self.totals.both[index][place] += (sets[i] & sets[j]).sum()
-            self.totals.either[index][place] += (sets[i] | sets[j]).sum()
+        # Products of matrices of zeros and ones count exactly in float32 below 2**24 neurons.
+        for begin in range(0, len(sets[0]), _ROWS):
+            flat = torch.stack([flags[begin : begin + _ROWS].flatten() for flags in sets]).float()
+            self.totals.both[index] += flat @ flat.T
 
     def jaccard(self) -> dict[tuple[int, int], float]:
         """Pair of indices to its overlap, after the pass; 1 for two rules that keep nothing."""
-        both, either = (torch.stack(counts).sum(0) for counts in (self.totals.both, self.totals.either))
+        both = torch.stack(self.totals.both).sum(0)
+        own = both.diagonal()
+        either = own[:, None] + own - both
         share = torch.where(either > 0, both / either.clamp_min(1), 1.0)
-        return {pair: float(share[place]) for place, pair in enumerate(self.pairs)}
+        return {(i, j): float(share[i, j]) for i, j in itertools.combinations(range(len(both)), 2)}

@@ -181,20 +181,22 @@ class SamplingAgainst:
 
 
 def scaled_part(
-    part: Sequence[Observation], whole: Sequence[Observation], windows: NDArray[np.int64] | None
+    part: Sequence[Observation],
+    whole: Sequence[Observation],
+    windows: NDArray[np.int64] | None,
+    factor: float = 1.0,
 ) -> list[Observation]:
     """Passes over a part, rescaled to estimate the rise over the whole corpus.
 
     The factor is the geometric mean of `rise on the whole / rise on the part`. The part is a subset of the windows,
-    so each pass over the whole corpus gives both rises. Without such a pass, the passes are returned unchanged.
+    so each pass over the whole corpus gives both rises. Without such a pass, `factor` is used.
     """
     pairs = (
         [(one.mean_rise, one.on_windows(windows).mean_rise) for one in whole] if windows is not None else []
     )
     factors = [whole_rise / part_rise for whole_rise, part_rise in pairs if min(whole_rise, part_rise) > 0]
-    if not factors:
-        return list(part)
-    factor = math.exp(float(np.mean(np.log(factors))))
+    if factors:
+        factor = math.exp(float(np.mean(np.log(factors))))
     return [dataclasses.replace(one, rise=one.rise * factor) for one in part]
 
 

@@ -28,7 +28,10 @@ class RuleOrder(Result):
 
     measure: str
     """What is compared, with its unit."""
-    target_ppl_ratio: float
+    target_ppl_ratio: float | None
+    """The perplexity ratio at which the rules are compared; None if they are compared at `target_score_drop`."""
+    target_score_drop: float | None = None
+    """The loss of the mean downstream score at which the rules are compared, as a fraction."""
     rules: tuple[str, ...]
     values: Floats
     """Shape `(n_rules,)`, rising."""
@@ -55,10 +58,12 @@ class RuleOverlap(Result):
 
 def order_rules(
     measure: str,
-    target_ppl_ratio: float,
+    target_ppl_ratio: float | None,
     values: Mapping[str, float],
     resamples: Mapping[str, Floats],
     units: float,
+    *,
+    target_score_drop: float | None = None,
 ) -> RuleOrder:
     """The order of the rules.
 
@@ -73,13 +78,16 @@ def order_rules(
     low, high, probability = np.zeros(shape), np.zeros(shape), np.full(shape, 0.5)
     for i, first in enumerate(rules):
         for j, second in enumerate(rules):
-            if i != j:
+            if i < j:
                 difference = resamples[first] - resamples[second]
                 low[i, j], high[i, j] = percentiles(difference, units)
+                low[j, i], high[j, i] = -high[i, j], -low[i, j]
                 probability[i, j] = np.mean((difference < 0) + 0.5 * (difference == 0))
+                probability[j, i] = 1 - probability[i, j]
     return RuleOrder(
         measure=measure,
         target_ppl_ratio=target_ppl_ratio,
+        target_score_drop=target_score_drop,
         rules=rules,
         values=np.array([values[rule] for rule in rules]),
         difference_low=low,

@@ -49,6 +49,10 @@ NOISE_GUESS = 0.2
 """Assumed arithmetic noise in half precision, as a share of the target rise, until the passes show the noise."""
 PART_TRIES_WITH_NOISE = 4
 """Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
+MOST_MOVED = 0.4
+"""Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target."""
+LEFT_NOISE = 1.5
+"""Accepted error of the curve of a comparison, in standard deviations of the arithmetic noise of a pass."""
 NEAR_ENOUGH = 3.0
 """Distance in `log(log(ppl_ratio))` at which known passes replace the bracketing on the part."""
 MOST_DOWN, MOST_UP = 0.1, 3.0
@@ -104,6 +108,17 @@ class SearchResult(Result):
     """Strength at which the curve meets the target."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What is known before a search begins, from searches of other rules on the same tokens."""
+
+    part_factor: float = 1.0
+    """Rise over the whole corpus divided by the rise over the bracketing part, at the same level."""
+    noise: float | None = None
+    """Standard deviation of the arithmetic noise of `mean_rise` over the whole corpus, nats; None if not known."""
+
+
+NO_HINTS = Hints()
 RunLevel = Callable[[float, bool], Observation]
 """Runs a pass at a level, on the whole corpus (True) or on the part (False)."""
 
@@ -118,6 +133,8 @@ def search(
     tolerance: float = TOLERANCE,
     noisy: bool = False,
     known: Sequence[Observation] = (),
+    hints: Hints = NO_HINTS,
+    by_curve: bool = False,
 ) -> SearchResult:
     """Find the level of `rule` with this perplexity ratio.
 
@@ -126,6 +143,10 @@ def search(
         part: Windows of the bracketing part; None for a corpus too short to have one.
         noisy: True for half precision: the search then runs enough passes to see the arithmetic noise.
         known: Passes of earlier searches of this rule on the same tokens; this search uses them too.
+        hints: From searches of other rules on the same tokens.
+        by_curve: Ends the search as soon as the curve gives the level of the target with an error that is small against
+            the sampling error, although the nearest pass may be some way off (`MOST_MOVED`). The caller then moves the
+            figures of that pass along the curve.
 
     Raises:
         InputError: if the target is 1 or below.
@@ -135,7 +156,9 @@ def search(
         raise InputError(
             f"the target ppl_ratio must be above 1, got {ppl_ratio}; 1.01 stands for PPL-1% (--ppl 1)"
         )
-    return _Search(rule, run, math.log(ppl_ratio), reach, part, tolerance, noisy, known).result()
+    return _Search(
+        rule, run, math.log(ppl_ratio), reach, part, tolerance, noisy, known, hints, by_curve
+    ).result()
 
 
 class _Search:
@@ -151,9 +174,12 @@ class _Search:
         tolerance: float,
         noisy: bool,
         known: Sequence[Observation],
+        hints: Hints,
+        by_curve: bool,
     ):
         self._rule, self._run, self._target, self._reach = rule, run, target, reach
         self._windows, self._tolerance, self._noisy = part, tolerance, noisy
+        self._hints, self._by_curve = hints, by_curve
         self._part = [one for one in known if not one.on_all]
         self._all = [one for one in known if one.on_all]
         self._tries: list[Observation] = []
@@ -174,7 +200,9 @@ class _Search:
             level=self._rule.level(final.strength),
             ppl_ratio=ratio,
             target_ppl_ratio=math.exp(self._target),
-            converged=abs(rise - self._target)
+            converged=self._accepted() is not None
+            if self._by_curve
+            else abs(rise - self._target)
             <= max(self._allowed(final), fit.rise_sd * self._target if fit else 0.0),
             monotone=self._is_monotone(noise or 0.0),
             slope=slope_fit.slope if slope_fit else SLOPE,
@@ -192,7 +220,7 @@ class _Search:
     def _bracket_on_part(self) -> None:
         """Run passes over the part until a pass is near the target. Passes over the whole corpus start at its level."""
         start = _meet(
-            lambda strength: self._observe(strength, on_all=False).mean_rise,
+            lambda strength: self._observe(strength, on_all=False).mean_rise * self._hints.part_factor,
             self._target,
             self._reach,
             lambda rise: rise > 0 and abs(math.log(rise / self._target)) <= PART_NEARNESS,
@@ -228,9 +256,12 @@ class _Search:
         fit, noise = self._fit(), self._noise()
         nearest = self._nearest()
         if not self._noisy:
-            return nearest if abs(nearest.mean_rise - self._target) <= self._allowed(nearest) else None
-        if fit is None or len(self._all) < PASSES_WITH_NOISE:
+            is_met = abs(nearest.mean_rise - self._target) <= self._allowed(nearest)
+            return nearest if is_met or self._can_be_moved(nearest) else None
+        if fit is None or (len(self._all) < PASSES_WITH_NOISE and self._hints.noise is None):
             return None
+        if self._can_be_moved(nearest):
+            return nearest
         # The curve decides, since the noise of a single pass can exceed its distance from the target.
         if not self._is_settled(fit) and self._own_passes() < MOST_WITH_NOISE:
             return None
@@ -243,13 +274,23 @@ class _Search:
         reachable = max(self._allowed(best), fit.rise_sd * self._target / 2)
         return best if off <= reachable or self._own_passes() > MOST_WITH_NOISE else None
 
+    def _can_be_moved(self, one: Observation) -> bool:
+        """Whether the caller can move the figures of this pass along the curve to the target."""
+        fit = self._fit()
+        if not self._by_curve or fit is None or one.mean_rise <= 0:
+            return False
+        is_near = abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
+        # only further passes would average the noise away, and the interval contains it
+        allowed = max(self._allowed(one), LEFT_NOISE * (self._noise() or 0.0))
+        return is_near and fit.rise_sd * self._target <= allowed
+
     def _own_passes(self) -> int:
         """Passes over the whole corpus that this search has run. Known passes may all be far from its target."""
         return sum(one.on_all for one in self._tries)
 
     def _is_settled(self, fit: RiseFit) -> bool:
         """Whether the standard error of the curve at the target is within the accepted error."""
-        if len(self._all) < PASSES_WITH_NOISE:
+        if len(self._all) < PASSES_WITH_NOISE and self._hints.noise is None:
             return False
         return fit.rise_sd * self._target <= self._allowed(self._nearest())
 
@@ -316,7 +357,8 @@ class _Search:
     def _new_fit(self) -> RiseFit | None:
         known = self._fittable()
         # the first fit assumes a noise for half precision, because the estimate of the noise needs a curve
-        first = fit_rise(known, self._target, NOISE_GUESS * self._target if self._noisy else 0.0)
+        guess = self._hints.noise or NOISE_GUESS * self._target
+        first = fit_rise(known, self._target, guess if self._noisy else 0.0)
         noise = arithmetic_noise(self._all, first) if self._noisy else None
         return fit_rise(known, self._target, noise) if noise else first
 
@@ -334,11 +376,12 @@ class _Search:
         """
         if self._noisy and len(self._all) >= 2:
             return list(self._all)
-        return [*scaled_part(self._part, self._all, self._windows), *self._all]
+        part = scaled_part(self._part, self._all, self._windows, self._hints.part_factor)
+        return [*part, *self._all]
 
     def _noise(self) -> float | None:
         """Standard deviation of the arithmetic noise of the mean rise, nats; None if it is negligible or not known."""
-        return arithmetic_noise(self._all, self._fit()) if self._noisy else None
+        return (arithmetic_noise(self._all, self._fit()) or self._hints.noise) if self._noisy else None
 
     def _is_near(self, observations: Sequence[Observation]) -> bool:
         """Whether known passes make the bracketing on the part unnecessary."""

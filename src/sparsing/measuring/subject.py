@@ -16,9 +16,11 @@ import numpy as np
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.errors import InputError
+from sparsing.measuring.active_counts import ActiveObserver, ActiveTotals
 from sparsing.measuring.active_sets import ActiveSetObserver, find_savings, part_of
 from sparsing.measuring.calibration import calibrate, row_names
 from sparsing.measuring.cost import Meter
+from sparsing.measuring.earlier_searches import EarlierSearches
 from sparsing.measuring.finite import exp_of_nats
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.journal import Journal
@@ -28,8 +30,8 @@ from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, Spa
 from sparsing.measuring.overlap import OverlapObserver
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.savings import Savings
-from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
-from sparsing.measuring.target_interval import resampled_at_target, target_interval
+from sparsing.measuring.search import NO_HINTS, TOLERANCE, SearchResult, part_windows, search
+from sparsing.measuring.target_interval import log_distance, resampled_at_target, target_interval
 from sparsing.models.tokenizer import check_token_ids
 from sparsing.rules import Rule
 from sparsing.rules.coverage import covering
@@ -114,6 +116,8 @@ class Subject:
         self.part = part_windows(corpus.n_windows, corpus.width)
         """Indices of the windows of the bracketing part of a search; None if the corpus is too short to have a part."""
         self._known: dict[str, list[Observation]] = {}
+        self._earlier = EarlierSearches(self.curves, self.part)
+        self._factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._dense_errors: dict[str, np.ndarray] = {}
         self._errors_with_shared: dict[str, dict[str, float]] = {}
         self._per_expert = per_expert
@@ -144,16 +148,20 @@ class Subject:
             provenance=self.provenance,
         )
 
-    def observe(self, rule: Rule, level: float, on_all: bool, label: str = "") -> Observation:
+    def observe(
+        self, rule: Rule, level: float, on_all: bool, label: str = "", *, counts_only: bool = False
+    ) -> Observation:
         """Run a sparse pass for the search, on the whole corpus or on the bracketing part.
 
         Args:
             label: Text of the progress bar.
+            counts_only: Runs `counted_pass` in place of `sparse_pass`.
         """
         thresholds = self.thresholds(rule, level)
         dense = self.curves.window_nll
         if on_all:
-            result = self.sparse_pass(thresholds, label)
+            run = self.counted_pass if counts_only else self.sparse_pass
+            result = run(thresholds, label)
         else:
             assert self.part is not None
             dense = dense[self.part]
@@ -169,27 +177,53 @@ class Subject:
         label = label or f"{thresholds.rule} {thresholds.level:.4g}, all tokens"
         return self._sparse(self.corpus, thresholds, f"all {thresholds.identity}", label)
 
-    def search(self, rule: Rule, target: float, *, tolerance: float = TOLERANCE) -> SearchResult:
+    def counted_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[ActiveTotals]:
+        """As `sparse_pass`, but only counts active neurons, which is faster; a complete `sparse_pass` serves too."""
+        if self.journal.complete(f"all {thresholds.identity}", self.corpus.n_windows):
+            return self.sparse_pass(thresholds)
+        sites = self.sites(thresholds.on)
+        observer, mask = ActiveObserver(sites, self.corpus), Mask(sites, thresholds)
+        key = f"counts {thresholds.identity}"
+        return self._run(self.corpus, observer, mask, key, label or key, on=thresholds.on)
+
+    def search(
+        self, rule: Rule, target: float, *, tolerance: float = TOLERANCE, compared: bool = False
+    ) -> SearchResult:
         """The level of `rule` at which perplexity rises by the factor `target`.
 
         Passes of earlier searches with the same rule are reused.
+
+        Args:
+            compared: For a comparison of rules: uses what the searches of other rules have found
+                (`earlier_searches.py`), and ends as soon as `ratios_at_target` can move the figures of the nearest
+                pass along the curve. Its passes count active neurons only.
         """
-        known = self._known.setdefault(f"{rule.label} {rule.selection}", [])
+        known = self._known.setdefault(_key(rule), [])
 
         def run(level: float, on_all: bool) -> Observation:
-            known.append(self.observe(rule, level, on_all, _try_label(rule, level, on_all, known)))
+            label = _try_label(rule, level, on_all, known)
+            known.append(self.observe(rule, level, on_all, label, counts_only=compared))
             return known[-1]
 
-        return search(
+        before = len(known)
+        found = search(
             rule,
             run,
             ppl_ratio=target,
-            reach=rule.reach(self.curves),
+            reach=self._earlier.reach(rule, target) if compared else rule.reach(self.curves),
             part=self.part,
             tolerance=tolerance,
             noisy=self.is_half_precision,
             known=tuple(known),
+            hints=self._earlier.hints(rule) if compared else NO_HINTS,
+            by_curve=compared,
         )
+        self._earlier.add(rule, found, known[before:])
+        return found
+
+    def passes_of(self, rule: Rule) -> tuple[Observation, ...]:
+        """The passes that the searches of this rule have run, on the whole corpus and on the bracketing part."""
+        return tuple(self._known.get(_key(rule), ()))
 
     def outcome(
         self, thresholds: Thresholds, rule: Rule | None = None, found: SearchResult | None = None
@@ -199,7 +233,7 @@ class Subject:
         If a search of `rule` has `found` the level, the interval of the activation ratio is the one at the target
         perplexity; otherwise it is the one at the level.
         """
-        result = self.sparse_pass(thresholds)
+        result = self.counted_pass(thresholds)
         totals, labels, dense = result.totals, result.labels, self.curves.window_nll
         if rule is not None and found is not None:
             interval = self.ratio_interval(rule, found, thresholds)
@@ -227,14 +261,22 @@ class Subject:
         Args:
             seed: Of the errors of the level; another one for each rule.
         """
-        active = window_counts(self.sparse_pass(thresholds).totals) / self.widths(thresholds.on)
+        active = window_counts(self.counted_pass(thresholds).totals) / self.widths(thresholds.on)
         return resampled_at_target(active, *self._at_target(rule, found, thresholds), seed=seed)
+
+    def ratios_at_target(self, rule: Rule, found: SearchResult, thresholds: Thresholds) -> np.ndarray:
+        """Activation ratio of each site at the target, shape `(n_sites,)`.
+
+        It is the ratio of the pass at `found.level`, moved along the curve to where the curve meets the target.
+        """
+        shift = np.array([log_distance(found, rule.strength(found.level))])
+        return np.minimum(self.ratios(thresholds) * self.ratio_factor(rule, found.level, shift), 1.0)
 
     def _at_target(
         self, rule: Rule, found: SearchResult, thresholds: Thresholds
     ) -> tuple[np.ndarray, Observation, SearchResult, Callable[[np.ndarray], np.ndarray]]:
         """The arguments of `target_interval` after the first: tokens, the pass, the search, the factor of the ratio."""
-        result = self.sparse_pass(thresholds)
+        result = self.counted_pass(thresholds)
         observed = Observation(
             strength=rule.strength(found.level),
             rise=result.nll - self.curves.window_nll,
@@ -246,15 +288,22 @@ class Subject:
 
     def ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
         """The factor by which the activation ratio changes if log(strength) changes by `shift`, from the curves."""
+        key = f"{_key(rule)} {level!r}"
+        if key not in self._factors:
+            self._factors[key] = self._ratio_factors(rule, level)
+        return np.interp(shift, *self._factors[key])
+
+    def _ratio_factors(self, rule: Rule, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Shifts of log(strength) from this level, rising, and the factor of the activation ratio at each of them."""
         strength, most = rule.strength(level), rule.reach(self.curves).most
         # up to the sparsest level, which stands for resamples whose perplexity does not rise
-        grid = np.append(np.linspace(-2, 2, 81), max(2.1, math.log(most / strength)) if strength > 0 else 2.1)
+        grid = np.append(np.linspace(-2, 2, 41), max(2.1, math.log(most / strength)) if strength > 0 else 2.1)
         ratios = [
             rule.expected_ratio(rule.level(min(strength * math.exp(step), most)), self.curves)
             for step in grid
         ]
         base = rule.expected_ratio(level, self.curves)
-        return np.interp(shift, grid, np.array(ratios) / max(base, 1e-12))
+        return grid, np.array(ratios) / max(base, 1e-12)
 
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each site on dense inputs, exact, shape `(n_sites,)`."""
@@ -289,7 +338,7 @@ class Subject:
 
     def savings(self, thresholds: Thresholds) -> Savings:
         """The weights that these thresholds let a decoder skip, with groups and unions on a part of the corpus."""
-        counts = [counts.numpy() for counts in self.sparse_pass(thresholds).totals.neuron]
+        counts = [counts.numpy() for counts in self.counted_pass(thresholds).totals.neuron]
         sites, part = self.sites(thresholds.on), part_of(self.corpus)
         observer, mask = ActiveSetObserver(sites, counts), Mask(sites, thresholds)
         key = f"active sets {thresholds.identity}"
@@ -340,12 +389,12 @@ class Subject:
 
     def ratios(self, thresholds: Thresholds) -> np.ndarray:
         """Activation ratio of each site over all counted tokens, shape `(n_sites,)`."""
-        totals = self.sparse_pass(thresholds).totals
+        totals = self.counted_pass(thresholds).totals
         return window_counts(totals).sum(0) / totals.tokens.numpy().sum() / self.widths(thresholds.on)
 
     def window_ratios(self, thresholds: Thresholds) -> np.ndarray:
         """Activation ratio, mean over sites, summed over the tokens of each window, shape `(n_windows,)`."""
-        return (window_counts(self.sparse_pass(thresholds).totals) / self.widths(thresholds.on)).mean(1)
+        return (window_counts(self.counted_pass(thresholds).totals) / self.widths(thresholds.on)).mean(1)
 
     def _sparse(
         self, corpus: Corpus, thresholds: Thresholds, key: str, label: str
@@ -387,6 +436,10 @@ def _check_window(loaded: LoadedModel, corpus: Corpus) -> None:
         )
 
 
+def _key(rule: Rule) -> str:
+    return f"{rule.label} {rule.selection}"
+
+
 def _try_label(rule: Rule, level: float, on_all: bool, known: Sequence[Observation]) -> str:
     """Text for the progress of a search: number, level and size of the try, and the result of the last one."""
     tokens = "all tokens" if on_all else "a part"
@@ -399,7 +452,7 @@ def _try_label(rule: Rule, level: float, on_all: bool, known: Sequence[Observati
     return f"{label} (last: {rule.level(last.strength):.4g} gave ppl_ratio {last.ppl_ratio:.4f})"
 
 
-def window_counts(totals: SparseTotals) -> np.ndarray:
+def window_counts(totals: ActiveTotals) -> np.ndarray:
     """Active neurons of each window and site, shape `(n_windows, n_sites)`, int64."""
     return np.stack([counts.numpy() for counts in totals.active], axis=1)
 

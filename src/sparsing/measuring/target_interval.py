@@ -75,13 +75,13 @@ def resampled_at_target(
     curve = math.log(found.fitted_ppl_ratio or found.ppl_ratio)
     relative = 1 + (rise / labels - observed.mean_rise) / curve
     # no level meets the target if the perplexity of a resample does not rise: it counts with the sparsest level
-    shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + _log_distance(observed, found)
+    shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + log_distance(found, observed.strength)
     # the factor is that of the mean over sites, so it may take a site beyond all of its neurons
     return np.minimum(sums[:, :-3] / tokens[:, None] * ratio_factor(shift)[:, None], 1.0)
 
 
-def _log_distance(observed: Observation, found: SearchResult) -> float:
-    """Distance in log(strength) from the reported level to the level at which the curve meets the target."""
-    if found.fitted_strength is None or observed.strength <= 0:
+def log_distance(found: SearchResult, strength: float) -> float:
+    """Distance in log(strength) from the level of a pass to the level at which the curve meets the target."""
+    if found.fitted_strength is None or strength <= 0:
         return 0.0
-    return math.log(found.fitted_strength / observed.strength)
+    return math.log(found.fitted_strength / strength)

@@ -199,7 +199,7 @@ def _order_tables(comparison: RuleComparison, model: str) -> list[PageTable]:
     """Rank of the rules by each measure at each cost, and the overlap of their active sets."""
     made = [
         (
-            f"Rank by {one.measure} at {_ppl_level(one.target_ppl_ratio)}, {model}",
+            f"Rank by {one.measure} at {order_tables.cost(one)}, {model}",
             order_tables.order(one),
         )
         for one in comparison.orders

@@ -36,6 +36,13 @@ def order(order: RuleOrder) -> Rows:
     return header, rows
 
 
+def cost(order: RuleOrder) -> str:
+    """The cost at which the rules are compared, e.g. `PPL-1%`."""
+    if order.target_ppl_ratio is not None:
+        return f"PPL-{100 * (order.target_ppl_ratio - 1):.4g}%"
+    return f"a score {100 * (order.target_score_drop or 0):.4g} points below dense"
+
+
 def overlap(overlap: RuleOverlap) -> Rows:
     """The Jaccard overlap of each pair of rules; `-` where two rules act on different sites."""
     rows = [

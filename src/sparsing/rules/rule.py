@@ -53,6 +53,8 @@ class Rule(abc.ABC):
     """True if the rule needs calibration curves of the model to convert a level."""
     needs_cett: ClassVar[bool] = False
     """True if the rule needs CETT in these curves, also for its `reach`, and not the activation ratio alone."""
+    level_is_error: ClassVar[bool] = False
+    """True if the level is the error of the output: then equal levels cost about the same perplexity for all scores."""
     selection: str = "above"
     """How the numbers per site act on the scores: a name in `sparsing.rules.selections.SELECTIONS`."""
 

@@ -121,7 +121,7 @@ def _frontier_chart(lines: Mapping[str, Sequence[RulePoint]], suffix: str) -> Ch
     dense = Series(name="dense", x=[1.0], y=[1.0], mode="points", colour=NEUTRAL)
     return Chart(
         title=f"Perplexity against activation ratio{suffix}",
-        note="Every point is a pass over all tokens. Lower and further left is better; bars are 95% intervals."
+        note="Every point rests on a pass over all tokens. Lower and further left is better; bars are 95% intervals."
         + (level if searched else ""),
         x=Axis(label="activation ratio"),
         y=Axis(

@@ -27,6 +27,7 @@ class CETT(Rule):
     level_name = "CETT"
     needs_curves = True
     needs_cett = True
+    level_is_error = True
 
     def check(self, level: float) -> None:
         self._check_range(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from sparsing.rules.named.top_k import largest
+from sparsing.rules.order_statistics import largest
 from sparsing.rules.rule import KeepsShare, register_rule
 from sparsing.rules.selections import PromptSelection, register_selection
 

@@ -10,6 +10,7 @@ calibration curves already contain, and the budget is shared by all sites of the
 
 from __future__ import annotations
 
+import functools
 import heapq
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,7 @@ def greedy_sparsity(curve: ScoreCurve, level: float) -> NDArray[np.float64]:
     return steps / STEPS
 
 
+@functools.lru_cache(maxsize=8)  # a search and its interval convert many levels of one curve
 def _errors(curve: ScoreCurve) -> NDArray[np.float64]:
     """Squared CETT of each site at sparsities from 0 to 1 in `STEPS` steps, shape `(n_sites, STEPS + 1)`."""
     columns = [

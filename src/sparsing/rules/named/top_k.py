@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sparsing.errors import InputError
+from sparsing.rules.order_statistics import largest
 from sparsing.rules.rule import KeepsShare, Reach, register_rule
 from sparsing.rules.scores import is_above
 from sparsing.rules.selections import Selection, register_selection
@@ -70,18 +71,3 @@ class TopKPerSequence(Selection):
             kept = flat.numel() - int((1 - number) * flat.numel())
             active[window, tokens] = largest(flat[None], kept).view(-1, size.shape[-1])
         return active
-
-
-def largest(size: torch.Tensor, kept: int) -> torch.Tensor:
-    """Exactly the `kept` largest entries of each row, bool; of equal entries those that come first.
-
-    Half precision has many equal entries, so a comparison with the smallest kept one would keep too many.
-    """
-    width = size.shape[-1]
-    if kept <= 0 or kept >= width:
-        return is_above(size, float("-inf" if kept > 0 else "inf"))
-    # sorted=False saves half of the time
-    smallest = size.topk(kept, dim=-1, sorted=False).values.amin(-1, keepdim=True)
-    above, tied = size > smallest, size == smallest
-    wanted = kept - above.sum(-1, keepdim=True)  # of the tied ones
-    return above | (tied & (tied.cumsum(-1) <= wanted))

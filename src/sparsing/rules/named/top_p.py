@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsing.rules.order_statistics import exactly, rising
 from sparsing.rules.rule import Reach, Rule, register_rule
 from sparsing.rules.selections import Selection, register_selection
 
@@ -74,10 +75,11 @@ class LeastMass(Selection):
 
     def active(self, size: torch.Tensor, number: float, real: torch.Tensor) -> torch.Tensor:
         # from the smallest score upwards: the sum is exact where it matters, and a number of 0 drops only zeros
-        ordered, order = size.sort(dim=-1)
+        ordered = rising(size)
         mass = ordered.pow(self.power).cumsum(-1)
-        kept = mass > number * mass[..., -1:]
-        return kept.new_empty(kept.shape).scatter_(-1, order, kept)
+        kept = (mass > number * mass[..., -1:]).sum(-1, keepdim=True)
+        smallest = ordered.gather(-1, (size.shape[-1] - kept).clamp_max(size.shape[-1] - 1))
+        return exactly(size, smallest, kept)
 
 
 @register_selection

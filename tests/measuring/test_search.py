@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sparsing.errors import InputError, TargetError
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SamplingAgainst, fit_rise
-from sparsing.measuring.search import DOUBT, TOLERANCE, SearchResult, part_windows, search
+from sparsing.measuring.search import DOUBT, TOLERANCE, Hints, SearchResult, part_windows, search
 from sparsing.rules import Reach, make_rule
 
 CETT = make_rule("cett")
@@ -229,7 +229,11 @@ def test_saved_and_read_again(tmp_path):
 
 
 def simulated_search(
-    noise: float, seed: int, ppl_ratio: float = 1.01, known: list[Observation] | None = None
+    noise: float,
+    seed: int,
+    ppl_ratio: float = 1.01,
+    known: list[Observation] | None = None,
+    **options,
 ) -> tuple[SearchResult, float]:
     """A search over 18 windows that differ in height and slope, and the logarithm of the true strength.
 
@@ -258,10 +262,11 @@ def simulated_search(
         CETT,
         pass_at,
         ppl_ratio=ppl_ratio,
-        reach=REACH,
+        reach=options.pop("reach", REACH),
         part=part,
         noisy=noise > 0,
         known=tuple(known or ()),
+        **options,
     )
     low, high = 1e-3, 0.5
     for _ in range(50):
@@ -295,6 +300,28 @@ def test_the_stated_error_of_the_level_holds_at_any_noise(noise):
         estimates = [found.ppl_ratio_noise for found, _ in results if found.ppl_ratio_noise is not None]
         assert len(estimates) >= 30
         assert noise / 2 <= np.median(estimates) <= 2 * noise
+
+
+@pytest.mark.parametrize("noise", [0.0, 5e-4])
+def test_a_search_by_curve_takes_about_one_pass_and_states_its_error(noise):
+    """The start is near the target, as the searches of other rules suggest it."""
+    results = [
+        simulated_search(
+            noise,
+            seed,
+            reach=dataclasses.replace(REACH, start=0.045 * math.exp(0.1 * (seed % 5 - 2))),
+            hints=Hints(noise=noise or None),
+            by_curve=True,
+        )
+        for seed in range(40)
+    ]
+    assert all(found.converged for found, _ in results)
+    assert np.mean([on_all(found) for found, _ in results]) <= 1.5
+    errors = [math.log(found.fitted_strength) - true for found, true in results]
+    assert (
+        np.mean([abs(e) <= 2 * found.level_sd for e, (found, _) in zip(errors, results, strict=True)]) >= 0.85
+    )
+    assert np.abs(errors).max() <= 0.1
 
 
 def test_the_slope_contains_the_sampling_error_of_its_passes():

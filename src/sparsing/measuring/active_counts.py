@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from sparsing.measuring.flag_counts import count_over_neurons, count_over_tokens
 from sparsing.measuring.passes import Observer, Totals
+from sparsing.rules.flag_counts import count_over_neurons, count_over_tokens
 from sparsing.rules.mask import Change
 from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsing.measuring.flag_counts import count_over_neurons
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.measuring.savings import GROUP_SIZES, UNION_TOKENS, Savings
 from sparsing.measuring.weight_bytes import count_parameters, site_weights, weight_bytes
+from sparsing.rules.flag_counts import count_over_neurons
 from sparsing.rules.mask import Change
 from sparsing.rules.scores import score_for
 from sparsing.sites.tap import Rows

@@ -16,11 +16,11 @@ import torch
 from sparsing.measuring.active_counts import ActiveCounter, ActiveTotals, zero_counts
 from sparsing.measuring.calibration import in_sample
 from sparsing.measuring.cett import norm, relative_error
-from sparsing.measuring.flag_counts import count_over_neurons
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.measuring.shared_experts import OutputParts, find_shared, joint_error
 from sparsing.measuring.threshold_grid import is_input
 from sparsing.measuring.token_record import TokenRecord, TokenRecorder
+from sparsing.rules.flag_counts import count_over_neurons
 from sparsing.rules.mask import Change, Mask
 from sparsing.sites.neuron_output import bias_output, neuron_output
 from sparsing.sites.site import Site

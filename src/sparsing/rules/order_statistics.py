@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsing.rules.flag_counts import count_over_neurons
 from sparsing.rules.scores import is_above
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def exactly(size: torch.Tensor, smallest: torch.Tensor, kept: torch.Tensor) -> t
         return _without_late_ties(size, smallest, kept)
     # a CPU may look at the result, since no accelerator has to wait: few rows have too many equal entries
     active = size >= smallest
-    tied = (active.sum(-1, keepdim=True) != kept)[..., 0]
+    tied = count_over_neurons(active) != kept[..., 0]
     if bool(tied.any()):
         active[tied] = _without_late_ties(size[tied], smallest[tied], kept[tied])
     return active

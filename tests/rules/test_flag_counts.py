@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsing.measuring.flag_counts import count_over_neurons, count_over_tokens
+from sparsing.rules.flag_counts import count_over_neurons, count_over_tokens
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

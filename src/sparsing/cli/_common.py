@@ -304,6 +304,7 @@ def open_subject(
     claim: bool = True,
     with_cett: set[str] | None = None,
     per_expert: bool = False,
+    compared: bool = False,
 ) -> Subject:
     """Reads the text and calibrates the model on it; a journal in `folder` lets a later run continue.
 
@@ -314,6 +315,7 @@ def open_subject(
         claim: Whether the results in `folder` are of this model, see `claim_folder`.
         with_cett: The scores whose CETT is measured; None for all.
         per_expert: Gives each routed expert its own threshold.
+        compared: Whether rules are compared, which takes fewer passes.
     """
     from sparsing.measuring.cost import usual_passes
     from sparsing.measuring.run_folder import claim_folder, open_journal
@@ -330,6 +332,7 @@ def open_subject(
         levels=levels,
         half_precision=loaded.dtype in ("bfloat16", "float16"),
         holdout=heldout.num_tokens / corpus.num_tokens if heldout else 0,
+        compared=compared,
     )
     progress = make_progress(args)
     progress.plan(

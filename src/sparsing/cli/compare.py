@@ -97,11 +97,13 @@ def run(args: argparse.Namespace) -> int:
         what=f"compare {', '.join(rule.label for rule in rules)}",
         searches=len(rules) * searches,
         levels=len(rules) * max(0, args.steps - searches),
+        compared=True,
     )
     comparison = compare(subject, rules, ppl_ratio=1 + args.ppl / 100, steps=args.steps)
+    comparison.save(folder / "comparison.json")
     if evaluator is not None:
         comparison = evaluator(subject, comparison, folder)
-    comparison.save(folder / "comparison.json")
+        comparison.save(folder / "comparison.json")
     if not args.no_figures:
         from sparsing.report.charts.rule_charts import comparison_picture
         from sparsing.report.static import save_picture

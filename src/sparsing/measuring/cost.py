@@ -81,9 +81,17 @@ PASS_OVERHEAD = 1.2
 
 
 def usual_passes(
-    *, num_tokens: int, searches: int, levels: int = 0, half_precision: bool = False, holdout: float = 0
+    *,
+    num_tokens: int,
+    searches: int,
+    levels: int = 0,
+    half_precision: bool = False,
+    holdout: float = 0,
+    compared: bool = False,
 ) -> float:
-    """Estimate of the passes over a corpus, from `benchmarks/search_cost.py`, for plans and for the progress of a run.
+    """Estimate of the passes over a corpus, for plans and for the progress of a run.
+
+    From `search_cost.py` and `rule_grid.py` in `benchmarks/`.
 
     Args:
         num_tokens: Tokens of the corpus. On a short text the passes over a part of the tokens are passes over all.
@@ -91,11 +99,15 @@ def usual_passes(
         levels: Levels that are given.
         half_precision: Whether the model computes in half precision, where a search runs more passes.
         holdout: Held-out tokens over the tokens of the corpus.
+        compared: Whether rules are compared. Then a search ends after about one pass over all tokens and two tries on
+            an eighth of them, and neither CETT nor held-out tokens are measured.
     """
     measured = searches + levels
     part = max(1 / 8, SET_TOKENS / num_tokens)  # see `search.part_windows`
     bracket = 2 * (part if part <= 1 / 2 else 1.0) if searches else 0.0
     sets = measured * min(1.0, SET_TOKENS / num_tokens)
+    if compared:
+        return 1 + searches * (1.1 + bracket) + levels + sets
     realised_cett = 1.0 if measured else 0.0
     search = 3.0 if half_precision else 2.5
     return 1 + bracket + searches * search + levels + realised_cett + sets + holdout * (1 + measured)

@@ -25,5 +25,9 @@ class TargetError(SparsityError, ValueError):
     """No level of the rule reaches the requested quality."""
 
 
+class WeakResultWarning(UserWarning):
+    """A measurement is less certain than its figures look; `report/cautions.py` has the same in the saved result."""
+
+
 class ProcessError(SparsityError):
     """One of several processes that share a command ended, stopped or failed; the message names it."""

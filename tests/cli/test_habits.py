@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import shlex
 
 import pytest
 
 import sparsing.models.loading
-from sparsing.cli import build_parser, main
+from sparsing.cli import NOISY_LOGGERS, build_parser, main
 from sparsing.cli._parser import Parser
 
 
@@ -137,3 +138,13 @@ def test_the_first_steps_of_the_help_are_commands_that_exist():
     for program, *words in commands[:-1]:
         assert program == "sparsing"
         build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["--verbose"], True)])
+def test_warnings_about_the_build_of_other_packages_are_hidden(options, shown, capsys, monkeypatch):
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.NOTSET)
+        logger.manager._clear_cache()
+    assert main([*options, "thresholds", "missing.json"]) == 2
+    assert [logger.isEnabledFor(logging.WARNING) for logger in loggers] == [shown] * len(loggers)

@@ -158,6 +158,16 @@ def test_what_to_do_next_can_be_typed_as_it_is_printed(checkpoint, text, tmp_pat
     assert build_parser().parse_args(shlex.split(command, comments=True)[1:]).text == str(text)
 
 
+def test_each_caution_is_printed_once(checkpoint, text, tmp_path, capsys, caplog):
+    command = ["measure", str(checkpoint), "--text", str(text), "-o", str(tmp_path), "--no-figures", *COMMON]
+    assert main([*command, "--max-tokens", "300", "--ppl", "5"]) == 0
+    printed = capsys.readouterr()
+    cautions = [line for line in printed.out.splitlines() if line.startswith("caution, PPL-5%: ")]
+    assert any("Only 270 tokens were measured" in line for line in cautions)
+    assert any("too short to distinguish levels" in line for line in cautions)
+    assert "distinguish levels" not in printed.err + caplog.text
+
+
 def test_a_ranking_promises_no_cuts(checkpoint, text, tmp_path, capsys):
     command = ["measure", str(checkpoint), "--text", str(text), "-o", str(tmp_path), "--no-figures", *COMMON]
     assert main([*command, "--rule", "top_k", "--level", "0.5"]) == 0

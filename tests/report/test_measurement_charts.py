@@ -154,6 +154,9 @@ def test_a_single_window_can_be_divided():
     )
     wide = measurement_cautions(make_measurement(n_windows=5, ppl_ratio_noise=0.01))
     assert any("The interval of the activation ratio includes this error." in note for note in wide)
+    unknown = measurement_cautions(make_measurement(dtype="float16"))
+    assert any("by an unknown amount, which no interval includes" in note for note in unknown)
+    assert not any("Rounding" in note for note in measurement_cautions(make_measurement(dtype="float32")))
     few = measurement_cautions(make_measurement(n_windows=5, intervals=False))
     assert any("because few resamples reach the level" in note for note in few)
 

@@ -29,6 +29,8 @@ EPILOG = """first steps:
   sparsing advise MODEL --text book.txt    does it pay to skip the others on this machine
   sparsing COMMAND --help                  options and examples of a command
 """
+NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
+"""Loggers that warn about the build of torchao whenever transformers imports it, also if no command uses it."""
 THREADS_HELP = "CPU threads (default: OMP_NUM_THREADS, else the cores that this process may use)"
 
 
@@ -73,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(levelname)s: %(message)s",
         stream=sys.stderr,
     )
+    if not args.verbose:
+        for name in NOISY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
     # users need the text of a warning in one line, not the line of code that issued it
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("sparsing").warning("%s", message)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,11 +241,15 @@ def _joint_level(subjects: list[Subject], jobs: list, folder: Path) -> float:
 def _measure(
     subject: Subject, jobs: list[tuple[Rule | None, dict]], tolerance: float, folder: Path
 ) -> list[Measurement]:
+    from sparsing.errors import WeakResultWarning
     from sparsing.measuring._measure import Request, measure_all
     from sparsing.measuring.run_folder import save_measurement
 
     requests = [Request(**asked) if rule is None else Request(rule=rule, **asked) for rule, asked in jobs]
-    results = measure_all(subject, requests, tolerance=tolerance)
+    with warnings.catch_warnings():
+        # the command prints these warnings as cautions, below the figures
+        warnings.simplefilter("ignore", WeakResultWarning)
+        results = measure_all(subject, requests, tolerance=tolerance)
     for result in results:
         save_measurement(result, folder / result.slug)
     return results

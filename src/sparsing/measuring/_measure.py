@@ -17,7 +17,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from sparsing.errors import InputError
+from sparsing.errors import InputError, WeakResultWarning
 from sparsing.measuring.cost import Lap
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.measurement import DEAD_BELOW, NOISY_SHARE, TOO_WIDE, ExpertActivity, Measurement
@@ -261,6 +261,7 @@ def _warn(result: Measurement, is_half_precision: bool) -> None:
         warnings.warn(
             f"{result.name}: no level meets the target ppl_ratio {result.target_ppl_ratio:g}; the nearest level has"
             f" {result.ppl_ratio:.5f}. On a short text ppl_ratio changes in steps; give more text",
+            WeakResultWarning,
             stacklevel=3,
         )
     if result.target_ppl_ratio is not None and result.ppl_ratio_interval is not None:
@@ -269,12 +270,14 @@ def _warn(result: Measurement, is_half_precision: bool) -> None:
             warnings.warn(
                 f"{result.name}: {result.num_tokens:,} tokens in {result.n_windows} windows are too few to"
                 f" distinguish levels: the 95% interval of ppl_ratio is [{low:.4f}, {high:.4f}]; give more text",
+                WeakResultWarning,
                 stacklevel=3,
             )
     if not result.monotone:
         warnings.warn(
             f"{result.name}: a sparser level had a lower perplexity, and rounding does not explain the difference"
             f" (see `tries`). Other values of {result.level_name} may meet the target too; give more text",
+            WeakResultWarning,
             stacklevel=3,
         )
     if result.ppl_ratio_noise is not None and result.target_ppl_ratio is not None:
@@ -284,6 +287,7 @@ def _warn(result: Measurement, is_half_precision: bool) -> None:
                 f"{result.name}: rounding in {result.provenance.dtype} changes ppl_ratio by"
                 f" {result.ppl_ratio_noise:.4f} (one standard deviation), {100 * share:.0f}% of the target rise."
                 " The interval includes this error; --dtype float32 removes it",
+                WeakResultWarning,
                 stacklevel=3,
             )
     if is_half_precision and result.ppl_ratio_noise is None and result.target_ppl_ratio is not None:
@@ -291,10 +295,13 @@ def _warn(result: Measurement, is_half_precision: bool) -> None:
             f"{result.name}: rounding in {result.provenance.dtype} changes ppl_ratio by an unknown amount, because too"
             " few passes came near the target to show it. The interval does not include this error; give more text,"
             " or use --dtype float32, which has none",
+            WeakResultWarning,
             stacklevel=3,
         )
     dense = [layer for layer, ratio in enumerate(result.layer_activation_ratio) if ratio == 1.0]
     if dense:
         warnings.warn(
-            f"{result.name}: layers {dense} stay dense: all neurons are always active", stacklevel=3
+            f"{result.name}: layers {dense} stay dense: all neurons are always active",
+            WeakResultWarning,
+            stacklevel=3,
         )

@@ -84,6 +84,12 @@ def _search(result: Measurement) -> list[str]:
             f"Rounding in {result.provenance.dtype} moves the perplexity ratio by {noise:.4f} (one standard"
             f" deviation).{_covered(result)} --dtype float32 removes this error."
         )
+    dtype = result.provenance.dtype
+    if target is not None and noise is None and dtype in ("bfloat16", "float16"):
+        notes.append(
+            f"Rounding in {dtype} moves the perplexity ratio by an unknown amount, which no interval includes; give"
+            " more text, or use --dtype float32."
+        )
     ratios = zip(result.site_labels, result.layer_activation_ratio, strict=True)
     dense = [label for label, ratio in ratios if ratio == 1]
     if dense:

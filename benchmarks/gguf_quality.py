@@ -53,18 +53,13 @@ def main() -> None:
         ids = vocabulary.encode(args.text.read_text("utf-8")[: 12 * args.tokens])[: args.tokens]
     windows = [ids[n : n + args.window] for n in range(0, len(ids) - args.window + 1, args.window)]
     thresholds = read_thresholds(args.thresholds) if args.thresholds else None
-    found = {
-        name: np.concatenate([losses(logits(window), window) for window in windows])
-        for name, logits in engines(args.model, args.reference or args.model, args.window, thresholds)
-    }
-    rows = {name: row(found, name) for name in found}
-    for name, values in rows.items():
-        print(name, values, flush=True)
-    save(
-        "gguf_quality",
-        {"file": args.model.name, "tokens": len(ids), "window": args.window, "rows": rows},
-        args.model.stem,
-    )
+    found, rows = {}, {}
+    for name, logits in engines(args.model, args.reference or args.model, args.window, thresholds):
+        found[name] = np.concatenate([losses(logits(window), window) for window in windows])
+        rows[name] = row(found, name)
+        print(name, rows[name], flush=True)
+    settings = {"file": args.model.name, "tokens": len(windows) * args.window, "window": args.window}
+    save("gguf_quality", settings | {"rows": rows}, args.model.stem)
 
 
 def row(found: dict[str, np.ndarray[Any, Any]], name: str) -> dict[str, Any]:

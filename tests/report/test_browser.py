@@ -325,6 +325,8 @@ def test_the_text_view(opened):
     norms = [float(text) for text in view.locator(".top td:nth-child(3)").all_inner_texts()]
     assert len(norms) == 3
     assert norms == sorted(norms, reverse=True)
+    view.locator(".tokens span").nth(5).hover()
+    assert view.locator(".token-text").inner_text() == "\\frac{", "no escapes but those of control characters"
     view.locator(".tokens span").nth(6).hover()
     assert view.locator(".token-text").inner_text() == "<script>"
     assert "token 7 of 40" in view.locator(".detail").inner_text()
@@ -370,6 +372,7 @@ def test_single_neurons(opened):
     detail = root.locator(".detail")
     assert "Neuron 1.7" in detail.inner_text()
     assert detail.locator(".contexts mark").count() == 3
+    assert page.evaluate("filled('a\\n \\n\\n  b')") == "a\n  b", "contexts have no blank lines"
     near = detail.locator(".near").first
     number = near.inner_text().split()[0]
     near.click()

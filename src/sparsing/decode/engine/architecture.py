@@ -1,7 +1,7 @@
 """The architecture of a GGUF model as the engine sees it: sizes, scales, norms, rotary embedding and activation.
 
 `read_architecture` turns the keys of a GGUF file into one `Architecture`, checks every value, and refuses models that
-compute something that the engine does not. `layer_tensors` lists the tensors that the engine reads, with their shapes.
+compute something that the engine does not. `weights.py` reads the tensors and checks their shapes.
 """
 
 from __future__ import annotations

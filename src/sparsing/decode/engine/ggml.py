@@ -2,7 +2,7 @@
 
 ggml has hand-written dot products for every type of weights and every processor. Compiled code calls them by address
 (`native.py`). A dot product of quantised weights takes its input in a quantised form too, e.g. `Q4_0` rows are
-multiplied by a `Q8_0` input. `input_of` names that form, and `quantise` converts float32 to it.
+multiplied by a `Q8_0` input. `input_code` names that form, and its `from_float` converts float32 to it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WeightType:
     code: int
     name: str
     block: int
-    """TensorTables in a block."""
+    """Weights in a block."""
     block_bytes: int
     dot: int
     """`void (int n, float *out, size_t, const void *row, size_t, const void *input, size_t, int)`."""

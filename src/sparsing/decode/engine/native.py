@@ -16,7 +16,7 @@ from numba.core import cgutils
 from sparsing.decode.kernels.cpu import llvm
 
 GROUP = 32
-"""TensorTables that share a scale in the transposed copy of down."""
+"""Weights that share a scale in the transposed copy of down."""
 LINE = 64
 """Bytes of a cache line."""
 _BYTES, _WORD = llvm.I8.as_pointer(), ir.IntType(64)

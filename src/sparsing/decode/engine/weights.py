@@ -51,11 +51,11 @@ class TensorTables:
     matrices: Array
     """Fields of the matrices of each layer, shape `(layers, 7, NUM_FIELDS)`, int64; zeros for a gate that is absent."""
     norms: Array
-    """TensorTables of the norms before attention and before the block, shape `(layers, 2, d_model)`."""
+    """Weights of the norms before attention and before the block, shape `(layers, 2, d_model)`."""
     post_norms: Array
     """The same for the norms after them, shape `(layers or 0, 2, d_model)`."""
     head_norms: Array
-    """TensorTables of the norms of q and k, shape `(layers or 0, 2, head_dim)`."""
+    """Weights of the norms of q and k, shape `(layers or 0, 2, head_dim)`."""
     output_norm: Array
     biases: Array
     """Biases of the seven matrices, each padded to the longest, shape `(layers or 0, 7, longest)`."""

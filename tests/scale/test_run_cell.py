@@ -129,6 +129,7 @@ def test_a_changed_file_in_a_subfolder_makes_another_cell(tmp_path: Path):
     (tmp_path / "text" / "part" / "a.txt").write_text("one text")
     before = cell.identity
     (tmp_path / "text" / ".hidden").write_text("no text")
+    (tmp_path / "text" / "link").symlink_to(tmp_path / "nowhere")
     assert cell.identity == before
     (tmp_path / "text" / "part" / "a.txt").write_text("another text")
     assert cell.identity != before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from sparsing.base.checked_files import quietly
@@ -78,10 +79,13 @@ class CellRecord(Result):
 
 def _files(path: Path) -> list[Path]:
     """The file, or the files in the folder and its subfolders; hidden files are no part of a text or a checkpoint."""
-    if path.is_dir():
-        inside = (file for file in path.rglob("*") if file.is_file())
-        return sorted(f for f in inside if not any(p.startswith(".") for p in f.relative_to(path).parts))
-    return [path] if path.exists() else []
+    if not path.is_dir():
+        return [path] if path.exists() else []
+    found: list[Path] = []
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in found if file.is_file())  # a link may lead nowhere
 
 
 def _stamp(file: Path) -> tuple[int, int]:

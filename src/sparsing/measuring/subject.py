@@ -31,7 +31,12 @@ from sparsing.measuring.overlap import OverlapObserver
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.savings import Savings
 from sparsing.measuring.search import NO_HINTS, TOLERANCE, SearchResult, part_windows, search
-from sparsing.measuring.target_interval import log_distance, resampled_at_target, target_interval
+from sparsing.measuring.target_interval import (
+    log_distance,
+    resampled_at_target,
+    scaled_ratios,
+    target_interval,
+)
 from sparsing.models.tokenizer import check_token_ids
 from sparsing.rules import Rule
 from sparsing.rules.coverage import covering
@@ -270,7 +275,7 @@ class Subject:
         It is the ratio of the pass at `found.level`, moved along the curve to where the curve meets the target.
         """
         shift = np.array([log_distance(found, rule.strength(found.level))])
-        return np.minimum(self.ratios(thresholds) * self.ratio_factor(rule, found.level, shift), 1.0)
+        return scaled_ratios(self.ratios(thresholds), self.ratio_factor(rule, found.level, shift))
 
     def _at_target(
         self, rule: Rule, found: SearchResult, thresholds: Thresholds

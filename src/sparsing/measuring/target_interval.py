@@ -16,6 +16,9 @@ from sparsing.measuring.intervals import effective_units, percentiles, resampled
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.search import SearchResult
 
+_ROUNDS = 8
+"""Rounds in which sites share what others cannot take."""
+
 
 def target_interval(
     active: NDArray[np.float64],
@@ -76,8 +79,25 @@ def resampled_at_target(
     relative = 1 + (rise / labels - observed.mean_rise) / curve
     # no level meets the target if the perplexity of a resample does not rise: it counts with the sparsest level
     shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + log_distance(found, observed.strength)
-    # the factor is that of the mean over sites, so it may take a site beyond all of its neurons
-    return np.minimum(sums[:, :-3] / tokens[:, None] * ratio_factor(shift)[:, None], 1.0)
+    return scaled_ratios(sums[:, :-3] / tokens[:, None], ratio_factor(shift)[:, None])
+
+
+def scaled_ratios(ratios: NDArray[np.float64], factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Activation ratios of sites, such that their mean is multiplied by the factor, and no ratio exceeds 1.
+
+    Args:
+        ratios: Shape `(..., n_sites)`.
+        factor: Of the mean over sites, shape `(..., 1)`.
+    """
+    wanted = np.minimum(ratios.mean(-1, keepdims=True) * factor, 1.0) * ratios.shape[-1]
+    scaled = np.minimum(ratios * factor, 1.0)
+    # what sites at 1 cannot take, the others take
+    for _ in range(_ROUNDS):
+        full = scaled >= 1
+        others = np.where(full, 0.0, scaled).sum(-1, keepdims=True)
+        share = (wanted - full.sum(-1, keepdims=True)) / np.maximum(others, 1e-12)
+        scaled = np.where(full, 1.0, np.minimum(scaled * share, 1.0))
+    return scaled
 
 
 def log_distance(found: SearchResult, strength: float) -> float:

@@ -72,6 +72,18 @@ def test_nothing_to_report(folder, bad, capsys):
     assert ("no run at" if bad == "missing" else "nothing to report in") in capsys.readouterr().err
 
 
+def test_a_model_in_place_of_its_results(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model" / "config.json").write_text("{}")
+    assert main(["report", "my-model"]) == 2
+    assert "nothing to report in 'my-model'" in capsys.readouterr().err
+    make_measurement().save(tmp_path / "outputs" / "my-model" / "cett-ppl-1" / "measurement.json")
+    assert main(["report", "my-model"]) == 2
+    assert "is a model; its results are in 'outputs/my-model'" in capsys.readouterr().err
+    assert main(["report", "outputs/my-model"]) == 0
+
+
 def test_broken_files_and_torn_studies(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(InputError, match="is not a saved result"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 EPILOG = """examples:
@@ -39,10 +40,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 
 def run(args: argparse.Namespace) -> int:
+    from sparsing.errors import InputError
     from sparsing.report.document import build_document
     from sparsing.report.page import write_report
     from sparsing.report.saved_results import read_runs
 
-    path = write_report(build_document(read_runs(args.runs), title=args.title), args.output)
+    try:
+        runs = read_runs(args.runs)
+    except InputError:
+        _refuse_models(args.runs)
+        raise
+    path = write_report(build_document(runs, title=args.title), args.output)
     print(f"open {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def _refuse_models(runs: Sequence[str]) -> None:
+    """Raises InputError if a model was given in place of its results, and names the folder of the results."""
+    from sparsing.errors import InputError
+    from sparsing.measuring.run_folder import default_folder
+
+    for run in runs:
+        if (Path(run) / "config.json").is_file() and (results := default_folder(run)).is_dir():
+            raise InputError(f"{run!r} is a model; its results are in {str(results)!r}, so give that folder")

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from sparsing.errors import InputError, TargetError, WeakResultWarning
 from sparsing.measuring._measure import measure
 from sparsing.measuring.active_sets import part_of
 from sparsing.measuring.frontier import RuleComparison, _strengths_between, compare
+from sparsing.measuring.intervals import resampled, windows_per_block
+from sparsing.measuring.observation import Observation
 from sparsing.measuring.rule_order import order_rules
 from sparsing.measuring.search import SearchResult
 from sparsing.measuring.subject import Subject
+from sparsing.measuring.target_interval import resampled_at_target
 from sparsing.rules import make_rule
 from sparsing.rules.mask import Mask
 from sparsing.sites.tap import tapped
@@ -121,3 +125,45 @@ def test_a_search_that_found_no_rise_of_perplexity_gives_no_nan():
     assert all(0 < rule.level(strength) <= 1 for strength in between)
     assert between == _strengths_between(rule, levels[1:], 1.1, 3)
     assert _strengths_between(rule, levels[:1], 1.1, 3) == []
+
+
+def test_a_rule_that_reaches_no_target_is_left_out(subject, monkeypatch):
+    """The figures of the other rules are not lost."""
+    search = subject.search
+
+    def failing(rule, target, **options):
+        if rule.name in missing:
+            raise TargetError("no level reaches it")
+        return search(rule, target, **options)
+
+    monkeypatch.setattr(subject, "search", failing)
+    missing = ("top_k",)
+    with pytest.warns(WeakResultWarning, match=r"top_k is left out of the comparison: no level reaches it"):
+        assert compare(subject, RULES, ppl_ratio=1.1, steps=3).rules() == ["cett"]
+    missing = RULES
+    with pytest.warns(WeakResultWarning, match="is left out"), pytest.raises(TargetError):
+        compare(subject, RULES, ppl_ratio=1.1, steps=3)
+
+
+def test_a_rule_given_twice_is_refused(subject):
+    with pytest.raises(InputError, match="more than once: cett"):
+        compare(subject, ("cett", "top_k", "cett:neuron_norm"))
+
+
+def test_resamples_of_a_level_without_a_rise_keep_their_sign():
+    """A resample whose loss rises more than that of the text meets the target with more neurons, never with fewer."""
+    rng = np.random.default_rng(0)
+    n = 32
+    rise, labels, tokens = rng.normal(0, 0.1, n), np.full(n, 10.0), np.full(n, 10.0)
+    rise -= rise.mean() + 1e-4
+    settings = {"target_ppl_ratio": 1.01, "converged": False, "monotone": True, "slope": 1.0, "tries": ()}
+    for ppl_ratio in (1.0, math.exp(-1e-5)):
+        found = SearchResult(level=0.5, ppl_ratio=ppl_ratio, **settings)
+        observed = Observation(strength=1.0, rise=rise, labels=labels, on_all=True)
+        ratios = resampled_at_target(np.full((n, 1), 5.0), tokens, observed, found, lambda s: np.exp(-s))[
+            :, 0
+        ]
+        sums = resampled(np.stack([rise, labels], 1), length=windows_per_block(n))
+        order = np.corrcoef(sums[:, 0] / sums[:, 1], ratios)[0, 1]
+        assert np.isfinite(ratios).all()
+        assert order > 0.5

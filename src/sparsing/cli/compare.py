@@ -74,11 +74,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 def run(args: argparse.Namespace) -> int:
     common.check_text(args)
     from sparsing.errors import InputError
-    from sparsing.measuring.frontier import compare, searched_targets
+    from sparsing.measuring.frontier import check_labels, compare, searched_targets
     from sparsing.measuring.run_folder import default_folder
     from sparsing.rules import make_rule
 
     rules = [make_rule(name) for name in args.rule]
+    check_labels(rules)
     if not 0 < args.ppl < 1e6 or args.steps < 2:
         raise InputError(
             f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps};"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
+from sparsing.errors import InputError, TargetError, WeakResultWarning
 from sparsing.measuring.intervals import effective_units
 from sparsing.measuring.rule_order import RuleOrder, RuleOverlap, order_rules
 from sparsing.measuring.savings import Savings
@@ -100,13 +102,20 @@ def compare(
 ) -> RuleComparison:
     """Measure each rule at `steps` levels up to the level that costs `ppl_ratio`, `SEARCHED` included.
 
+    A rule that never costs that much is left out, with a `WeakResultWarning`.
+
     Raises:
-        InputError: unknown rule (with a suggestion), a target of 1 or below.
-        TargetError: a rule that never costs that much.
+        InputError: unknown rule (with a suggestion), two rules with the same label, a target of 1 or below.
+        TargetError: no rule ever costs that much.
     """
     targets, made = searched_targets(ppl_ratio), [make_rule(rule) for rule in rules]
+    check_labels(made)
     found = _search_all(subject, made, targets)
-    lines = [_frontier(subject, rule, found[rule.label], targets[-1], steps) for rule in made]
+    lines = [
+        _frontier(subject, rule, found[rule.label], targets[-1], steps)
+        for rule in made
+        if rule.label in found
+    ]
     searched = [[line.searched[place] for line in lines] for place in range(len(targets))]
     several = len(lines) > 1
     return RuleComparison(
@@ -116,6 +125,20 @@ def compare(
         provenance=subject.provenance,
         num_tokens=subject.corpus.num_tokens,
     )
+
+
+def check_labels(rules: Sequence[Rule]) -> None:
+    """Checks that no two rules have the same label, by which a comparison tells them apart.
+
+    Raises:
+        InputError: If two have.
+    """
+    labels = [rule.label for rule in rules]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise InputError(
+            f"the same rule is given more than once: {', '.join(twice)} (a rule with its own score is the rule itself);"
+            " give each rule once"
+        )
 
 
 def searched_targets(ppl_ratio: float) -> list[float]:
@@ -144,12 +167,20 @@ class _Frontier:
 def _search_all(
     subject: Subject, rules: Sequence[Rule], targets: Sequence[float]
 ) -> dict[str, list[SearchResult]]:
-    """The levels of each rule, by its label."""
+    """The levels of each rule that reaches all targets, by its label."""
     # errors first: they are the same for every score, so they lead the searches of other rules on the same score
     ordered = sorted(rules, key=lambda rule: not rule.level_is_error)
-    return {
-        rule.label: [subject.search(rule, target, compared=True) for target in targets] for rule in ordered
-    }
+    found: dict[str, list[SearchResult]] = {}
+    for rule in ordered:
+        try:
+            found[rule.label] = [subject.search(rule, target, compared=True) for target in targets]
+        except TargetError as error:
+            if rule is ordered[-1] and not found:
+                raise
+            warnings.warn(
+                f"{rule.label} is left out of the comparison: {error}", WeakResultWarning, stacklevel=3
+            )
+    return found
 
 
 def _frontier(

@@ -14,6 +14,7 @@ import numpy as np
 from sparsing.errors import InputError
 from sparsing.measuring.observation import Observation, joined
 from sparsing.measuring.search import SearchResult, search
+from sparsing.rules.rule import Reach
 
 if TYPE_CHECKING:
     from sparsing.measuring.subject import Subject
@@ -39,9 +40,18 @@ def search_jointly(subjects: Sequence[Subject], rule: Rule, ppl_ratio: float) ->
         rule,
         run,
         ppl_ratio=ppl_ratio,
-        reach=rule.reach(subjects[0].curves),
+        reach=_joint_reach([rule.reach(subject.curves) for subject in subjects]),
         part=part,
         noisy=any(subject.is_half_precision for subject in subjects),
+    )
+
+
+def _joint_reach(reaches: Sequence[Reach]) -> Reach:
+    """The strengths that any of the subjects may need."""
+    return Reach(
+        start=float(np.median([reach.start for reach in reaches])),
+        most=max(reach.most for reach in reaches),
+        step=min(reach.step for reach in reaches),
     )
 
 

@@ -75,7 +75,8 @@ def resampled_at_target(
     slope = found.slope * np.exp(found.slope_sd / found.slope * rng.standard_normal(len(rise)))
     level_error = found.level_sd * rng.standard_normal(len(rise))
     # how far the rise of each resample is from that of the whole text, relative to the curve of the search
-    curve = math.log(found.fitted_ppl_ratio or found.ppl_ratio)
+    # a level without a rise, which a few tokens may give to a rule whose levels are far apart, has no curve
+    curve = math.log(max(found.fitted_ppl_ratio or found.ppl_ratio, 1)) or math.log(found.target_ppl_ratio)
     relative = 1 + (rise / labels - observed.mean_rise) / curve
     # no level meets the target if the perplexity of a resample does not rise: it counts with the sparsest level
     shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + log_distance(found, observed.strength)

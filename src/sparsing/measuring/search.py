@@ -49,8 +49,10 @@ NOISE_GUESS = 0.2
 """Assumed arithmetic noise in half precision, as a share of the target rise, until the passes show the noise."""
 PART_TRIES_WITH_NOISE = 4
 """Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
-MOST_MOVED = 0.6
-"""Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target."""
+MOST_MOVED = 0.25
+"""Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
+
+TEAL on linear inputs can have a nearly flat curve that no power law fits, so a pass further away would not do."""
 LEFT_NOISE = 1.5
 """Accepted error of the curve of a comparison, in standard deviations of the arithmetic noise of a pass."""
 NEAR_ENOUGH = 3.0

@@ -48,6 +48,19 @@ def explicit_figures(model, corpus, thresholds, drop):
     return figures, joint, loss
 
 
+@pytest.mark.parametrize("per_expert", [False, True])
+def test_curves_weigh_experts_by_what_a_token_reads(per_expert):
+    """A budget over all sites (TEAL) would otherwise give 128 experts of which 8 run 16 times their weight."""
+    model = loaded(build_experts("deepseek_v3"))
+    subject = Subject(model, text_corpus(200, window=20), scores=["neuron_norm"], per_expert=per_expert)
+    curve = subject.curves["neuron_norm"]
+    for site in model.sites:
+        own = [w for name, w in zip(curve.sites, curve.weights, strict=True) if name.startswith(site.name)]
+        assert sum(own) == pytest.approx(
+            site.d_model * site.d_ff * (TOP_K if site.kind == "expert" else 1), rel=0.01
+        )
+
+
 @pytest.mark.parametrize("model_type", sorted(SIZES))
 @pytest.mark.parametrize("per_expert", [False, True])
 def test_a_measurement_equals_explicit_experts(model_type, per_expert):

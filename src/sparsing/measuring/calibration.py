@@ -311,7 +311,7 @@ class _CurveObserver(Observer[_CurveTotals]):
             "thresholds": grid.thresholds.numpy(),
             "quantiles": grid.quantiles.numpy(),
             "modes": np.array(grid.mode),
-            "weights": np.array(float(site.weight.numel())),
+            "weights": np.array(float(site.d_model * site.width)),
             "share": np.ones(()),
         }
         own = sums.experts.get(site.name)
@@ -320,7 +320,8 @@ class _CurveObserver(Observer[_CurveTotals]):
         counts, rows = own.rows.numpy(), dict[str, dict[str, Floats]]()
         for expert, name in enumerate(row_names(site, True)):
             rows[name] = pooled | {"share": counts[expert] / counts.sum()}
-            rows[name]["weights"] = pooled["weights"] / len(counts)
+            # half a row in place of none, since errors are divided by the weights
+            rows[name]["weights"] = pooled["weights"] * max(counts[expert], 0.5) / counts.sum()
             if counts[expert]:  # an expert without a token has the curve of its layer
                 rows[name] |= {
                     field: getattr(own, field)[expert].numpy() / counts[expert] for field in fields

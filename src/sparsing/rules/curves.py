@@ -51,7 +51,7 @@ class ScoreCurve(Result):
     modes: Floats | None = None
     """The centre of each site, shape `(n_sites,)`; None if the score is not centred."""
     weights: Floats | None = None
-    """Weights that belong to the neurons of each site, shape `(n_sites,)`."""
+    """Weights of the neurons that a token passes at each site, shape `(n_sites,)`: of the experts that run for it."""
 
     def threshold_at_cett(self, target: float) -> Floats:
         """The threshold of each site at which its CETT is `target`, shape `(n_sites,)`; 0 for a target of 0.

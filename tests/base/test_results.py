@@ -17,6 +17,7 @@ import pytest
 import sparsing
 from sparsing.base.results import Result, write_arrays, write_atomic, write_text
 from sparsing.errors import InputError
+from sparsing.rules.curves import ScoreCurve
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,16 @@ def same(a, b) -> bool:
 def test_everything_comes_back(tmp_path):
     for result in (whole(), whole(pairs=None, maybe=2.5, flag=False, many=(), by_name={})):
         assert same(Outer.load(result.save(tmp_path / "deep" / "r.json")), result)
+
+
+def test_results_with_arrays_are_equal_only_to_themselves():
+    """A comparison that the base class generates would compare no fields, and all results would be equal."""
+    first, second = (
+        ScoreCurve(on="h", thresholds=np.zeros((1, n)), cett=None, ratio=np.zeros((1, n))) for n in (2, 3)
+    )
+    assert first == first
+    assert first != second
+    assert len({first, second}) == 2
 
 
 def test_nan_comes_back_and_infinity_as_nan(tmp_path):

@@ -130,7 +130,8 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+# `eq=False`, since a subclass with `eq=False` would inherit an equality that compares no fields
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """Base class of the records that the stages pass to each other and that can be saved."""
 

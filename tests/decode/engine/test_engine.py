@@ -16,6 +16,8 @@ from sparsing.rules.mask import sparsify
 from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.discovery import find_sites
 
+from ...helpers import tiny
+from ...helpers.gguf_files import HEAD_DIM, TOKENS, write_gguf
 from ...helpers.gguf_models import CONFIGS, IDS, build, error, reference_logits
 
 
@@ -138,6 +140,16 @@ def test_ways_are_timed_on_the_text_itself(tmp_path, ids, monkeypatch):
     dense, sparse = found[2::2], found[3::2]
     assert error(np.stack(sparse), wanted) < 1e-2
     assert error(np.stack(dense), wanted) < 1e-2
+
+
+@pytest.mark.parametrize("damaged", [0.0, -1.0, np.nan, np.inf])
+def test_damaged_factors_of_rotary_frequencies_are_refused(damaged, tmp_path):
+    factors = np.ones(HEAD_DIM // 2)
+    factors[1] = damaged
+    model = tiny.build("llama", vocab_size=len(TOKENS), head_dim=HEAD_DIM)
+    path = write_gguf(tmp_path / "m.gguf", model, tensors={"rope_freqs.weight": factors})
+    with pytest.raises(InputError, match=r"rope_freqs.weight must be finite and above 0"):
+        open_engine(path)
 
 
 def test_a_sample_without_tokens_is_refused(tmp_path):

@@ -19,6 +19,8 @@ from sparsing.base.results import Result, write_arrays, write_atomic, write_text
 from sparsing.errors import InputError
 from sparsing.rules.curves import ScoreCurve
 
+from ..helpers.results import same
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inner(Result):
@@ -57,19 +59,6 @@ def whole(**changes) -> Outer:
         "array": np.array([[1.5, np.nan], [np.inf, -0.0]], dtype=np.float32),
     }
     return Outer(**(fields | changes))
-
-
-def same(a, b) -> bool:
-    if dataclasses.is_dataclass(a):
-        names = [field.name for field in dataclasses.fields(a)]
-        return type(a) is type(b) and all(same(getattr(a, n), getattr(b, n)) for n in names)
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, tuple):
-        return isinstance(b, tuple) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and (a == b or (a != a and b != b))
 
 
 def test_everything_comes_back(tmp_path):

@@ -30,6 +30,7 @@ from sparsing.sites.tap import tapped
 from sparsing.text.corpus import load_corpus, split_holdout
 
 from ..helpers.measuring import loaded, random_text, source_text, text_corpus, tiny_loaded, trained
+from ..helpers.results import same
 from ..helpers.tiny import tiny_tokenizer
 
 ROUGH = pytest.mark.filterwarnings(  # on so few tokens one neuron of one token moves the ratio by 1e-4
@@ -181,12 +182,7 @@ def test_saved_and_read_again(tmp_path):
     found = measure(whole(), "cett", ppl_ratio=1.05)
     read = Measurement.load(found.save(tmp_path / "m.json"))
     for field in dataclasses.fields(Measurement):
-        before, after = getattr(found, field.name), getattr(read, field.name)
-        if isinstance(before, np.ndarray):
-            assert before.dtype == after.dtype
-            np.testing.assert_array_equal(before, after)
-        else:
-            assert before == after, field.name
+        assert same(getattr(found, field.name), getattr(read, field.name)), field.name
     line = Thresholds.from_line(found.thresholds.to_line())
     unknown = measure(whole(), thresholds=line)
     assert math.isnan(Measurement.load(unknown.save(tmp_path / "u.json")).level)

@@ -247,6 +247,16 @@ def test_a_name_that_two_packages_define_is_reported():
     assert find_repeated_names(sources) == ["Score: sparsing.laws.a, sparsing.rules.b"]
 
 
+def test_results_of_benchmarks_name_no_folder_of_a_machine():
+    machine = re.compile(r'(?<![\w./])/(tmp|home|root|work|mnt|opt|usr|var)/[^\s"]*')
+    found = {
+        path.name: hit[0]
+        for path in (ROOT / "benchmarks" / "results").glob("*.json")
+        if (hit := machine.search(path.read_text()))
+    }
+    assert not found
+
+
 def test_the_report_loads_no_torch():
     modules = [module for module in read_sources(PACKAGE) if package_of(module) == "report"]
     code = f"import sys, {', '.join(modules)}; print('torch' in sys.modules)"

@@ -32,5 +32,5 @@ def test_a_process_alone(monkeypatch: pytest.MonkeyPatch):
 def test_variables_that_a_script_of_a_cluster_sets_for_all_programs(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """Otherwise the command would wait for processes that nobody has started, or end in an error of PyTorch."""
+    """A cluster may set some of the variables for every program. The command then runs alone and waits for nobody."""
     assert place(monkeypatch, LAUNCHED | {missing: ""}) == (1, 0, 1, 0)

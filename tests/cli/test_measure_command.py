@@ -139,7 +139,7 @@ def test_cut_off_in_the_search_it_resumes_to_the_same_result(checkpoint, text, t
 
 
 def test_what_to_do_next_can_be_typed_as_it_is_printed(checkpoint, text, tmp_path, capsys, monkeypatch):
-    """The answer stands below the tables; the Python lines run, and the command is one that exists."""
+    """The output ends with the answer and what to do next; this test runs the Python lines and parses the command."""
     monkeypatch.chdir(tmp_path)
     assert (
         main(["measure", str(checkpoint), "--text", str(text), "-o", "my run", "--no-figures", *COMMON]) == 0

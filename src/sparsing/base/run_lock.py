@@ -78,6 +78,6 @@ def _remove_partial_files(folder: Path) -> None:
     for depth in range(_DEPTH + 1):
         for path in folder.glob("*/" * depth + f".*{PARTIAL}"):
             inside = itertools.takewhile(lambda place: place != folder, path.parents)
-            # another process may write into a folder with a lock of its own, e.g. a cell of a sweep
+            # a folder below may have its own lock and belong to another process, such as a cell of a sweep
             if not any((place / LOCK_FILE).exists() for place in inside):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

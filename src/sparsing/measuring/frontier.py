@@ -180,6 +180,15 @@ def _search_all(
             warnings.warn(
                 f"{rule.label} is left out of the comparison: {error}", WeakResultWarning, stacklevel=3
             )
+    for label, results in found.items():
+        for result in results:
+            if not result.converged:
+                warnings.warn(
+                    f"{label}: no level meets the target ppl_ratio {result.target_ppl_ratio:g}; its figures are moved"
+                    f" there from the nearest level, which has {result.ppl_ratio:.5f}. Give more text",
+                    WeakResultWarning,
+                    stacklevel=3,
+                )
     return found
 
 

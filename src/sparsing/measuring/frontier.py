@@ -136,7 +136,7 @@ def check_labels(rules: Sequence[Rule]) -> None:
     labels = [rule.label for rule in rules]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InputError(
-            f"the same rule is given more than once: {', '.join(twice)} (a rule with its own score is the rule itself);"
+            f"the same rule is given more than once: {', '.join(twice)} (cett:neuron_norm, for example, is cett);"
             " give each rule once"
         )
 

@@ -61,6 +61,19 @@ def test_searched_levels_have_the_figures_of_measure(subject):
         assert math.isnan(comparison.ratio_at(rule, 1.5))
 
 
+def test_after_a_measurement_the_comparison_has_the_same_figures():
+    """So that a page with both, as that of the demo, does not give two numbers for one question."""
+    subject = Subject(trained(), load_corpus([source_text()[:3000]], tiny_tokenizer(), window=48))
+    measured = [measure(subject, rule, ppl_ratio=1.01) for rule in RULES]
+    comparison = compare(subject, RULES, ppl_ratio=1.05, steps=2)
+    for rule, one in zip(RULES, measured, strict=True):
+        (point,) = [p for p in comparison.of(rule) if p.target_ppl_ratio == 1.01]
+        assert (point.activation_ratio, point.ppl_ratio) == pytest.approx(
+            (one.activation_ratio, one.ppl_ratio), rel=1e-12
+        )
+        assert point.level == one.thresholds.level
+
+
 def test_the_order_of_rules_is_paired_and_its_probabilities_add_up(subject, tmp_path):
     comparison = compare(subject, ("cett", "top_k", "cett:gate"), ppl_ratio=1.05, steps=2)
     assert [(order.target_ppl_ratio, order.measure) for order in comparison.orders] == [

@@ -1,8 +1,8 @@
 """The fair comparison of rules: perplexity against activation ratio, the same tokens for all (Sparsing Law, 4.1).
 
 Each rule is searched for PPL-1%, PPL-5% and the highest perplexity ratio. Its figures there rest on a pass over all
-tokens near the target, and are moved along the curve of the search to the target. The distance is small, and the
-intervals contain its error. Further levels lie below and between them.
+tokens. They are those of the pass if `measure` would accept it; otherwise they are moved along the curve of the search
+to the target. The distance is small, and the intervals contain its error. Further levels lie below and between them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FrontierPoint(Result):
     target_ppl_ratio: float | None = None
     """The perplexity ratio for which the level was searched; None for the levels between."""
     measured_ppl_ratio: float | None = None
-    """Perplexity ratio of the pass whose figures were moved to `target_ppl_ratio`; None for the levels between."""
+    """Perplexity ratio of the pass. It is not `ppl_ratio` if the figures were moved; None for the levels between."""
     savings: Savings | None = None
     """Weights that a token reads; None for the levels between. Groups and unions are those of the pass."""
 
@@ -208,12 +208,15 @@ def _frontier(
 def _searched(subject: Subject, rule: Rule, found: SearchResult) -> _Searched:
     """The rule at the level that was found; the interval contains the uncertainty of the level."""
     thresholds = subject.thresholds(rule, found.level, found.target_ppl_ratio)
-    ratios = subject.ratios_at_target(rule, found, thresholds)
     outcome = subject.outcome(thresholds, rule, found)
-    moved = found.target_ppl_ratio if found.fitted_strength is not None else found.ppl_ratio
+    # a pass that meets the target has the figures that `measure` reports for it
+    level, moved, ratios = found.level, found.ppl_ratio, subject.ratios(thresholds)
+    if not found.meets_target and found.fitted_strength is not None:
+        level, moved = rule.level(found.fitted_strength), found.target_ppl_ratio
+        ratios = subject.ratios_at_target(rule, found, thresholds)
     point = FrontierPoint(
         rule=rule.label,
-        level=rule.level(found.fitted_strength) if found.fitted_strength else found.level,
+        level=level,
         activation_ratio=float(ratios.mean()),
         activation_ratio_interval=outcome["activation_ratio_interval"],
         ppl_ratio=moved,

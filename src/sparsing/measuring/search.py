@@ -93,6 +93,8 @@ class SearchResult(Result):
     target_ppl_ratio: float
     converged: bool
     """False if the target was not met within the tolerance, the sampling error and the arithmetic noise."""
+    meets_target: bool = True
+    """Whether the pass at `level` meets the target itself. A comparison moves the figures of other passes there."""
     monotone: bool
     """False if a sparser level had a lower perplexity, and arithmetic noise does not explain the difference."""
     slope: float
@@ -198,14 +200,14 @@ class _Search:
         ratio = final.ppl_ratio
         # in half precision the curve decides, since noise can move a single pass onto the target
         rise = fit.rise_at(final.strength) if fit and self._noisy else final.mean_rise
+        allowed = max(self._allowed(final), fit.rise_sd * self._target if fit else 0.0)
+        meets_target = abs(rise - self._target) <= allowed
         return SearchResult(
             level=self._rule.level(final.strength),
             ppl_ratio=ratio,
             target_ppl_ratio=math.exp(self._target),
-            converged=self._accepted() is not None
-            if self._by_curve
-            else abs(rise - self._target)
-            <= max(self._allowed(final), fit.rise_sd * self._target if fit else 0.0),
+            converged=self._accepted() is not None if self._by_curve else meets_target,
+            meets_target=meets_target,
             monotone=self._is_monotone(noise or 0.0),
             slope=slope_fit.slope if slope_fit else SLOPE,
             tries=tuple(

@@ -10,6 +10,7 @@ from sparsing.base.provenance import Provenance
 from sparsing.errors import InputError
 from sparsing.measuring.frontier import FrontierPoint, RuleComparison
 from sparsing.report.charts.rule_charts import KeptShare, comparison_picture, frontier_picture, kept_share
+from sparsing.report.measurement_tables import frontier
 from sparsing.report.static import draw, save_picture
 
 from ..helpers.measurements import make_measurement
@@ -106,3 +107,25 @@ def test_the_picture_of_a_comparison_names_model_and_tokens():
     assert (frontier.x_low, frontier.x_high) == ([0.28], [0.33])
     assert (frontier.y_low, frontier.y_high) == ([1.005], [1.02])
     assert picture.subtitle in {text.get_text() for text in draw(picture).texts}
+
+
+def test_a_target_stays_in_table_and_picture_if_its_passes_lie_below_it():
+    """On SmolLM2 in float32 both rules met PPL-5% with passes at 4.5% and 4.4%."""
+    points = tuple(
+        FrontierPoint(
+            rule="cett",
+            level=target,
+            activation_ratio=ratio,
+            activation_ratio_interval=(ratio - 0.1, ratio + 0.1),
+            ppl_ratio=measured,
+            ppl_ratio_interval=None,
+            target_ppl_ratio=target,
+        )
+        for target, measured, ratio in ((1.01, 1.0102, 0.69), (1.05, 1.0454, 0.49))
+    )
+    comparison = RuleComparison(points=points, provenance=Provenance(model="some/model"))
+    header, rows = frontier(comparison)
+    assert header == ["rule", "PPL-1%", "PPL-2%", "PPL-5%"]
+    assert rows[0][-1] == "49.0% [39.0, 59.0]"
+    marks = comparison_picture(comparison).charts[0].marks
+    assert [mark.label for mark in marks] == ["PPL-1%", "PPL-5%"]

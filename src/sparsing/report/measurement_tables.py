@@ -99,9 +99,9 @@ def _between(values: Sequence[float] | np.ndarray, style: str) -> str:
 
 
 def frontier(comparison: RuleComparison) -> Rows:
-    """Activation ratio of each rule, with its 95% interval, at the costs in perplexity that the comparison reaches."""
-    most = max(point.ppl_ratio for point in comparison.points)
-    costs = [p for p in COSTS if 1 + p / 100 <= most + 1e-3]
+    """Activation ratio of each rule, with its 95% interval, at the costs in perplexity that a rule has a value for."""
+    lines = [comparison.of(rule) for rule in comparison.rules()]
+    costs = [p for p in COSTS if any(kept_share(line, 1 + p / 100) for line in lines)]
     return ["rule", *(f"PPL-{p:g}%" for p in costs)], [
         [rule, *(_kept_at(comparison, rule, 1 + p / 100) for p in costs)] for rule in comparison.rules()
     ]

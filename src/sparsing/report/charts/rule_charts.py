@@ -113,7 +113,8 @@ def _sorted_points(points: Sequence[RulePoint], rule: str) -> list[RulePoint]:
 
 
 def _frontier_chart(lines: Mapping[str, Sequence[RulePoint]], suffix: str) -> Chart:
-    most = max(point.ppl_ratio for line in lines.values() for point in line)
+    # a pass that was accepted for a target may lie a little below it
+    most = max(max(p.ppl_ratio, p.target_ppl_ratio or 0) for line in lines.values() for p in line)
     wide = most > WIDE_PPL
     costs = PPL_LINES[-1:] if wide else [cost for cost in PPL_LINES if cost <= most * 1.001]
     searched = any(point.target_ppl_ratio for line in lines.values() for point in line)

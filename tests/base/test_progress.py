@@ -28,6 +28,49 @@ def test_lines_in_a_log(monkeypatch, capsys):
     assert captured.out == ""
 
 
+class Clock:
+    """Stands for the module `time`: it moves only when a test moves it."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_the_time_left_of_a_slow_part_is_not_that_of_the_parts_after_it(monkeypatch):
+    monkeypatch.setattr(progress, "time", clock := Clock())
+    shown = Progress(False)
+    shown.plan("measure", 1000)
+    shown.pace(1.0)
+    seen = []
+    parts = [progress._Part("pass", 100, 0, usual) for usual in (False, True)]
+    for part, sec_each in zip(parts, (6.0, 1.5), strict=True):
+        part._began = clock.now
+        monkeypatch.setattr(progress, "_Part", lambda *_, part=part: part)
+        with shown.bar("pass", 100) as advance:
+            for _ in range(5):
+                clock.now += 10 * sec_each
+                advance(10)
+            seen.append(shown._left(part))
+            clock.now += 50 * sec_each
+            advance(50)
+    # the slow part: 50 of its own at 6 s, 900 at the pace that was given; then 850 at the speed of the usual part
+    assert seen == [f"about {duration(50 * 6 + 900)} left", f"about {duration(850 * 1.5)} left"]
+
+
+def test_units_of_an_earlier_run_count_no_time(monkeypatch):
+    monkeypatch.setattr(progress, "time", clock := Clock())
+    shown = Progress(False)
+    shown.plan("measure", 1000)
+    part = progress._Part("pass", 1000, 800, True)
+    monkeypatch.setattr(progress, "_Part", lambda *_: part)
+    with shown.bar("pass", 1000, 800) as advance:
+        clock.now += 100
+        advance(100)
+        assert shown._left(part) == f"about {duration(100)} left"
+
+
 def test_nothing_is_shown_on_request(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_EVERY_SEC", 0.01)
     quiet = Progress(False)

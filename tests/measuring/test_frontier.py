@@ -170,7 +170,10 @@ def test_a_search_that_did_not_converge_is_named(subject, monkeypatch):
 
     monkeypatch.setattr(subject, "search", unsure)
     with pytest.warns(WeakResultWarning, match=r"cett: no level meets the target .* has 1.30000") as warned:
-        compare(subject, ("cett",), ppl_ratio=1.1, steps=3)
+        comparison = compare(subject, ("cett",), ppl_ratio=1.1, steps=4)
+    assert [point.converged for point in comparison.points] == [
+        point.target_ppl_ratio is None for point in comparison.points
+    ]
     assert len(warned) == 3, "one for each target"
 
 

@@ -167,7 +167,7 @@ def test_progress_is_told_of_every_token():
     class Counting(Progress):
         told = 0
 
-        def bar(self, label, total, done=0):
+        def bar(self, label, total, done=0, *, usual=True):
             import contextlib
 
             self.total = total

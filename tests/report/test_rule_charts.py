@@ -10,7 +10,7 @@ from sparsing.base.provenance import Provenance
 from sparsing.errors import InputError
 from sparsing.measuring.frontier import FrontierPoint, RuleComparison
 from sparsing.report.charts.rule_charts import KeptShare, comparison_picture, frontier_picture, kept_share
-from sparsing.report.measurement_tables import frontier
+from sparsing.report.measurement_tables import frontier, frontier_note
 from sparsing.report.static import draw, save_picture
 
 from ..helpers.measurements import make_measurement
@@ -25,6 +25,7 @@ class P:
     activation_ratio_interval: tuple[float, float] | None = None
     ppl_ratio_interval: tuple[float, float] | None = None
     target_ppl_ratio: float | None = None
+    converged: bool = True
 
 
 def test_kept_at_a_measured_level():
@@ -129,3 +130,27 @@ def test_a_target_stays_in_table_and_picture_if_its_passes_lie_below_it():
     assert rows[0][-1] == "49.0% [39.0, 59.0]"
     marks = comparison_picture(comparison).charts[0].marks
     assert [mark.label for mark in marks] == ["PPL-1%", "PPL-5%"]
+
+
+def test_a_cost_that_no_level_meets_has_a_star_and_a_note():
+    points = tuple(
+        FrontierPoint(
+            rule=rule,
+            level=0.1,
+            activation_ratio=0.3,
+            activation_ratio_interval=(0.28, 0.33),
+            ppl_ratio=1.07,
+            ppl_ratio_interval=None,
+            target_ppl_ratio=1.07,
+            converged=converged,
+        )
+        for rule, converged in (("cett", True), ("griffin", False))
+    )
+    comparison = RuleComparison(points=points, provenance=Provenance(model="some/model"))
+    header, rows = frontier(comparison)
+    assert header == ["rule", "PPL-7%"], "a cost that was searched for has a column"
+    assert rows == [["cett", "30.0% [28.0, 33.0]"], ["griffin", "30.0%* [28.0, 33.0]"]]
+    assert frontier_note(comparison).startswith("* no level of the rule meets this cost")
+    assert frontier_note(dataclasses.replace(comparison, points=points[:1])) == ""
+    (_, kept) = frontier_picture(points, at=1.07).charts
+    assert kept.note.endswith("the figure is moved from the nearest level: griffin.")

@@ -140,6 +140,27 @@ def test_generate_equals_the_masked_forward(name, known):
     torch.testing.assert_close(torch.stack(out.logits, dim=1), whole[:, 7:], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", [cell for cell in CELLS if cell != "griffin:x"])
+def test_padding_of_a_batch_changes_no_generated_text(name, known):
+    """A shorter prompt is padded on the left; a set that is chosen from the prompt must not see the padding."""
+    loaded, curves = known
+    rule = rule_of(name, loaded)
+    thresholds = made(rule, rule.reach(curves).start, curves, covering(loaded, rule.score).sites)
+    ids = torch.randint(3, 100, (2, 10), generator=torch.Generator().manual_seed(4))
+    real = torch.ones_like(ids)
+    ids[0, :6], real[0, :6] = 0, 0
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    options |= {"output_logits": True, "return_dict_in_generate": True}
+
+    def logits(sparse, ids, real):
+        return torch.stack(sparse.generate(ids, attention_mask=real, **options).logits, dim=1)
+
+    with torch.no_grad(), sparsify(loaded.model, thresholds) as sparse:
+        both = logits(sparse, ids, real)
+        alone = [logits(sparse, ids[:1, 6:], real[:1, 6:]), logits(sparse, ids[1:], real[1:])]
+    torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_padding_and_the_order_of_windows_change_nothing(name, known):
     loaded, curves = known

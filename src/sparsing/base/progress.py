@@ -28,6 +28,7 @@ class Progress:
         self._what, self._planned, self._done = "", 0.0, 0.0
         self._began = self._last_line = time.monotonic()
         self._sec_each: float | None = None
+        self._ended: list[_Part] = []
 
     def plan(self, what: str, total: float) -> None:
         """Names the whole work that the following bars are parts of.
@@ -37,6 +38,7 @@ class Progress:
             total: Estimate of the sum of all bars.
         """
         self._what, self._planned, self._done, self._sec_each = what, total, 0.0, None
+        self._ended = []
         self._began = self._last_line = time.monotonic()
 
     def pace(self, sec_each: float) -> None:
@@ -46,25 +48,30 @@ class Progress:
             self._print(f"about {duration(self._planned * sec_each)}, by the time of the first batches")
 
     @contextlib.contextmanager
-    def bar(self, label: str, total: int, done: int = 0) -> Generator[Callable[[int], None]]:
+    def bar(
+        self, label: str, total: int, done: int = 0, *, usual: bool = True
+    ) -> Generator[Callable[[int], None]]:
         """Shows one part of the work inside the `with` block; yields the function that advances it by some units.
 
         Args:
             label: Text before the bar.
             total: Units (usually tokens) of this part.
             done: Units that an earlier run has finished already.
+            usual: Whether a unit takes about as long as in other parts. Otherwise the speed of this part says nothing
+                about the time that the others will take.
         """
-        part = _Part(label, total, done)
+        part = _Part(label, total, done, usual)
         self._done += done
         shown = {"bars": self._bars, "lines": self._lines}.get(self._style)
         with shown(part) if shown else contextlib.nullcontext(lambda: None) as refresh:
 
             def advance(count: int) -> None:
-                part.done += count
+                part.advance(count)
                 self._done += count
                 refresh()
 
             yield advance
+        self._ended.append(part)
 
     @contextlib.contextmanager
     def _lines(self, part: _Part) -> Generator[Callable[[], None]]:
@@ -73,7 +80,9 @@ class Progress:
 
         def watch() -> None:
             while not stop.wait(max(0.0, self._last_line + LINE_EVERY_SEC - time.monotonic())):
-                self._print(f"{part.label}, {part.done / part.total:.0%} of {part.total:,}; {self._left()}")
+                self._print(
+                    f"{part.label}, {part.done / part.total:.0%} of {part.total:,}; {self._left(part)}"
+                )
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -105,19 +114,23 @@ class Progress:
             def refresh() -> None:
                 bars.update(task, completed=part.done)
                 if whole is not None:
-                    bars.update(whole, completed=min(self._done, self._planned), left=self._left())
+                    bars.update(whole, completed=min(self._done, self._planned), left=self._left(part))
 
             refresh()
             yield refresh
 
-    def _left(self) -> str:
-        """The time that is left for the plan, from the speed so far."""
-        elapsed = time.monotonic() - self._began
-        each = elapsed / self._done if self._done and elapsed > 1 else self._sec_each
-        if each is None or not self._planned:
-            return f"{duration(elapsed)} so far"
+    def _left(self, part: _Part) -> str:
+        """The time that is left for the plan: that of this part by its own speed, and that of the parts after it."""
+        usual = [one for one in (*self._ended, part) if one.usual and one.sec > 1]
+        done = sum(one.own for one in usual)
+        each = sum(one.sec for one in usual) / done if done else self._sec_each
+        own = each if part.usual or not part.own or part.sec <= 1 else part.sec / part.own
+        if each is None or own is None or not self._planned:
+            return f"{duration(time.monotonic() - self._began)} so far"
+        rest = part.total - part.done
         # a search may need more tries than planned: something is left as long as work goes on
-        return f"about {duration(max(self._planned - self._done, 0.02 * self._planned) * each)} left"
+        after = max(self._planned - self._done - rest, 0.0 if rest else 0.02 * self._planned)
+        return f"about {duration(rest * own + after * each)} left"
 
     def _print(self, text: str) -> None:
         self._last_line = time.monotonic()
@@ -126,10 +139,20 @@ class Progress:
 
 
 class _Part:
-    """A part of the work: its label, its size and how much of it is done."""
+    """A part of the work: its size, how much of it is done, and the time that this took."""
 
-    def __init__(self, label: str, total: int, done: int):
-        self.label, self.total, self.done = label, total, done
+    def __init__(self, label: str, total: int, done: int, usual: bool):
+        self.label, self.total, self.done, self.usual = label, total, done, usual
+        self.own = 0
+        """Units that this run has finished."""
+        self.sec = 0.0
+        """Seconds until the latest of them."""
+        self._began = time.monotonic()
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        self.own += count
+        self.sec = time.monotonic() - self._began
 
 
 def duration(seconds: float) -> str:

@@ -163,6 +163,8 @@ def _print(comparison: RuleComparison) -> None:
     where = f"{comparison.provenance.model}, {comparison.num_tokens:,} tokens"
     title = f"{where}: activation ratio at a rise of perplexity (lower is sparser)"
     common.print_table(title, *tables.frontier(comparison))
+    if note := tables.frontier_note(comparison):
+        print(note)
     for order in comparison.orders:
         common.print_table(
             f"rank at {order_tables.cost(order)} by {order.measure}", *order_tables.order(order)

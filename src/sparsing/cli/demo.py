@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
             f"{model.activation}: activation ratio at a cost in perplexity",
             *tables.frontier(model.comparison),
         )
+        if note := tables.frontier_note(model.comparison):
+            print(note)
     print(common.results_line(folder, page))
     return 0
 

@@ -191,6 +191,8 @@ class _CurveTotals(Totals):
 class _CurveObserver(Observer[_CurveTotals]):
     """Adds up CETT and ratio at the grid over the sampled tokens."""
 
+    usual = False
+
     def __init__(
         self,
         sites: Sequence[Site],

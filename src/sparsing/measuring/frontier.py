@@ -52,6 +52,8 @@ class FrontierPoint(Result):
     ppl_ratio_interval: Interval | None
     target_ppl_ratio: float | None = None
     """The perplexity ratio for which the level was searched; None for the levels between."""
+    converged: bool = True
+    """False if no level meets the target, so that the figures are moved there from the nearest level."""
     measured_ppl_ratio: float | None = None
     """Perplexity ratio of the pass. It is not `ppl_ratio` if the figures were moved; None for the levels between."""
     savings: Savings | None = None
@@ -222,6 +224,7 @@ def _searched(subject: Subject, rule: Rule, found: SearchResult) -> _Searched:
         ppl_ratio=moved,
         ppl_ratio_interval=_moved(outcome["ppl_ratio_interval"], found.ppl_ratio, moved),
         target_ppl_ratio=found.target_ppl_ratio,
+        converged=found.converged,
         measured_ppl_ratio=found.ppl_ratio,
         savings=dataclasses.replace(subject.savings(thresholds), activation_ratio=ratios),
     )

@@ -114,6 +114,8 @@ class Observer(Generic[T]):
     """True if `see_output` has to be called."""
     needs_block = False
     """True if `see_block` has to be called."""
+    usual = True
+    """False if a token takes much longer than in other passes."""
 
     def __init__(self, totals: T):
         self.totals = totals
@@ -227,7 +229,7 @@ def run_pass(
         chosen = default_batch_size(loaded, corpus, processes=1 + others.count)
         batch_size = settings.limit.apply(settings.batch_size or chosen)
         done, total = int(corpus.lengths[:begin].sum()), int(corpus.lengths.sum())
-        bar = (settings.progress or Progress(False)).bar(label or key, total, done)
+        bar = (settings.progress or Progress(False)).bar(label or key, total, done, usual=observer.usual)
         try:
             tokens = batch_size * corpus.width if head else None
             others.open(_BatchOfPass, loaded, observer, empty, intervention, corpus.n_windows, tokens)

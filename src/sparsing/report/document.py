@@ -174,6 +174,7 @@ def _result_sections(runs: Runs, series: Mapping[str, Sequence[Measurement]]) ->
         tokens = f" on {comparison.num_tokens:,} tokens" if comparison.num_tokens else ""
         source = "with 95% intervals where the level was searched for, else interpolated"
         caption = f"Activation ratio at a cost in perplexity{tokens}, {model}; {source}"
+        caption += f"; {note}" if (note := tables.frontier_note(comparison)) else ""
         tables_of_rules.append(PageTable(caption=caption, header=header, rows=rows))
         orders += _order_tables(comparison, model)
     return [

@@ -99,9 +99,13 @@ def _between(values: Sequence[float] | np.ndarray, style: str) -> str:
 
 
 def frontier(comparison: RuleComparison) -> Rows:
-    """Activation ratio of each rule, with its 95% interval, at the costs in perplexity that a rule has a value for."""
+    """Activation ratio of each rule, with its 95% interval, at the costs in perplexity that a rule has a value for.
+
+    A figure that was moved from a level which does not meet the cost has a star, see `frontier_note`.
+    """
     lines = [comparison.of(rule) for rule in comparison.rules()]
-    costs = [p for p in COSTS if any(kept_share(line, 1 + p / 100) for line in lines)]
+    targets = {round(100 * (p.target_ppl_ratio - 1), 6) for line in lines for p in line if p.target_ppl_ratio}
+    costs = [p for p in sorted({*COSTS, *targets}) if any(kept_share(line, 1 + p / 100) for line in lines)]
     return ["rule", *(f"PPL-{p:g}%" for p in costs)], [
         [rule, *(_kept_at(comparison, rule, 1 + p / 100) for p in costs)] for rule in comparison.rules()
     ]
@@ -109,7 +113,17 @@ def frontier(comparison: RuleComparison) -> Rows:
 
 def _kept_at(comparison: RuleComparison, rule: str, ppl_ratio: float) -> str:
     share = kept_share(comparison.of(rule), ppl_ratio)
-    return "-" if share is None else f"{percent(share.ratio, 1)} {interval(share.interval, digits=1)}".strip()
+    if share is None:
+        return "-"
+    figure = f"{percent(share.ratio, 1)}{'' if share.converged else '*'}"
+    return f"{figure} {interval(share.interval, digits=1)}".strip()
+
+
+def frontier_note(comparison: RuleComparison) -> str:
+    """What the star in `frontier` means; empty if no figure has one."""
+    if all(point.converged for point in comparison.points):
+        return ""
+    return "* no level of the rule meets this cost; the figure is moved there from the nearest level"
 
 
 def training(own: Mapping[str, Sequence[Measurement]], shared: Mapping[str, Sequence[Measurement]]) -> Rows:

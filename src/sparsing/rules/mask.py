@@ -76,6 +76,8 @@ class Mask:
         """Which tokens of the batch are no padding, shape `(windows, tokens)`; None if all are.
 
         Only a selection that is not `per_token` reads it."""
+        self._attended: torch.Tensor | None = None
+        """The attention mask of the running forward of `generate`, shape `(windows, tokens so far)`; see `watch`."""
         self._chosen: list[torch.Tensor | None] = [None] * len(sites)
         """The set that a selection chose from the latest prompt of `generate`, shape `(windows, d_ff)`."""
 
@@ -126,8 +128,10 @@ class Mask:
     def _select(self, index: int, size: torch.Tensor) -> torch.Tensor:
         """The active set, shape of `size`: `(windows, tokens, d_ff)`."""
         selection, number = self._selection, self._numbers[index]
-        real = self.real if self.real is not None else size.new_ones((), dtype=torch.bool)
-        real = real.expand(size.shape[:2])
+        real = self.real
+        if real is None and self._attended is not None:
+            real = self._attended[:, -size.shape[1] :].to(size.device)
+        real = size.new_ones(size.shape[:2], dtype=torch.bool) if real is None else real
         if not isinstance(selection, PromptSelection) or self.real is not None:
             return selection.active(size, number, real)
         # without a batch the model generates: a forward of several tokens is the prompt
@@ -146,8 +150,26 @@ class Mask:
         """`(windows, tokens)` of the rows. Some blocks flatten both axes; then only the batch knows the shape."""
         if self.real is not None:
             return self.real.shape[0], self.real.shape[1]
-        # in generation there is no batch object; without padding one long window is as good
-        return rows.leading if len(rows.leading) == 2 else (1, rows.leading[0])
+        if len(rows.leading) == 2:
+            return rows.leading
+        # in generation there is no batch object; without an attention mask one long window is as good
+        windows = 1 if self._attended is None else len(self._attended)
+        return windows, rows.leading[0] // windows
+
+    def watch(self, model: nn.Module) -> list[Any]:
+        """Reads the attention mask of each forward, so that padding of a batch that generates takes no part.
+
+        Only a selection in which the tokens of a sequence depend on each other needs it. Returns: the handles.
+        """
+        if self._selection.per_token:
+            return []
+
+        def read(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            attention = named.get("attention_mask")
+            is_plain = isinstance(attention, torch.Tensor) and attention.dim() == 2
+            self._attended = attention.bool() if is_plain else None
+
+        return [model.register_forward_pre_hook(read, with_kwargs=True)]
 
 
 def _moved(tensors: list[Any], index: int, device: torch.device) -> Any:
@@ -178,7 +200,7 @@ def apply(model: nn.Module, thresholds: Thresholds) -> list[Any]:
     """Applies `thresholds` until the returned handles are removed (`handle.remove()`). Raises as `sparsify`."""
     sites = covered_sites(model, find_sites(model), thresholds.on)
     mask = Mask(sites, thresholds)
-    return attach(sites, mask.masked, gate=mask.needs_gate, extra=mask.extra)
+    return [*mask.watch(model), *attach(sites, mask.masked, gate=mask.needs_gate, extra=mask.extra)]
 
 
 def load_sparse(name_or_path: str, thresholds: Thresholds, **options: Any) -> LoadedModel:

@@ -87,7 +87,9 @@ def advise(
         # before anything is accelerated, so that it is the speed of the model's own code
         with (
             finite_logits(subject.loaded, [_named_prompt(subject)]),
-            subject.progress.bar("dense decoding, the model's own code", MIN_PAIRS + 1) as advance,
+            subject.progress.bar(
+                "dense decoding, the model's own code", MIN_PAIRS + 1, usual=False
+            ) as advance,
         ):
             torch_speed = _dense_speed(model, _prompt(subject), new_tokens, advance)
         bounds, rows = [], []
@@ -171,7 +173,7 @@ def _timed_row(
     # one unit for the preparation, one for the timing
     with (
         finite_logits(subject.loaded, [_named_prompt(subject)]),
-        subject.progress.bar(f"timing {row.rule}, {way}", 2) as advance,
+        subject.progress.bar(f"timing {row.rule}, {way}", 2, usual=False) as advance,
         accelerate(
             subject.loaded.model, thresholds, predictor=predictor, sample=prompt, threads=threads
         ) as fast,

@@ -203,7 +203,7 @@ def calibrate_predictor(
     _check_options(kind, thresholds, loaded.sites)
     sample = sample_corpus(loaded, corpus, thresholds, tokens=tokens, progress=progress)
     layers, reports, numbers = [], [], thresholds.for_sites(loaded.sites)
-    bar = (progress or Progress(False)).bar(f"{kind} predictor, layers", len(loaded.sites))
+    bar = (progress or Progress(False)).bar(f"{kind} predictor, layers", len(loaded.sites), usual=False)
     with bar as advance:
         for index, site in enumerate(loaded.sites):
             packed = pack(site).to("cpu")  # where the sample is; one layer at a time saves memory

@@ -42,6 +42,8 @@ class RulePoint(Protocol):
     def ppl_ratio_interval(self) -> Interval | None: ...
     @property
     def target_ppl_ratio(self) -> float | None: ...
+    @property
+    def converged(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class KeptShare:
     interval: Interval | None
     measured: bool
     """False if the ratio is interpolated between two measured points."""
+    converged: bool = True
+    """False if the level was searched for and no level meets the perplexity ratio."""
 
 
 def frontier_picture(points: Sequence[RulePoint], *, subtitle: str = "", at: float = 1.01) -> Picture:
@@ -99,7 +103,8 @@ def kept_share(points: Sequence[RulePoint], ppl_ratio: float) -> KeptShare | Non
     near = min(searched or points, key=lambda point: abs(point.ppl_ratio - ppl_ratio))
     if searched or abs(near.ppl_ratio - ppl_ratio) <= SAME_PPL:
         interval = near.activation_ratio_interval if searched else None
-        return KeptShare(ratio=near.activation_ratio, interval=interval, measured=True)
+        converged = near.converged if searched else True
+        return KeptShare(ratio=near.activation_ratio, interval=interval, measured=True, converged=converged)
     ordered = sorted(points, key=lambda point: point.ppl_ratio)
     costs = [point.ppl_ratio for point in ordered]
     if not costs[0] < ppl_ratio < costs[-1]:
@@ -156,6 +161,10 @@ def _kept_chart(kept: Mapping[str, KeptShare], rules: Sequence[str], at: float, 
     notes = ["Bars are 95% intervals."]
     if not all(share.measured for share in kept.values()):
         notes.append("Hollow points are interpolated between two levels.")
+    if unmet := [rule for rule, share in kept.items() if not share.converged]:
+        notes.append(
+            f"No level meets this cost, and the figure is moved from the nearest level: {', '.join(unmet)}."
+        )
     if missing:
         notes.append(f"No two levels enclose this cost: {', '.join(missing)}.")
     return Chart(

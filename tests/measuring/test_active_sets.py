@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparsing.measuring import active_sets as measuring_active_sets
 from sparsing.measuring._measure import measure
 from sparsing.measuring.savings import GROUP_SIZES, UNION_TOKENS, Savings
 from sparsing.measuring.subject import Subject
@@ -84,6 +85,24 @@ def test_groups_unions_and_overlap_equal_sets(model, rule, level):
         overlap = np.mean([len(a & b) / len(a | b) if a | b else 1.0 for a, b in pairs])
         assert savings.neighbour_jaccard[index] == pytest.approx(overlap)
     np.testing.assert_allclose(savings.group_ratio[:, 0], result.layer_activation_ratio, rtol=1e-9)
+
+
+@pytest.mark.parametrize("model", ["llama", "glm4_moe"])
+def test_of_a_long_window_a_part_is_looked_at(model, monkeypatch):
+    """The flags of all neurons of a window of 32,768 tokens with 128 experts would take gigabytes."""
+    monkeypatch.setattr(measuring_active_sets, "SET_TOKENS", 8)
+    own = loaded(build_experts(model)) if model.endswith("moe") else tiny_loaded(model)
+    subject = Subject(own, text_corpus(20, window=20))
+    result = measure(subject, "cett", level=0.3)
+    sites, sets = active_sets(subject, result.thresholds)
+    assert result.savings.num_tokens == 8
+    for index, site in enumerate(sites):
+        (tokens,) = sets[index]
+        active = np.mean([len(one) for one in tokens[:8]]) / site.width
+        assert result.savings.group_ratio[index, 0] == pytest.approx(active)
+        pairs = [tokens[i] | tokens[i + 1] for i in range(7)]
+        union = np.mean([len(pair) for pair in pairs]) / site.width
+        assert result.savings.union_ratio[index, UNION_TOKENS.index(2)] == pytest.approx(union)
 
 
 @pytest.mark.parametrize(

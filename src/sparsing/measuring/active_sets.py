@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from sparsing.sites.site import Site
 
 SET_TOKENS = 2048
-"""Groups and unions are counted on about this many tokens, since every neuron of every token is looked at."""
+"""Groups and unions are counted on about this many tokens, since every neuron of every token is looked at.
+
+Of a longer window they are counted on the first tokens that count."""
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers by their number of bytes."""
@@ -89,9 +91,13 @@ class ActiveSetObserver(Observer[SetTotals]):
         ]
 
     def begin(self, batch: Batch) -> None:
-        self._counted = batch.counted
-        self._runs = [_run_ends(batch.counted, length) for length in UNION_TOKENS]
-        self.totals.tokens += int(batch.counted.sum())
+        # of a long window a part, since the flags of all its neurons may not fit into memory
+        first = int(batch.counted.any(0).int().argmax())
+        self._positions = slice(first, first + SET_TOKENS)
+        self._width = batch.counted.shape[1]
+        self._counted = batch.counted[:, self._positions]
+        self._runs = [_run_ends(self._counted, length) for length in UNION_TOKENS]
+        self.totals.tokens += int(self._counted.sum())
         self.totals.runs += torch.tensor([int(ends.sum()) for ends in self._runs])
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
@@ -110,12 +116,17 @@ class ActiveSetObserver(Observer[SetTotals]):
 
     def _sets(self, index: int, active: torch.Tensor, rows: Rows) -> torch.Tensor:
         """The active neurons of each token of all neurons, shape `(windows, tokens, n_experts, d_ff)`."""
-        site, shape = self._sites[index], tuple(self._counted.shape)
-        if rows.routing is not None:
-            of_token = active.new_zeros(rows.routing.n_tokens, site.n_experts, site.d_ff)
-            of_token[rows.routing.token, rows.routing.expert] = active
+        site, counted, routing = self._sites[index], self._counted, rows.routing
+        if counted.shape[1] < self._width:
+            tokens = torch.arange(len(counted) * self._width, device=active.device)
+            tokens = tokens.view(len(counted), -1)[:, self._positions].flatten()
+            chosen, routing = (tokens, None) if routing is None else routing.of_tokens(tokens)
+            active = active.index_select(0, chosen)
+        if routing is not None:
+            of_token = active.new_zeros(routing.n_tokens, site.n_experts, site.d_ff)
+            of_token[routing.token, routing.expert] = active
             active = of_token
-        return active.reshape(*shape, site.n_experts, site.d_ff).clone()
+        return active.reshape(*counted.shape, site.n_experts, site.d_ff).clone()
 
     def _unions(self, active: torch.Tensor) -> list[torch.Tensor]:
         """Neurons active at a token or one of the tokens before it, for each of `UNION_TOKENS`.

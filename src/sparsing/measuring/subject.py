@@ -41,6 +41,7 @@ from sparsing.models.tokenizer import check_token_ids
 from sparsing.rules import Rule
 from sparsing.rules.coverage import covering
 from sparsing.rules.mask import Mask
+from sparsing.rules.selections import SELECTIONS, PromptSelection
 from sparsing.rules.thresholds import Thresholds, thresholds_at
 from sparsing.text.corpus import Corpus
 
@@ -303,12 +304,20 @@ class Subject:
         strength, most = rule.strength(level), rule.reach(self.curves).most
         # up to the sparsest level, which stands for resamples whose perplexity does not rise
         grid = np.append(np.linspace(-2, 2, 41), max(2.1, math.log(most / strength)) if strength > 0 else 2.1)
-        ratios = [
-            rule.expected_ratio(rule.level(min(strength * math.exp(step), most)), self.curves)
-            for step in grid
-        ]
-        base = rule.expected_ratio(level, self.curves)
-        return grid, np.array(ratios) / max(base, 1e-12)
+        strengths = [strength, *(min(strength * math.exp(step), most) for step in grid)]
+        ratios = np.array([rule.expected_ratio(rule.level(one), self.curves) for one in strengths])
+        prompt = self._prompt_share(rule)
+        ratios = prompt * rule.expected_ratio(rule.level(0.0), self.curves) + (1 - prompt) * ratios
+        return grid, ratios[1:] / max(ratios[0], 1e-12)
+
+    def _prompt_share(self, rule: Rule) -> float:
+        """Share of the counted tokens that are a dense prompt; 0 for rules that choose no set from a prompt."""
+        selection = SELECTIONS[rule.selection]
+        if not isinstance(selection, PromptSelection):
+            return 0.0
+        batches = self.corpus.batches(64)
+        prompt = sum(int((selection.prompt_of(b.real) & b.counted).sum()) for b in batches)
+        return prompt / self.corpus.num_tokens
 
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each site on dense inputs, exact, shape `(n_sites,)`."""

@@ -166,8 +166,9 @@ class Mask:
 
         def read(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             attention = named.get("attention_mask")
-            is_plain = isinstance(attention, torch.Tensor) and attention.dim() == 2
-            self._attended = attention.bool() if is_plain else None
+            self._attended = None
+            if isinstance(attention, torch.Tensor) and attention.dim() == 2:
+                self._attended = attention.bool()
 
         return [model.register_forward_pre_hook(read, with_kwargs=True)]
 

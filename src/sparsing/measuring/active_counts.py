@@ -57,7 +57,7 @@ class ActiveCounter:
     def begin(self, batch: Batch) -> None:
         """Called before a batch runs."""
         self._counted, self._span = batch.counted, batch.span
-        self._counts_all = bool(batch.counted.all())
+        self._others = (~batch.counted).nonzero()  # window and token of each token that does not count
         totals = self._totals
         totals.tokens[batch.span] = batch.counted.sum(-1).to(totals.tokens.device)
 
@@ -66,14 +66,15 @@ class ActiveCounter:
         totals, routing, counted = self._totals, rows.routing, self._counted.to(active.device)
         if routing is None:
             active = active.view(*counted.shape, -1)
-            if not self._counts_all:
-                active = active & counted[..., None]
             per_window = count_over_tokens(active)  # (windows, d_ff)
+            if len(self._others):  # to subtract them is cheaper than to clear their flags
+                windows, tokens = self._others.to(active.device).T
+                per_window.index_add_(0, windows, active[windows, tokens].int(), alpha=-1)
             totals.neuron[index] += per_window.sum(0)
             totals.active[index][self._span] = per_window.sum(1)
             return
         of_row = counted.flatten()[routing.token, None]
-        active = active if self._counts_all else active & of_row
+        active = active & of_row if len(self._others) else active
         per_token = routing.per_token(count_over_neurons(active)).sum(-1).view(counted.shape)
         totals.neuron[index] += routing.counts_per_expert(active).flatten()
         totals.load[self._sites[index].name] += routing.counts_per_expert(of_row)[:, 0]

@@ -31,6 +31,7 @@ from sparsing.measuring.threshold_grid import (
 )
 from sparsing.rules.coverage import covering_all
 from sparsing.rules.curves import Curves, ScoreCurve
+from sparsing.rules.flags import kept
 from sparsing.rules.mask import Change
 from sparsing.rules.scores import SCORES, is_above, row_scale, scores_of
 from sparsing.sites.neuron_output import neuron_output
@@ -279,7 +280,7 @@ class _CurveObserver(Observer[_CurveTotals]):
         add(sums.quantile_ratio, counts / size.shape[-1])
         for point, threshold in enumerate(points):
             active = is_above(size, threshold)
-            dropped = norm(rows.routing.outputs(rows.h * ~active, weight))
+            dropped = norm(rows.routing.outputs(kept(rows.h, ~active), weight))
             add(sums.cett[:, point], relative_error(dropped, full))
             add(sums.ratio[:, point], active.double().mean(-1))
 

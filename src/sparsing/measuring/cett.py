@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from sparsing.rules.flags import kept
 from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows
@@ -47,7 +48,7 @@ def site_cett(site: Site, rows: Rows, active: torch.Tensor, full_norm: torch.Ten
         active: The neurons that stay, shape `(rows, d_ff)`, bool.
         full_norm: Norm of the output of all neurons per token, shape `(tokens,)`.
     """
-    return relative_error(norm(neuron_output(site, rows.h * ~active, rows)), full_norm)
+    return relative_error(norm(neuron_output(site, kept(rows.h, ~active), rows)), full_norm)
 
 
 def cett(
@@ -64,4 +65,4 @@ def cett(
     Returns: Shape `(tokens,)`, float32; 0 where the dropped part has norm 0, also if the output is 0.
     """
     full = output_norm(h, weight) if full_norm is None else full_norm
-    return relative_error(output_norm(h * ~active, weight), full)
+    return relative_error(output_norm(kept(h, ~active), weight), full)

@@ -18,6 +18,7 @@ import torch
 
 from sparsing.errors import InputError
 from sparsing.rules.coverage import covered_sites
+from sparsing.rules.flags import kept, nonzero
 from sparsing.rules.scores import cut, is_active, row_cut, row_scale, score_for
 from sparsing.rules.selections import PromptSelection
 from sparsing.sites.discovery import find_sites
@@ -107,7 +108,7 @@ class Mask:
         active = self._select(index, per_token.view(windows, tokens, -1)).expand(windows, tokens, -1)
         active = rows.per_row(active.reshape(per_token.shape))
         # exact zeros are never active; the sign of a signed score does not show them
-        return active & ((rows.h if score.signed else size) != 0)
+        return active & nonzero(rows.h if score.signed else size)
 
     def change(self, index: int, rows: Rows) -> Change:
         """The active neurons of site `index`, and `h` without the others."""
@@ -117,9 +118,10 @@ class Mask:
     def replaced(self, index: int, h: torch.Tensor, active: torch.Tensor) -> torch.Tensor:
         """`h` with inactive neurons at 0 or at the centre of the site, same shape."""
         if self._scores[index].centred:
-            # a Python number would not be rounded to the dtype of `h` in every operation
-            return torch.where(active, h, torch.full_like(h, self._centres[index]))
-        return h * active
+            # on a CPU two products are faster than `torch.where`; the centre is rounded to the dtype of `h`
+            centre = torch.full_like(h[..., :1], self._centres[index])
+            return kept(h, active).add_(kept(centre, ~active))
+        return kept(h, active)
 
     def masked(self, index: int, rows: Rows) -> torch.Tensor:
         """`h` without inactive neurons; this method is the `see` of `tap.attach`."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sparsing.base.registry import Registry
 from sparsing.errors import InputError
+from sparsing.rules.flags import above
 
 if TYPE_CHECKING:
     import torch
@@ -175,7 +176,7 @@ def row_cut(cut: torch.Tensor | float, rows: Rows) -> torch.Tensor | float:
 
 def is_above(size: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
     """Whether the size is strictly above the threshold, the definition of active. Shape of `size`, bool."""
-    return size > threshold
+    return above(size, threshold)
 
 
 def is_active(value: torch.Tensor, cut: torch.Tensor | float) -> torch.Tensor:

@@ -19,6 +19,7 @@ from sparsing.measuring.cett import norm, relative_error
 from sparsing.measuring.measurement import DEAD_BELOW
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.models.loading import LoadedModel
+from sparsing.rules.flags import kept
 from sparsing.rules.mask import Change
 from sparsing.rules.scores import is_above, is_active, row_scale, sizes
 from sparsing.sites.neuron_output import neuron_output
@@ -146,7 +147,7 @@ def threshold_at_cett(site: Site, rows: Rows, norms: torch.Tensor, target: float
     full = norm(neuron_output(site, rows.h, rows, weight))
 
     def excess(log_t: float) -> float:
-        dropped = neuron_output(site, rows.h * ~is_above(size, math.exp(log_t)), rows, weight)
+        dropped = neuron_output(site, kept(rows.h, ~is_above(size, math.exp(log_t))), rows, weight)
         return float(relative_error(norm(dropped), full).mean()) - target
 
     low, high = math.log(top) - _DECADES * math.log(10), math.log(top)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
+from sparsing.rules.flags import above
 from sparsing.rules.rule import KeepsShare, Reach, register_rule
 from sparsing.rules.selections import Selection, register_selection
 
@@ -49,4 +50,6 @@ class AboveGaussianQuantile(Selection):
         # by symmetry, since 1 - number has few digits of a small number
         deviations = -statistics.NormalDist().inv_cdf(max(number, _LEAST))
         mean = size.mean(-1, keepdim=True)
-        return size > mean + deviations * size.std(-1, keepdim=True, correction=0)
+        # `Tensor.std` takes 50 times as long as these steps on a CPU
+        std = (size - mean).square_().mean(-1, keepdim=True).sqrt_()
+        return above(size, mean + deviations * std)

@@ -54,7 +54,7 @@ class TopKPerToken(Selection):
     name = "top_k"
 
     def active(self, size: torch.Tensor, number: float, real: torch.Tensor) -> torch.Tensor:
-        return largest(size, max(1, round(number * size.shape[-1])))
+        return largest(size, max(1, round(number * size.shape[-1])), all_zeros=True)
 
 
 @register_selection
@@ -69,5 +69,5 @@ class TopKPerSequence(Selection):
         for window, tokens in enumerate(real):
             flat = size[window][tokens].flatten()
             kept = flat.numel() - int((1 - number) * flat.numel())
-            active[window, tokens] = largest(flat[None], kept).view(-1, size.shape[-1])
+            active[window, tokens] = largest(flat[None], kept, all_zeros=True).view(-1, size.shape[-1])
         return active

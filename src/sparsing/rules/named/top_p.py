@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsing.rules.flag_counts import count_over_neurons
+from sparsing.rules.flags import above
 from sparsing.rules.order_statistics import exactly, rising
 from sparsing.rules.rule import Reach, Rule, register_rule
 from sparsing.rules.selections import Selection, register_selection
@@ -77,7 +79,7 @@ class LeastMass(Selection):
         # from the smallest score upwards: the sum is exact where it matters, and a number of 0 drops only zeros
         ordered = rising(size)
         mass = ordered.pow(self.power).cumsum(-1)
-        kept = (mass > number * mass[..., -1:]).sum(-1, keepdim=True)
+        kept = count_over_neurons(above(mass, number * mass[..., -1:]))[..., None].long()
         smallest = ordered.gather(-1, (size.shape[-1] - kept).clamp_max(size.shape[-1] - 1))
         return exactly(size, smallest, kept)
 

@@ -196,6 +196,15 @@ def test_text_continues_and_stops(tmp_path, ids):
             write(engine, ids, max_new_tokens=64)
 
 
+def test_missing_memory_is_an_error_with_the_size(tmp_path, monkeypatch):
+    def no_memory(size):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr("sparsing.decode.engine.weights.HugePages", no_memory)
+    with pytest.raises(InputError, match=r"no memory for .* GB of weights \(Cannot allocate memory\)"):
+        open_tiny(tmp_path, build("llama"))
+
+
 def test_wrong_arguments_are_refused_before_work(tmp_path, ids):
     model = build("llama")
     path = export_gguf(model, tmp_path / "model.gguf", weight_type="F32")

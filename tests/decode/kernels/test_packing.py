@@ -8,7 +8,7 @@ import torch
 from sparsing import find_sites
 from sparsing.decode.kernels.cuts import layer_cuts, no_cuts
 from sparsing.decode.kernels.packing import PackedFFN, pack, to_int8
-from sparsing.decode.kernels.pages import PAGE, copy_to_huge_pages
+from sparsing.decode.kernels.pages import PAGE, HugePages, copy_to_huge_pages
 from sparsing.decode.kernels.plain import ffn
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.rules.thresholds import Thresholds
@@ -73,3 +73,16 @@ def test_a_copy_on_huge_pages_is_equal_and_separate(size, kind):
     assert torch.equal(copy, tensor)
     assert copy.data_ptr() != tensor.data_ptr()
     assert size < PAGE or copy.data_ptr() % PAGE == 0
+
+
+@pytest.mark.parametrize("reserved", [1000, 2 * PAGE])
+def test_pieces_of_huge_pages_start_on_lines_and_do_not_overlap(reserved):
+    pages = HugePages(reserved)
+    pieces = [pages.take(size) for size in (1, 64, 100, 0, 300)]
+    for number, piece in enumerate(pieces):
+        assert piece.ctypes.data % 64 == 0
+        piece[:] = number
+    for number, piece in enumerate(pieces):
+        assert (piece == number).all()
+    with pytest.raises(AssertionError, match="too small"):
+        pages.take(reserved)

@@ -41,8 +41,6 @@ from sparsing.decode.engine.neuron_rows import (
     RECORD,
     SCALES,
     START,
-    UP_AT,
-    UP_STRIDE,
 )
 from sparsing.decode.engine.packed_rows import ROWS_TOGETHER
 from sparsing.decode.engine.weights import DOWN, GATE, INPUT_CODE, UP
@@ -231,9 +229,9 @@ def _finish(me, layer, s, slot, count, up_values, ups_later):
 
 @njit(nogil=True, cache=True)
 def _ups(matrix, rows, values, count, neurons, ups):
-    start, stride, target = rows[UP_AT], rows[UP_STRIDE], ups.ctypes.data
+    start, size, target = rows[START], rows[RECORD], ups.ctypes.data
     for k in range(count):
-        multiply_row(matrix, values, start + neurons[k] * stride, target + 4 * k)
+        multiply_row(matrix, values, start + neurons[k] * size, target + 4 * k)
 
 
 @njit(nogil=True, cache=True)

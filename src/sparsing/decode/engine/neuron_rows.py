@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Neighbouring neurons that a thread takes at a time."""
-START, RECORD, CODES, SCALES, UP_AT, UP_STRIDE = range(6)
-"""Places in `Rule.rows`: address and bytes of the first record; first address of codes, scales and up rows; bytes
-between up rows."""
-NUM_PLACES = 6
+START, RECORD, CODES, SCALES = range(4)
+"""Places in `EngineRule.arrays["rows"]`: address and bytes of the first record; first address of codes and scales."""
+NUM_PLACES = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,27 +55,18 @@ def neuron_rows(file: GgufFile, layer: int, down: Array, *, with_up: bool) -> Ne
         with_up: Put the `up` rows into the records.
     """
     codes, scales, error = quantised_columns(down)
-    up = file.rows(f"blk.{layer}.ffn_up.weight")
-    up_bytes = _whole_lines(up.shape[1]) if with_up else 0
+    up = file.rows(f"blk.{layer}.ffn_up.weight") if with_up else np.zeros((down.shape[1], 0), np.uint8)
+    up_bytes = _whole_lines(up.shape[1])
     codes_at, scales_at = up_bytes, up_bytes + codes.shape[1]
     row_bytes = codes.shape[1] + 4 * scales.shape[1]
     record = _whole_lines(codes_at + row_bytes)
     raw = np.zeros((down.shape[1], record), np.uint8)
-    if with_up:
-        raw[:, : up.shape[1]] = up
+    raw[:, : up.shape[1]] = up
     raw[:, codes_at:scales_at] = codes.view(np.uint8)
     raw[:, scales_at : scales_at + 4 * scales.shape[1]] = scales.view(np.uint8)
     records = copy_to_huge_pages(torch.from_numpy(raw))
     start = records.data_ptr()
-    places = np.zeros(NUM_PLACES, np.int64)
-    places[:] = (
-        start,
-        record,
-        start + codes_at,
-        start + scales_at,
-        start if with_up else up.ctypes.data,
-        record if with_up else up.shape[1],
-    )
+    places = np.array([start, record, start + codes_at, start + scales_at], np.int64)
     return NeuronRows(records=records, places=places, down_row_bytes=row_bytes, error=error)
 
 

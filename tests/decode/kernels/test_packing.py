@@ -85,4 +85,4 @@ def test_pieces_of_huge_pages_start_on_lines_and_do_not_overlap(reserved):
     for number, piece in enumerate(pieces):
         assert (piece == number).all()
     with pytest.raises(AssertionError, match="too small"):
-        pages.take(reserved)
+        pages.take(2 * reserved)

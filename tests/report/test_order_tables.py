@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from sparsing.measuring.rule_order import RuleOverlap, order_rules
@@ -16,6 +18,19 @@ def test_the_order_names_the_difference_to_the_first_and_the_probability_of_the_
     )
     assert header[1:3] == ["rule", "activation ratio"]
     assert rows == [["1", "a", "32.00%", "-", "100.0%"], ["2", "b", "35.00%", "[3.00%, 3.00%]", "-"]]
+
+
+def test_all_orders_have_a_row_each_in_the_terminal():
+    values = {"a": np.linspace(0.30, 0.34, 101), "b": np.linspace(0.31, 0.35, 101)}
+    one = order_rules("activation ratio", 1.05, {"b": 0.33, "a": 0.32}, values, 1e6)
+    other = dataclasses.replace(one, target_ppl_ratio=None, target_score_drop=0.01)
+    assert order_tables.orders([one, other]) == (
+        ["at", "by", "order"],
+        [
+            ["PPL-5%", "activation ratio", "a 32.00% < (100%) b 33.00%"],
+            ["a score 1 point below dense", "activation ratio", "a 32.00% < (100%) b 33.00%"],
+        ],
+    )
 
 
 def test_bytes_are_in_megabytes_and_pairs_on_other_sites_have_no_overlap():

@@ -73,6 +73,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     common.check_text(args)
+    from sparsing.evaluation.model.launching import set_progress_bars
+
+    # before PyTorch, which imports tqdm
+    shown = args.tasks is not None and set_progress_bars(wanted=not args.quiet)
     from sparsing.errors import InputError
     from sparsing.measuring.frontier import check_labels, compare, searched_targets
     from sparsing.measuring.run_folder import default_folder
@@ -85,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             f"--ppl must be above 0 and --steps at least 2, got {args.ppl:g} and {args.steps};"
             " the defaults are 10 and 6"
         )
-    evaluator = _evaluator(args, rules)
+    evaluator = _evaluator(args, rules, shown)
     folder = common.open_run_folder(args, args.output or default_folder(args.model))
     loaded = common.load_to_measure(args, args.model)
     searches = len(searched_targets(1 + args.ppl / 100))
@@ -120,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluator(
-    args: argparse.Namespace, rules: list[Rule]
+    args: argparse.Namespace, rules: list[Rule], shown: bool
 ) -> Callable[[Subject, RuleComparison, Path], RuleComparison] | None:
     """A function that adds the order of the rules at an equal downstream score; None without `--tasks`."""
     from sparsing.errors import InputError
@@ -148,8 +152,19 @@ def _evaluator(
 
     def evaluate(subject: Subject, comparison: RuleComparison, folder: Path) -> RuleComparison:
         outcomes: list[TaskOutcome] = []
-        suite = Suite(subject.loaded, loader, folder=folder / "evaluate", limit=args.limit)
-        suite.run(tasks, levels_to_evaluate(subject, rules, comparison.points), on_done=outcomes.append)
+        suite = Suite(
+            subject.loaded, loader, folder=folder / "evaluate", limit=args.limit, show_progress=shown
+        )
+        levels = levels_to_evaluate(subject, rules, comparison.points)
+        total = len(tasks) * len(levels)
+        subject.progress.plan(f"compare on {', '.join(task.name for task in tasks)}", total)
+        with subject.progress.bar("tasks at a level", total) as advance:
+
+            def done(outcome: TaskOutcome) -> None:
+                outcomes.append(outcome)
+                advance(1)
+
+            suite.run(tasks, levels, on_done=done)
         order = order_at_score(comparison.points, outcomes, drop=args.score_drop / 100)
         return dataclasses.replace(comparison, orders=(*comparison.orders, order))
 
@@ -165,10 +180,11 @@ def _print(comparison: RuleComparison) -> None:
     common.print_table(title, *tables.frontier(comparison))
     if note := tables.frontier_note(comparison):
         print(note)
-    for order in comparison.orders:
-        common.print_table(
-            f"rank at {order_tables.cost(order)} by {order.measure}", *order_tables.order(order)
+    if comparison.orders:
+        title = (
+            "order of the rules, the smallest value first, with the probability that the next one is larger"
         )
+        common.print_table(title, *order_tables.orders(comparison.orders))
     if comparison.overlap is not None:
         common.print_table(
             "overlap of active sets (Jaccard), dense inputs", *order_tables.overlap(comparison.overlap)

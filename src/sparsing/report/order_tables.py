@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sparsing.measuring.rule_order import RuleOrder, RuleOverlap
     from sparsing.report.measurement_tables import Rows
 
@@ -36,11 +38,26 @@ def order(order: RuleOrder) -> Rows:
     return header, rows
 
 
+def orders(several: Sequence[RuleOrder]) -> Rows:
+    """One row per order: the cost, the measure, and the rules with the probability that the next one has more."""
+    return ["at", "by", "order"], [[cost(one), one.measure, _line(one)] for one in several]
+
+
+def _line(order: RuleOrder) -> str:
+    """For example `cett 29.83% < (61%) top_k:h 30.10%`."""
+    parts = [f"{rule} {_value(order, value)}" for rule, value in zip(order.rules, order.values, strict=True)]
+    line = parts[0]
+    for place, part in enumerate(parts[1:]):
+        line += f" < ({order.probability[place, place + 1]:.0%}) {part}"
+    return line
+
+
 def cost(order: RuleOrder) -> str:
     """The cost at which the rules are compared, e.g. `PPL-1%`."""
     if order.target_ppl_ratio is not None:
         return f"PPL-{100 * (order.target_ppl_ratio - 1):.4g}%"
-    return f"a score {100 * (order.target_score_drop or 0):.4g} points below dense"
+    drop = 100 * (order.target_score_drop or 0)
+    return f"a score {drop:.4g} {'point' if drop == 1 else 'points'} below dense"
 
 
 def overlap(overlap: RuleOverlap) -> Rows:

@@ -7,9 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsing.measuring.cett import cett, output_norm
+import sparsing.measuring.cett
+from sparsing.measuring.cett import cett, norm, output_norm, site_cett, site_cett_above
+from sparsing.sites.neuron_output import neuron_output
+from sparsing.sites.tap import Rows
 
-from ..helpers.measuring import direct_cett
+from ..helpers.measuring import direct_cett, tiny_loaded
 
 H, EYE = torch.tensor([[3.0, 4.0]]), torch.eye(2)
 
@@ -57,3 +60,17 @@ def test_the_scale_of_the_activations_does_not_matter():
     weight = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
     active = h.abs() > 0.7
     torch.testing.assert_close(cett(h * 64, active, weight), cett(h, active, weight))
+
+
+@pytest.mark.parametrize("entries", [1, 2**20], ids=["one-by-one", "together"])
+def test_several_thresholds_at_once(entries, monkeypatch):
+    monkeypatch.setattr(sparsing.measuring.cett, "_ENTRIES", entries)
+    site = tiny_loaded("llama").sites[0]
+    h = torch.randn(7, site.d_ff, generator=torch.Generator().manual_seed(0))
+    rows, size, thresholds = Rows(h, h, (7,)), h.abs(), torch.tensor([0.0, 0.4, 1.1, 9.0])
+    full = norm(neuron_output(site, h, rows))
+    together = site_cett_above(site, rows, size, thresholds, full)
+    assert together.shape == (4, 7)
+    for errors, threshold in zip(together, thresholds, strict=True):
+        expected = site_cett(site, rows, size > threshold, full)
+        torch.testing.assert_close(errors, expected, rtol=1e-5, atol=1e-6)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
 from sparsing.measuring.earlier_searches import EarlierSearches
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.search import SearchResult
+from sparsing.measuring.search import Hints, SearchResult
 from sparsing.measuring.subject import Subject
 from sparsing.rules import make_rule
 from sparsing.text.corpus import load_corpus
@@ -62,11 +63,11 @@ def test_factor_of_the_part_and_noise(subject):
     labels = np.full(n, 47.0)
     one = Observation(strength=0.1, rise=rise, labels=labels, on_all=True)
     earlier = EarlierSearches(subject.curves, part)
-    assert earlier.hints(make_rule("cett")).part_factor == 1.0
-    assert earlier.hints(make_rule("cett")).noise is None
+    assert earlier.hints(make_rule("cett"), 1.01).part_factor == 1.0
+    assert earlier.hints(make_rule("cett"), 1.01).noise is None
     earlier.add(make_rule("cett"), found(0.13, ppl_ratio_noise=5e-4 * 1.01), [one])
-    assert earlier.hints(make_rule("cett")).part_factor == pytest.approx(rise.mean())
-    assert earlier.hints(make_rule("cett")).noise == pytest.approx(5e-4)
+    assert earlier.hints(make_rule("cett"), 1.01).part_factor == pytest.approx(rise.mean())
+    assert earlier.hints(make_rule("cett"), 1.01).noise == pytest.approx(5e-4)
 
 
 def test_a_comparison_runs_fewer_passes_than_separate_searches(subject):
@@ -87,3 +88,39 @@ def test_a_comparison_runs_fewer_passes_than_separate_searches(subject):
     }
     assert count[subject] <= len(rules) + 2
     assert count[subject] < count[alone]
+
+
+def test_the_more_alike_an_earlier_rule_is_the_more_its_level_says(subject):
+    earlier = EarlierSearches(subject.curves, subject.part)
+    assert earlier.hints(make_rule("cett"), 1.01).start_sd == math.inf
+    earlier.add(make_rule("quantile:gate"), found(0.8), [])
+    errors = [
+        earlier.hints(make_rule(name), 1.01).start_sd for name in ("cats", "fat", "quantile", "quantile:x")
+    ]
+    assert errors == sorted(errors)
+    assert errors[0] < errors[1] < errors[2] < errors[3] == math.inf
+    assert earlier.hints(make_rule("cats"), 1.05).start_sd == math.inf, "the search was for another target"
+
+
+def test_the_slope_comes_from_the_calibrated_error(subject):
+    earlier = EarlierSearches(subject.curves, subject.part)
+    # the squared error of CETT rules is the square of their level
+    assert earlier.hints(make_rule("cett"), 1.01).slope.median == pytest.approx(2.0, abs=0.05)
+    assert earlier.hints(make_rule("top_p_l2"), 1.01).slope.median == pytest.approx(1.0, abs=0.01)
+    known, not_known = (
+        earlier.hints(make_rule(name), 1.01).slope for name in ("quantile:neuron_norm", "top_k")
+    )
+    assert known.log_sd < not_known.log_sd
+
+
+def test_the_first_pass_over_the_part_corrects_its_factor_unless_it_refutes_the_start():
+    labels = np.full(16, 100.0)
+
+    def first(rise: float) -> Observation:
+        return Observation(strength=0.1, rise=np.full(16, 100 * rise), labels=labels, on_all=False)
+
+    hints = Hints(part_factor=1.0, part_sd=0.2, start_sd=0.2)
+    assert hints.factor_after(first(0.01), 0.01) == pytest.approx(1.0)
+    # two equally precise estimates, 1 and 1.25
+    assert hints.factor_after(first(0.008), 0.01) == pytest.approx(1.25**0.5)
+    assert hints.factor_after(first(0.001), 0.01) == 1.0, "the search begins far from the target"

@@ -11,7 +11,7 @@ import torch
 
 from sparsing.errors import InputError, TargetError, WeakResultWarning
 from sparsing.measuring._measure import measure
-from sparsing.measuring.active_sets import part_of
+from sparsing.measuring.active_sets import windows_of_sets
 from sparsing.measuring.frontier import RuleComparison, _strengths_between, compare
 from sparsing.measuring.intervals import resampled, windows_per_block
 from sparsing.measuring.observation import Observation
@@ -111,7 +111,7 @@ def test_the_overlap_of_active_sets_equals_sets(subject):
     found = subject.overlap(several)
     both = either = 0
     masks = [Mask(subject.loaded.sites, thresholds) for thresholds in several]
-    for batch in part_of(subject.corpus).batches(1):
+    for batch in subject.corpus.part(windows_of_sets(subject.corpus)).batches(1):
         for mask in masks:
             mask.real = batch.real
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.rules.flag_counts import count_over_neurons, count_over_tokens
@@ -32,6 +34,20 @@ class ActiveTotals(Totals):
     """
     tokens: torch.Tensor
     """Counted tokens of each window, shape `(n_windows,)`."""
+
+    def add_part(self, other: ActiveTotals, windows: NDArray[np.int64]) -> None:
+        """Adds the counts of a pass over some of the windows.
+
+        Args:
+            windows: The indices of these windows in the corpus of `self`.
+        """
+        at = torch.as_tensor(windows)
+        for mine, its in zip([*self.active, self.tokens], [*other.active, other.tokens], strict=True):
+            mine[at.to(mine.device)] += its.to(mine.device)
+        for mine, its in zip(self.neuron, other.neuron, strict=True):
+            mine += its.to(mine.device)
+        for site, load in other.load.items():
+            self.load[site] += load.to(self.load[site].device)
 
 
 def zero_counts(sites: Sequence[Site], corpus: Corpus) -> ActiveTotals:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparsing.measuring.active_counts import ActiveObserver, ActiveTotals
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.measuring.savings import GROUP_SIZES, UNION_TOKENS, Savings
 from sparsing.measuring.weight_bytes import count_parameters, site_weights, weight_bytes
-from sparsing.rules.flag_counts import count_over_neurons
+from sparsing.rules.flag_counts import count_all, count_over_neurons
+from sparsing.rules.flags import nonzero
 from sparsing.rules.mask import Change
 from sparsing.rules.scores import score_for
 from sparsing.sites.tap import Rows
@@ -36,10 +38,10 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 Floats = NDArray[np.float64]
 
 
-def part_of(corpus: Corpus) -> Corpus:
-    """Whole windows with about `SET_TOKENS` tokens, spread evenly over the corpus."""
+def windows_of_sets(corpus: Corpus) -> NDArray[np.int64]:
+    """Indices of windows with about `SET_TOKENS` tokens, spread evenly over the corpus."""
     wanted = min(corpus.n_windows, max(1, round(SET_TOKENS / corpus.num_tokens * corpus.n_windows)))
-    return corpus.part(np.linspace(0, corpus.n_windows - 1, wanted).round().astype(int))
+    return np.linspace(0, corpus.n_windows - 1, wanted).round().astype(np.int64)
 
 
 @dataclasses.dataclass(eq=False)
@@ -63,9 +65,15 @@ class SetTotals(Totals):
 class ActiveSetObserver(Observer[SetTotals]):
     """Counts groups, unions and overlaps of the active sets that a mask leaves."""
 
-    def __init__(self, sites: Sequence[Site], counts: Sequence[NDArray[np.int64]]):
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        counts: Sequence[NDArray[np.int64]],
+        chosen: torch.Tensor | None = None,
+    ):
         """Args:
         counts: Tokens at which each neuron of each site is active, shape `(n_neurons,)`, to sort the neurons by.
+        chosen: The windows of the pass on which the sets are counted, shape `(n_windows,)`, bool; None for all.
         """
 
         def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> list[torch.Tensor]:
@@ -81,7 +89,7 @@ class ActiveSetObserver(Observer[SetTotals]):
                 jaccard=zeros((), torch.float64),
             )
         )
-        self._sites = sites
+        self._sites, self._chosen = sites, chosen
         # the neurons of each expert, the most frequent first
         self._orders = [
             torch.as_tensor(np.argsort(-of_site.reshape(site.n_experts, -1), axis=1, kind="stable")).to(
@@ -92,18 +100,26 @@ class ActiveSetObserver(Observer[SetTotals]):
 
     def begin(self, batch: Batch) -> None:
         # of a long window a part, since the flags of all its neurons may not fit into memory
-        first = int(batch.counted.any(0).int().argmax())
-        self._positions = slice(first, first + SET_TOKENS)
-        self._width = batch.counted.shape[1]
-        self._counted = batch.counted[:, self._positions]
+        first, width = int(batch.counted.any(0).int().argmax()), batch.counted.shape[1]
+        positions = torch.arange(first, min(first + SET_TOKENS, width))
+        windows = torch.arange(len(batch.counted))
+        if self._chosen is not None:
+            windows = self._chosen[batch.span].nonzero()[:, 0]
+        tokens = windows[:, None] * width + positions
+        self._tokens = tokens.flatten().to(batch.counted.device)
+        self._counted = batch.counted.flatten()[self._tokens].view(tokens.shape)
+        self._others = (~self._counted).nonzero()  # window and token of each token that does not count
         self._runs = [_run_ends(self._counted, length) for length in UNION_TOKENS]
         self.totals.tokens += int(self._counted.sum())
         self.totals.runs += torch.tensor([int(ends.sum()) for ends in self._runs])
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
         assert change is not None, "active sets need an intervention"
+        if len(self._tokens) == 0:
+            return
         active = self._sets(index, change.active, rows)  # (windows, tokens, n_experts, d_ff)
-        active &= self._counted.to(active.device)[..., None, None]
+        windows, tokens = self._others.to(active.device).T
+        active[windows, tokens] = False
         totals = self.totals
         totals.groups[index] += _group_counts(active)
         order = self._orders[index].expand(active.shape)
@@ -115,18 +131,15 @@ class ActiveSetObserver(Observer[SetTotals]):
         totals.jaccard[index] += self._overlap(*unions[:2])
 
     def _sets(self, index: int, active: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """The active neurons of each token of all neurons, shape `(windows, tokens, n_experts, d_ff)`."""
-        site, counted, routing = self._sites[index], self._counted, rows.routing
-        if counted.shape[1] < self._width:
-            tokens = torch.arange(len(counted) * self._width, device=active.device)
-            tokens = tokens.view(len(counted), -1)[:, self._positions].flatten()
-            chosen, routing = (tokens, None) if routing is None else routing.of_tokens(tokens)
-            active = active.index_select(0, chosen)
+        """The active neurons of each token of all neurons, a copy of shape `(windows, tokens, n_experts, d_ff)`."""
+        site, routing, tokens = self._sites[index], rows.routing, self._tokens.to(active.device)
+        chosen, routing = (tokens, None) if routing is None else routing.of_tokens(tokens)
+        active = active.index_select(0, chosen)
         if routing is not None:
             of_token = active.new_zeros(routing.n_tokens, site.n_experts, site.d_ff)
             of_token[routing.token, routing.expert] = active
             active = of_token
-        return active.reshape(*counted.shape, site.n_experts, site.d_ff).clone()
+        return active.view(*self._counted.shape, site.n_experts, site.d_ff)
 
     def _unions(self, active: torch.Tensor) -> list[torch.Tensor]:
         """Neurons active at a token or one of the tokens before it, for each of `UNION_TOKENS`.
@@ -158,6 +171,36 @@ class ActiveSetObserver(Observer[SetTotals]):
         return (share * _run_ends(self._counted, 2)[:, 1:].to(share.device)).sum()
 
 
+@dataclasses.dataclass(eq=False)
+class CountsAndSetTotals(Totals):
+    """Counts over all windows of a pass, and sets over some of them."""
+
+    counts: ActiveTotals
+    sets: SetTotals
+
+
+class CountsAndSetsObserver(Observer[CountsAndSetTotals]):
+    """Counts active neurons, and groups, unions and overlaps on some of the windows, in one pass."""
+
+    def __init__(self, sites: Sequence[Site], corpus: Corpus, sorted_by: Sequence[NDArray[np.int64]]):
+        """Args:
+        sorted_by: Tokens at which each neuron of each site is active, on other windows, shape `(n_neurons,)`.
+        """
+        self._counter = ActiveObserver(sites, corpus)
+        chosen = torch.zeros(corpus.n_windows, dtype=torch.bool)
+        chosen[windows_of_sets(corpus)] = True
+        self._sets = ActiveSetObserver(sites, sorted_by, chosen)
+        super().__init__(CountsAndSetTotals(counts=self._counter.totals, sets=self._sets.totals))
+
+    def begin(self, batch: Batch) -> None:
+        self._counter.begin(batch)
+        self._sets.begin(batch)
+
+    def see(self, index: int, rows: Rows, change: Change | None) -> None:
+        self._counter.see(index, rows, change)
+        self._sets.see(index, rows, change)
+
+
 def _run_ends(counted: torch.Tensor, length: int) -> torch.Tensor:
     """The last tokens of runs of `length` consecutive counted tokens, shape `(windows, tokens)`, bool."""
     ends = counted.clone()
@@ -170,11 +213,11 @@ def _run_ends(counted: torch.Tensor, length: int) -> torch.Tensor:
 def _group_counts(active: torch.Tensor) -> torch.Tensor:
     """Groups with an active neuron for each of `GROUP_SIZES`, summed over all other axes, int64."""
     flags = torch.nn.functional.pad(active, (0, -active.shape[-1] % max(GROUP_SIZES)))
-    counts = [flags.sum()]
+    counts = [count_all(flags)]
     for smaller, larger in itertools.pairwise(GROUP_SIZES):
         # as many flags as a larger group has smaller ones are the bytes of one integer
-        flags = flags.view(_INTEGERS[larger // smaller]) != 0
-        counts.append(flags.sum())
+        flags = nonzero(flags.view(_INTEGERS[larger // smaller]))
+        counts.append(count_all(flags))
     return torch.stack(counts)
 
 
@@ -187,7 +230,7 @@ def find_savings(
         loaded: The model, with its feed-forward sites.
         sites: The sites on which the rule acts.
         ratios: Activation ratio of each of them over the whole corpus, shape `(n_sites,)`.
-        totals: Of a pass with an `ActiveSetObserver` over `part_of` the corpus.
+        totals: Of a pass with an `ActiveSetObserver` over `windows_of_sets`.
     """
     weights = [site_weights(loaded.model, site) for site in sites]
     # a set chosen from the prompt is known before a token is computed

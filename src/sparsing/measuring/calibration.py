@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparsing.errors import InputError
-from sparsing.measuring.cett import norm, relative_error, site_cett
+from sparsing.measuring.cett import norm, relative_error, site_cett_above
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.measuring.threshold_grid import (
     INPUT_STEP,
@@ -26,13 +26,13 @@ from sparsing.measuring.threshold_grid import (
     cett_targets,
     from_mode,
     is_input,
-    numbers,
     pilot_part,
 )
 from sparsing.rules.coverage import covering_all
 from sparsing.rules.curves import Curves, ScoreCurve
 from sparsing.rules.flags import kept
 from sparsing.rules.mask import Change
+from sparsing.rules.order_statistics import rising
 from sparsing.rules.scores import SCORES, is_above, row_scale, scores_of
 from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.tap import Rows
@@ -215,12 +215,14 @@ class _CurveObserver(Observer[_CurveTotals]):
         for name, of_score in grids.items():
             for place, grid in enumerate(of_score):
                 self._places[grid.site].append((name, place))
-        # As Python numbers, since `see` may not read a number from a tensor: that would wait for the device.
-        self._points = {name: [numbers(grid.thresholds) for grid in of] for name, of in grids.items()}
-        self._quantiles = {
-            name: [grid.quantiles.float().to(sites[grid.site].device) for grid in of]
-            for name, of in grids.items()
-        }
+
+        def on_device(field: str) -> dict[str, list[torch.Tensor]]:
+            return {
+                name: [getattr(grid, field).float().to(sites[grid.site].device) for grid in of]
+                for name, of in grids.items()
+            }
+
+        self._points, self._quantiles = on_device("thresholds"), on_device("quantiles")
         self._scales = {
             name: [SCORES[name].scale(sites[grid.site]) for grid in of] for name, of in grids.items()
         }
@@ -238,23 +240,23 @@ class _CurveObserver(Observer[_CurveTotals]):
         site = self._sites[index]
         tokens = self._few if is_input(site) else self._tokens
         rows = rows.of_tokens(tokens.to(rows.h.device), gate=self.needs_gate)
-        measures_cett = any(self._points[name][place] for name, place in self._places[index])
+        measures_cett = any(len(self._points[name][place]) for name, place in self._places[index])
         full = norm(neuron_output(site, rows.h, rows)) if measures_cett else rows.h.new_zeros(len(rows.h))
         for name, place in self._places[index]:
             score, sums, mode = SCORES[name], self.totals.scores[name], self._grids[name][place].mode
             scale = row_scale(self._scales[name][place], rows)
             size, centred = score.sizes(score.value_of(rows), scale, mode), from_mode(rows, mode)
+            points, quantiles = self._points[name][place], self._quantiles[name][place]
+            ordered = rising(size.flatten())
             # summed in float64, so that the sums of millions of tokens keep all their digits
-            sums.nonzero[place] += is_above(size, 0.0).double().sum() / site.width
-            per_row = _counts_above(size, self._quantiles[name][place])
-            sums.quantile_ratio[place] += per_row.sum(0, dtype=torch.float64) / site.width
-            for point, threshold in enumerate(self._points[name][place]):
-                active = is_above(size, threshold)
-                error = site_cett(site, centred, active, full)
-                sums.cett[place][point] += error.double().sum()
-                sums.ratio[place][point] += active.double().sum() / site.width
+            sums.nonzero[place] += _count_above(ordered, ordered.new_zeros(1))[0] / site.width
+            sums.quantile_ratio[place] += _count_above(ordered, quantiles) / site.width
+            if len(points):
+                errors = site_cett_above(site, centred, size, points, full)
+                sums.cett[place] += errors.sum(1, dtype=torch.float64)
+                sums.ratio[place] += _count_above(ordered, points) / site.width
             if site.name in sums.experts:
-                points = self._points[name][place]
+                per_row = _counts_above(size, quantiles)
                 self._add_experts(sums.experts[site.name], site, rows, size, points, per_row)
 
     def _add_experts(
@@ -263,7 +265,7 @@ class _CurveObserver(Observer[_CurveTotals]):
         site: Site,
         rows: Rows,
         size: torch.Tensor,
-        points: Sequence[float],
+        points: torch.Tensor,
         counts: torch.Tensor,
     ) -> None:
         """Adds up the error of each row on its own, by expert. The routing weight cancels in it."""
@@ -330,6 +332,11 @@ class _CurveObserver(Observer[_CurveTotals]):
                     field: getattr(own, field)[expert].numpy() / counts[expert] for field in fields
                 }
         return rows
+
+
+def _count_above(ordered: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """How many of the rising sizes are above each of the thresholds, shape `(n_thresholds,)`, float64."""
+    return (len(ordered) - torch.searchsorted(ordered, thresholds, right=True)).double()
 
 
 def _counts_above(size: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:

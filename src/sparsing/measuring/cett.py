@@ -11,10 +11,13 @@ from typing import Any, cast
 
 import torch
 
-from sparsing.rules.flags import kept
+from sparsing.rules.flags import above, kept
 from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows
+
+_ENTRIES = 2**20
+"""Most entries of a tensor with the dropped neurons at several thresholds."""
 
 
 def output_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -49,6 +52,31 @@ def site_cett(site: Site, rows: Rows, active: torch.Tensor, full_norm: torch.Ten
         full_norm: Norm of the output of all neurons per token, shape `(tokens,)`.
     """
     return relative_error(norm(neuron_output(site, kept(rows.h, ~active), rows)), full_norm)
+
+
+def site_cett_above(
+    site: Site, rows: Rows, size: torch.Tensor, thresholds: torch.Tensor, full_norm: torch.Tensor
+) -> torch.Tensor:
+    """CETT per token of one site if the neurons above a threshold stay, for each of several thresholds.
+
+    Args:
+        size: Scores of the neurons, shape `(rows, d_ff)`, float32.
+        thresholds: Shape `(n_thresholds,)`, float32, on the device of the site.
+        full_norm: As in `site_cett`.
+
+    Returns: Shape `(n_thresholds, tokens)`, float32.
+    """
+    if rows.routing is not None:
+        return torch.stack([site_cett(site, rows, above(size, t), full_norm) for t in thresholds])
+    # one product for many thresholds, since the sampled tokens of a batch are few
+    at_once = max(1, _ENTRIES // max(1, size.numel()))
+    errors: list[torch.Tensor] = []
+    for begin in range(0, len(thresholds), at_once):
+        few = thresholds[begin : begin + at_once, None, None]
+        dropped = kept(rows.h, ~above(size, few))  # (thresholds, tokens, d_ff)
+        output = neuron_output(site, dropped.flatten(0, 1), rows)
+        errors.append(relative_error(norm(output).view(len(few), -1), full_norm))
+    return torch.cat(errors)
 
 
 def cett(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsing.measuring.observation import Observation
+from sparsing.measuring.rise_curve import SlopePrior
 from sparsing.measuring.search import Hints, SearchResult
 from sparsing.rules.scores import scores_of
 
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 _HALVINGS = 12
 """Halvings of the range of strengths in which an activation ratio is looked up; a start needs no more precision."""
+SLOPE_SD = 0.35
+"""Standard deviation of the logarithm of the slope. The slopes of 24 rules on the ReLU and the SiLU demo model have a
+median of 2.0 and scatter by 0.3."""
+BY_ERROR_SD = 0.2
+"""Standard deviation of the logarithm of the slope that the curves predict. On the demo models, the slopes of the rules
+with a threshold per site are 0.6 to 1.06 times the predicted slopes, and most of them 0.9 to 1.0 times."""
+PART_SD, UNLIKE_PART_SD = 0.2, 0.4
+"""Standard deviation of the logarithm of the factor of the part: between rules on the same values, and on others."""
 _WIDEST = 1e4
 """The range of strengths around the usual start in which an activation ratio is looked up, as a factor."""
 
@@ -38,8 +47,8 @@ class EarlierSearches:
         """
         self._curves, self._part = curves, part
         self._found: list[tuple[Rule, SearchResult]] = []
-        self._log_factors: dict[bool, list[float]] = {True: [], False: []}
-        """By whether the rules cut inputs of linears, since these hurt other windows."""
+        self._log_factors: list[tuple[Rule, float]] = []
+        """Each rule with the logarithm of the factor between the rise on the whole corpus and on the part."""
         self._noises: list[float] = []
 
     def add(self, rule: Rule, found: SearchResult, passes: Sequence[Observation]) -> None:
@@ -58,34 +67,62 @@ class EarlierSearches:
             one = min(near, key=lambda one: abs(math.log(one.mean_rise / math.log(found.target_ppl_ratio))))
             part_rise = one.on_windows(self._part).mean_rise
             if part_rise > 0:
-                self._log_factors[_cuts_inputs(rule)].append(math.log(one.mean_rise / part_rise))
+                self._log_factors.append((rule, math.log(one.mean_rise / part_rise)))
 
-    def hints(self, rule: Rule) -> Hints:
-        """The factor of the part and the noise for a search of this rule."""
-        factors = self._log_factors[_cuts_inputs(rule)]
+    def hints(self, rule: Rule, ppl_ratio: float) -> Hints:
+        """The factor of the part, the noise, and the error of the start of a search of this rule."""
+        log_factor, part_sd = self._part_factor(rule)
         return Hints(
-            part_factor=math.exp(float(np.median(factors))) if factors else 1.0,
+            part_factor=math.exp(log_factor),
+            part_sd=part_sd,
+            start_sd=self._most_alike(rule, ppl_ratio)[1],
+            slope=self._slope(rule, self.reach(rule, ppl_ratio).start),
             noise=float(np.median(self._noises)) if self._noises else None,
         )
 
     def reach(self, rule: Rule, ppl_ratio: float) -> Reach:
         """The range of strengths of a search, which begins where the earlier searches suggest."""
         reach = rule.reach(self._curves)
-        earlier = [(other, found) for other, found in self._found if found.target_ppl_ratio == ppl_ratio]
-        start = self._start(rule, reach, earlier)
-        return reach if start is None else dataclasses.replace(reach, start=start)
-
-    def _start(self, rule: Rule, reach: Reach, earlier: Sequence[tuple[Rule, SearchResult]]) -> float | None:
-        same_score = [(other, found) for other, found in earlier if other.score == rule.score]
-        errors = [found.level for other, found in earlier if other.level_is_error]
-        if rule.level_is_error and errors:
-            return rule.strength(float(np.median(errors)))
-        same_sites = [(other, found) for other, found in earlier if _cuts_inputs(other) == _cuts_inputs(rule)]
-        known = same_score or same_sites
+        known, _ = self._most_alike(rule, ppl_ratio)
         if not known:
-            return None
-        ratios = [other.expected_ratio(found.level, self._curves) for other, found in known]
-        return self._strength_at(rule, reach, float(np.median(ratios)))
+            return reach
+        if all(other.level_is_error for other, _ in known) and rule.level_is_error:
+            start = rule.strength(float(np.median([found.level for _, found in known])))
+        else:
+            ratios = [other.expected_ratio(found.level, self._curves) for other, found in known]
+            start = self._strength_at(rule, reach, float(np.median(ratios)))
+        return dataclasses.replace(reach, start=start)
+
+    def _slope(self, rule: Rule, strength: float) -> SlopePrior:
+        """What the calibration curves tell about the slope at this strength."""
+        step = 0.1
+        low = rule.squared_error(rule.level(strength * math.exp(-step)), self._curves)
+        high = rule.squared_error(rule.level(strength * math.exp(step)), self._curves)
+        if low is None or high is None or not 0 < low < high:
+            return SlopePrior(log_sd=SLOPE_SD)
+        # log(ppl_ratio) is nearly proportional to the mean squared error
+        return SlopePrior(median=math.log(high / low) / (2 * step), log_sd=BY_ERROR_SD)
+
+    def _most_alike(self, rule: Rule, ppl_ratio: float) -> tuple[list[tuple[Rule, SearchResult]], float]:
+        """The finished searches for this perplexity ratio of the rules most like this one, and a standard deviation.
+
+        It is that of `log(log(ppl_ratio))` where a search that begins at their activation ratio begins.
+        """
+        for is_like, sd in _ALIKE:
+            if known := [
+                (other, found)
+                for other, found in self._found
+                if found.target_ppl_ratio == ppl_ratio and is_like(rule, other)
+            ]:
+                return known, sd
+        return [], math.inf
+
+    def _part_factor(self, rule: Rule) -> tuple[float, float]:
+        """The logarithm of the factor of the part and its standard deviation, from the rules most like this one."""
+        for is_like, sd in ((_same_values, PART_SD), (_same_inputs, UNLIKE_PART_SD)):
+            if factors := [factor for other, factor in self._log_factors if is_like(rule, other)]:
+                return float(np.median(factors)), sd
+        return 0.0, UNLIKE_PART_SD
 
     def _strength_at(self, rule: Rule, reach: Reach, ratio: float) -> float:
         """The strength at which the curves predict this activation ratio, roughly."""
@@ -97,6 +134,36 @@ class EarlierSearches:
         return math.exp((low + high) / 2)
 
 
+def _same_family(one: Rule, two: Rule) -> bool:
+    """Whether two rules differ at most in the scale of their score, or both have the error of the output as level."""
+    related = one.selection == two.selection and (isinstance(one, type(two)) or isinstance(two, type(one)))
+    return (one.level_is_error and two.level_is_error) or (related and _same_values(one, two))
+
+
+def _same_score(one: Rule, two: Rule) -> bool:
+    return one.score == two.score
+
+
+def _same_values(one: Rule, two: Rule) -> bool:
+    """Whether two rules cut the same activations, so that they hurt the same windows."""
+    return _values(one) == _values(two)
+
+
+def _values(rule: Rule) -> set[tuple[str, ...]]:
+    return {(score.value, *score.kinds) for score in scores_of(rule.score)}
+
+
+def _same_inputs(one: Rule, two: Rule) -> bool:
+    """Whether both rules or none cut the inputs of linears and not only neurons of feed-forward blocks."""
+    return _cuts_inputs(one) == _cuts_inputs(two)
+
+
 def _cuts_inputs(rule: Rule) -> bool:
-    """Whether the rule cuts the inputs of linears and not only neurons of feed-forward blocks."""
     return any("linear_input" in score.kinds for score in scores_of(rule.score))
+
+
+_ALIKE = ((_same_family, 0.2), (_same_score, 0.35), (_same_values, 0.35), (_same_inputs, 1.0))
+"""How two rules may be alike, the most alike first.
+
+The number is the standard deviation of `log(log(ppl_ratio))` at the activation ratio of the other rule, around the
+target."""

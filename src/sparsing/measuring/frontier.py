@@ -261,10 +261,7 @@ def _orders(subject: Subject, several: Sequence[_Searched]) -> Iterator[RuleOrde
             measure,
             target,
             {rule: own.active_bytes(known=known) for rule, own in savings.items()},
-            {
-                rule: np.array([own.bytes_read(values, known=known) for values in ratios[rule]])
-                for rule, own in savings.items()
-            },
+            {rule: own.bytes_read_each(ratios[rule], known=known) for rule, own in savings.items()},
             units,
         )
 

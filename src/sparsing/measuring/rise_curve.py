@@ -37,6 +37,15 @@ _ROUGHNESS = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SlopePrior:
+    """What is known of the slope of a curve before the passes."""
+
+    median: float = SLOPE
+    log_sd: float = SLOPE_SPREAD
+    """Standard deviation of the logarithm of the slope."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RiseFit:
     """The line `z = z_target + slope * (x - x_target)` and its standard errors."""
 
@@ -66,6 +75,7 @@ def fit_rise(
     noise: float,
     *,
     sampling_sd: Callable[[Observation], float] | None = None,
+    slope: SlopePrior | None = None,
 ) -> RiseFit | None:
     """Fit the curve `rise = target * (strength / s) ** slope` by weighted least squares.
 
@@ -79,6 +89,7 @@ def fit_rise(
         noise: Standard deviation of the arithmetic noise of `mean_rise` in a pass over the whole corpus, nats.
         sampling_sd: Standard error from sampling of the `mean_rise` of a pass, nats. None fits the curve of this
             text; `SamplingAgainst` gives the curve of texts of this kind.
+        slope: What is known of the slope; None for `SlopePrior()`.
 
     Returns: None if no pass has a rise above 0.
     """
@@ -95,8 +106,9 @@ def fit_rise(
         sd = np.hypot(sd, np.array([sampling_sd(one) for one in usable]) / target)
     part = np.array([not one.on_all for one in usable])
     nearest = min(rising, key=lambda one: abs(math.log(one.mean_rise / target)))
-    start = math.log(nearest.strength) - math.log(nearest.mean_rise / target) / SLOPE
-    return _fit_line(x, rise, sd, part, start, target)
+    slope = slope or SlopePrior()
+    start = math.log(nearest.strength) - math.log(nearest.mean_rise / target) / slope.median
+    return _fit_line(x, rise, sd, part, start, target, slope)
 
 
 def _fit_line(
@@ -106,6 +118,7 @@ def _fit_line(
     part: NDArray[np.bool_],
     start: float,
     target: float,
+    known: SlopePrior,
 ) -> RiseFit | None:
     """Fit `log(s)` and `log(slope)`. `rise` and `sd` are relative to the target."""
     # The weights use the measured rises: if they used the fitted curve, the fit could lower the residuals by moving to
@@ -117,7 +130,7 @@ def _fit_line(
     def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         log_s, log_slope = parameters
         height = np.clip(math.exp(log_slope) * (x - log_s), -50, 50)
-        prior = (log_slope - math.log(SLOPE)) / SLOPE_SPREAD
+        prior = (log_slope - math.log(known.median)) / known.log_sd
         return np.append((np.exp(height) - rise) / error, prior)
 
     def derivatives(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,11 +139,11 @@ def _fit_line(
         height = np.clip(slope * (x - log_s), -50, 50)
         by_height = np.exp(height) / error
         columns = np.stack([-slope * by_height, height * by_height], axis=1)
-        return np.append(columns, [[0.0, 1 / SLOPE_SPREAD]], axis=0)
+        return np.append(columns, [[0.0, 1 / known.log_sd]], axis=0)
 
     best = cast("Any", optimize).least_squares(
         residuals,
-        [start, math.log(SLOPE)],
+        [start, math.log(known.median)],
         derivatives,
         bounds=([-60, math.log(0.1)], [60, math.log(300)]),
         x_scale=[0.3, 0.3],

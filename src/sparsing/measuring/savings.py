@@ -63,16 +63,21 @@ class Savings(Result):
             known: Whether the active neurons are known before the block runs, by a perfect predictor. Otherwise the
                 weights that the score needs are read in full.
         """
-        return self._read(ratio, self.dense_bytes, self.neuron_bytes, known)
+        return float(self.bytes_read_each(ratio[None], known=known)[0])
+
+    def bytes_read_each(self, ratios: Floats, *, known: bool) -> Floats:
+        """`bytes_read` for each row of ratios, of shape `(n, n_sites)`; shape `(n,)`."""
+        return self._read(ratios, self.dense_bytes, self.neuron_bytes, known)
 
     def active_parameters(self, *, known: bool) -> float:
         """Weights that a token reads, mean over the tokens of the corpus; see `bytes_read`."""
-        return self._read(self.activation_ratio, self.dense_parameters, self.neuron_parameters, known)
+        ratios = self.activation_ratio[None]
+        return float(self._read(ratios, self.dense_parameters, self.neuron_parameters, known)[0])
 
     def active_bytes(self, *, known: bool) -> float:
         """Bytes of the weights that a token reads, mean over the tokens of the corpus; see `bytes_read`."""
         return self.bytes_read(self.activation_ratio, known=known)
 
-    def _read(self, ratio: Floats, dense: int, of_neurons: Floats, known: bool) -> float:
+    def _read(self, ratios: Floats, dense: int, of_neurons: Floats, known: bool) -> Floats:
         skippable = of_neurons if known else of_neurons * self.after_score
-        return float(dense - ((1 - ratio) * skippable).sum())
+        return dense - ((1 - ratios) * skippable).sum(-1)

@@ -10,6 +10,7 @@ error of the corpus. It never refines the level beyond the tolerance, the sampli
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -24,9 +25,9 @@ from sparsing.measuring.intervals import relative_sampling_sd
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import (
     NEAR,
-    SLOPE,
     RiseFit,
     SamplingAgainst,
+    SlopePrior,
     arithmetic_noise,
     fit_rise,
     scaled_part,
@@ -39,6 +40,8 @@ TOLERANCE = 1e-4
 """Smallest distance between the perplexity ratio and its target that a search tries to reach."""
 DOUBT = 0.4
 """Accepted error of the rise as a share of the sampling error. At this share the error widens intervals by 8%."""
+COMPARED_DOUBT = 0.7
+"""The same for the curve along which a comparison moves a pass. At this share the error widens intervals by 22%."""
 PART_NEARNESS = 0.3
 """Distance in `log(log(ppl_ratio))` that ends the passes over the part: the whole corpus differs by as much."""
 PASSES_WITH_NOISE = 3
@@ -49,10 +52,14 @@ NOISE_GUESS = 0.2
 """Assumed arithmetic noise in half precision, as a share of the target rise, until the passes show the noise."""
 PART_TRIES_WITH_NOISE = 4
 """Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
-MOST_MOVED = 0.25
+COMPARED_NEARNESS = 0.25
+"""The same in a comparison: the pass over the whole corpus then goes on at the level of the pass over the part."""
+MOST_MOVED = 0.4
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
 TEAL on linear inputs can have a nearly flat curve that no power law fits, so a pass further away would not do."""
+_ANOTHER_LEVEL = 0.04
+"""Distance in log(strength) from the known passes at which another pass over the part shows more of the curve."""
 LEFT_NOISE = 1.5
 """Accepted error of the curve of a comparison, in standard deviations of the arithmetic noise of a pass."""
 NEAR_ENOUGH = 3.0
@@ -64,6 +71,12 @@ _BISECTION_FLOOR = 1e-3
 _SAME_STRENGTH = 1e-3
 """Strengths whose logarithms differ by less than this count as the same: a repeated pass repeats its rounding."""
 _MAX_TRIES = 40
+_SURPRISE = 2.5
+"""Standard deviations beyond which a pass over the part refutes the start of the search."""
+_SURE = 0.5
+"""Standard deviation of the start up to which a search begins there, although the part shows no rise."""
+_SHARED_SAMPLING = 0.7
+"""Share of the sampling error of the rise over the part that its factor has, at least. Rules share a part of it."""
 _RIPPLE = 3.0
 """A fall of perplexity counts if it exceeds this many standard deviations of the arithmetic noise."""
 
@@ -118,8 +131,32 @@ class Hints:
 
     part_factor: float = 1.0
     """Rise over the whole corpus divided by the rise over the bracketing part, at the same level."""
+    part_sd: float = 0.4
+    """Standard deviation of the logarithm of `part_factor`: how much it differs between rules."""
+    start_sd: float = math.inf
+    """Standard deviation of `log(log(ppl_ratio))` at the level where the search begins, around the target."""
+    slope: SlopePrior = dataclasses.field(default_factory=SlopePrior)
+    """Of the curve of the rule."""
     noise: float | None = None
     """Standard deviation of the arithmetic noise of `mean_rise` over the whole corpus, nats; None if not known."""
+
+    def factor_after(self, first: Observation, target: float) -> float:
+        """The factor of the part after the first pass over the part, at the level where the search begins.
+
+        Args:
+            first: The pass; its rise is above 0.
+            target: The rise over the whole corpus that the earlier searches let expect there, nats.
+        """
+        start, known = math.log(target / first.mean_rise), math.log(self.part_factor)
+        sampling_sd = relative_sampling_sd(first.rise, first.labels)
+        # relative to the rise that the factor lets expect, since a small rise has a large relative error
+        sampling_sd *= min(1.0, first.mean_rise * self.part_factor / target)
+        part_sd = max(self.part_sd, _SHARED_SAMPLING * sampling_sd)
+        if abs(start - known) > _SURPRISE * math.hypot(self.start_sd, part_sd):
+            return self.part_factor  # the search begins far from the target
+        # two estimates of the logarithm, weighted by their precision
+        weight = part_sd**2 / (part_sd**2 + self.start_sd**2)
+        return math.exp(weight * start + (1 - weight) * known)
 
 
 NO_HINTS = Hints()
@@ -184,6 +221,7 @@ class _Search:
         self._rule, self._run, self._target, self._reach = rule, run, target, reach
         self._windows, self._tolerance, self._noisy = part, tolerance, noisy
         self._hints, self._by_curve = hints, by_curve
+        self._part_factor = hints.part_factor
         self._part = [one for one in known if not one.on_all]
         self._all = [one for one in known if one.on_all]
         self._tries: list[Observation] = []
@@ -200,7 +238,10 @@ class _Search:
         ratio = final.ppl_ratio
         # in half precision the curve decides, since noise can move a single pass onto the target
         rise = fit.rise_at(final.strength) if fit and self._noisy else final.mean_rise
-        allowed = max(self._allowed(final), fit.rise_sd * self._target if fit else 0.0)
+        # a comparison would rather move the pass than accept it because the curve is not known well
+        allowed = self._allowed(final)
+        if fit and (self._noisy or not self._by_curve):
+            allowed = max(allowed, fit.rise_sd * self._target)
         meets_target = abs(rise - self._target) <= allowed
         return SearchResult(
             level=self._rule.level(final.strength),
@@ -209,7 +250,7 @@ class _Search:
             converged=self._accepted() is not None if self._by_curve else meets_target,
             meets_target=meets_target,
             monotone=self._is_monotone(noise or 0.0),
-            slope=slope_fit.slope if slope_fit else SLOPE,
+            slope=slope_fit.slope if slope_fit else self._hints.slope.median,
             tries=tuple(
                 Try(level=self._rule.level(one.strength), ppl_ratio=one.ppl_ratio, on_all=one.on_all)
                 for one in self._tries
@@ -217,31 +258,60 @@ class _Search:
             fitted_ppl_ratio=math.exp(fit.rise_at(final.strength)) if fit else None,
             ppl_ratio_noise=None if noise is None else noise * ratio,
             slope_sd=slope_fit.slope_sd if slope_fit else 0.0,
-            level_sd=fit.level_sd if fit else 0.0,
+            level_sd=self._level_sd(final) if fit else 0.0,
             fitted_strength=fit.strength if fit else None,
         )
 
+    def _level_sd(self, final: Observation) -> float:
+        """Standard error of log(strength) at the target, if figures are moved there from this pass."""
+        fit = self._fit()
+        assert fit is not None
+        if not self._by_curve or final.mean_rise <= 0:
+            return fit.level_sd
+        # each token loses other neurons at another level, so the way to the target has a sampling error of its own
+        way = abs(math.log(final.mean_rise / self._target)) * relative_sampling_sd(final.rise, final.labels)
+        return math.hypot(fit.rise_sd, way) / fit.slope
+
     def _bracket_on_part(self) -> None:
         """Run passes over the part until a pass is near the target. Passes over the whole corpus start at its level."""
+        nearness = COMPARED_NEARNESS if self._by_curve else PART_NEARNESS
         start = _meet(
-            lambda strength: self._observe(strength, on_all=False).mean_rise * self._hints.part_factor,
+            self._rise_by_part,
             self._target,
             self._reach,
-            lambda rise: rise > 0 and abs(math.log(rise / self._target)) <= PART_NEARNESS,
+            lambda rise: rise > 0 and abs(math.log(rise / self._target)) <= nearness,
             self._same_level,
+            self._hints.slope.median,
             most_tries=PART_TRIES_WITH_NOISE if self._noisy else _MAX_TRIES,
         )
         self._check_reached()
         self._reach = dataclasses.replace(self._reach, start=start)
 
+    def _rise_by_part(self, strength: float) -> float:
+        """The rise over the whole corpus that a pass over the part lets expect, nats."""
+        is_first = not self._part
+        rise = self._observe(strength, on_all=False).mean_rise
+        if is_first and math.isfinite(self._hints.start_sd):
+            if rise > 0:
+                self._part_factor = self._hints.factor_after(self._part[-1], self._target)
+            elif self._hints.start_sd <= _SURE:
+                return self._target  # such a part tells less than the earlier searches that suggest the start
+        return rise * self._part_factor
+
     def _refine(self) -> Observation:
         """Run passes over the whole corpus until the target is met; returns the pass whose level is reported."""
         fit = self._fit()
         strength = min(fit.strength if fit else self._reach.start, self._reach.most)
+        if self._by_curve and self._part and not self._all:
+            strength = self._reach.start  # a pass over the whole corpus goes on with the pass over the part
         ran = 0
         while ran < _MAX_TRIES:
             if accepted := self._accepted():
                 return accepted
+            if (on_part := self._informative_on_part()) is not None:
+                self._observe(on_part, on_all=False)
+                strength = on_part
+                continue
             latest = self._observe(strength, on_all=True)
             ran += 1
             below, above = self._bracket()
@@ -285,8 +355,23 @@ class _Search:
             return False
         is_near = abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
         # only further passes would average the noise away, and the interval contains it
-        allowed = max(self._allowed(one), LEFT_NOISE * (self._noise() or 0.0))
+        allowed = max(self._allowed(one, COMPARED_DOUBT), LEFT_NOISE * (self._noise() or 0.0))
         return is_near and fit.rise_sd * self._target <= allowed
+
+    def _informative_on_part(self) -> float | None:
+        """The strength of the target if a pass over the part there may show how the curve leads to it; otherwise None.
+
+        Such a pass shows the slope, and costs less than a further pass over the whole corpus.
+        """
+        fit = self._fit()
+        if not self._by_curve or self._windows is None or fit is None or not self._all:
+            return None
+        if self._noisy and (self._hints.noise is None or len(self._all) > 1):
+            return None  # then further passes over the whole corpus are needed, and the curve rests on them alone
+        nearest = self._nearest()
+        is_near = nearest.mean_rise > 0 and abs(math.log(nearest.mean_rise / self._target)) <= MOST_MOVED
+        known = [abs(math.log(one.strength / fit.strength)) for one in [*self._part, *self._all]]
+        return fit.strength if is_near and min(known) > _ANOTHER_LEVEL else None
 
     def _own_passes(self) -> int:
         """Passes over the whole corpus that this search has run. Known passes may all be far from its target."""
@@ -298,10 +383,10 @@ class _Search:
             return False
         return fit.rise_sd * self._target <= self._allowed(self._nearest())
 
-    def _allowed(self, one: Observation) -> float:
+    def _allowed(self, one: Observation, doubt: float = DOUBT) -> float:
         """Accepted error of the rise, nats: the tolerance or a share of the sampling error, whichever is larger."""
         sampling = relative_sampling_sd(one.rise, one.labels) * self._target
-        return max(math.log1p(self._tolerance / math.exp(self._target)), DOUBT * sampling)
+        return max(math.log1p(self._tolerance / math.exp(self._target)), doubt * sampling)
 
     def _next(self, latest: Observation, below: float | None, above: float | None, ran: int) -> float:
         """The next strength to try on all windows."""
@@ -336,7 +421,7 @@ class _Search:
             imagined = dataclasses.replace(
                 self._all[-1], strength=strength, rise=self._all[-1].labels * rise, on_all=True
             )
-            refit = fit_rise([*known, imagined], self._target, noise)
+            refit = fit_rise([*known, imagined], self._target, noise, slope=self._hints.slope)
             return refit.rise_sd if refit else math.inf
 
         # distances above the target in `log(log(ppl_ratio))`; the far ones pay only if there is noise to exceed
@@ -362,16 +447,30 @@ class _Search:
         known = self._fittable()
         # the first fit assumes a noise for half precision, because the estimate of the noise needs a curve
         guess = self._hints.noise or NOISE_GUESS * self._target
-        first = fit_rise(known, self._target, guess if self._noisy else 0.0)
+        sampling_sd = self._sampling_of_part()
+        fit = functools.partial(
+            fit_rise, known, self._target, sampling_sd=sampling_sd, slope=self._hints.slope
+        )
+        first = fit(guess if self._noisy else 0.0)
         noise = arithmetic_noise(self._all, first) if self._noisy else None
-        return fit_rise(known, self._target, noise) if noise else first
+        return fit(noise) if noise else first
+
+    def _sampling_of_part(self) -> Callable[[Observation], float] | None:
+        """The sampling errors of the passes over the part, against the nearest pass over the whole corpus.
+
+        The passes over the whole corpus have none, since the curve is that of this corpus."""
+        if not self._by_curve or not self._all or not self._part:
+            return None
+        against = SamplingAgainst(reference=self._nearest(), windows=self._windows)
+        return lambda one: 0.0 if one.on_all else against(one)
 
     def _fit_with_sampling(self, reference: Observation, noise: float) -> RiseFit | None:
         """The curve of texts of this kind, for the slope; None for a single window, which shows no sampling error."""
         if len(reference.rise) < 2:
             return None
         sampling_sd = SamplingAgainst(reference=reference, windows=self._windows)
-        return fit_rise(self._fittable(), self._target, noise, sampling_sd=sampling_sd)
+        slope = self._hints.slope
+        return fit_rise(self._fittable(), self._target, noise, sampling_sd=sampling_sd, slope=slope)
 
     def _fittable(self) -> list[Observation]:
         """The passes to fit: all passes over the whole corpus, and the passes over the part, rescaled.
@@ -380,7 +479,7 @@ class _Search:
         """
         if self._noisy and len(self._all) >= 2:
             return list(self._all)
-        part = scaled_part(self._part, self._all, self._windows, self._hints.part_factor)
+        part = scaled_part(self._part, self._all, self._windows, self._part_factor)
         return [*part, *self._all]
 
     def _noise(self) -> float | None:
@@ -449,6 +548,7 @@ def _meet(
     reach: Reach,
     is_near: Callable[[float], bool],
     same_level: Callable[[float, float], bool],
+    slope: float,
     *,
     most_tries: int,
 ) -> float:
@@ -462,7 +562,7 @@ def _meet(
             return s
         if below is not None and above is not None and same_level(below, above):
             break  # f jumps over the target: no level lies between
-        s = _secant(points, below, above, target, _slope(points, target) or SLOPE, reach.most)
+        s = _secant(points, below, above, target, _slope(points, target) or slope, reach.most)
     return min(points, key=lambda point: (abs(point[1] - target), -point[0]))[0]
 
 

@@ -16,8 +16,15 @@ import numpy as np
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.errors import InputError
-from sparsing.measuring.active_counts import ActiveObserver, ActiveTotals
-from sparsing.measuring.active_sets import ActiveSetObserver, find_savings, part_of
+from sparsing.measuring.active_counts import ActiveObserver, ActiveTotals, zero_counts
+from sparsing.measuring.active_sets import (
+    ActiveSetObserver,
+    CountsAndSetsObserver,
+    CountsAndSetTotals,
+    SetTotals,
+    find_savings,
+    windows_of_sets,
+)
 from sparsing.measuring.calibration import calibrate, row_names
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.earlier_searches import EarlierSearches
@@ -122,6 +129,8 @@ class Subject:
         self.part = part_windows(corpus.n_windows, corpus.width)
         """Indices of the windows of the bracketing part of a search; None if the corpus is too short to have a part."""
         self._known: dict[str, list[Observation]] = {}
+        self._latest: tuple[str, PassResult[ActiveTotals]] | None = None
+        """The identity of thresholds and their counted pass, which the figures of a rule are computed from."""
         self._earlier = EarlierSearches(self.curves, self.part)
         self._factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._dense_errors: dict[str, np.ndarray] = {}
@@ -171,9 +180,7 @@ class Subject:
         else:
             assert self.part is not None
             dense = dense[self.part]
-            mask = Mask(self.sites(rule.score), thresholds)
-            key, part = f"part {thresholds.identity}", self.corpus.part(self.part)
-            result = self._run(part, LossOnly(), mask, key, label or key, on=rule.score)
+            result = self._part_pass(thresholds, label)
         return Observation(
             strength=rule.strength(level), rise=result.nll - dense, labels=result.labels, on_all=on_all
         )
@@ -184,13 +191,53 @@ class Subject:
         return self._sparse(self.corpus, thresholds, f"all {thresholds.identity}", label)
 
     def counted_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[ActiveTotals]:
-        """As `sparse_pass`, but only counts active neurons, which is faster; a complete `sparse_pass` serves too."""
+        """As `sparse_pass`, but only counts active neurons, which is faster; a complete `sparse_pass` serves too.
+
+        It goes on with the pass over the bracketing part at this level, if the search has run one.
+        """
+        if self._latest is None or self._latest[0] != thresholds.identity:
+            self._latest = thresholds.identity, self._counted_pass(thresholds, label)
+        return self._latest[1]
+
+    def _counted_pass(self, thresholds: Thresholds, label: str) -> PassResult[ActiveTotals]:
         if self.journal.complete(f"all {thresholds.identity}", self.corpus.n_windows):
             return self.sparse_pass(thresholds)
-        sites = self.sites(thresholds.on)
-        observer, mask = ActiveObserver(sites, self.corpus), Mask(sites, thresholds)
-        key = f"counts {thresholds.identity}"
-        return self._run(self.corpus, observer, mask, key, label or key, on=thresholds.on)
+        if self.part is None:
+            return self._counted(self.corpus, thresholds, "counts", label)
+        totals = zero_counts(self.sites(thresholds.on), self.corpus)
+        totals.move_to_cpu()
+        nll, labels = np.zeros(self.corpus.n_windows), np.zeros(self.corpus.n_windows)
+        part, rest = self._part_pass(thresholds, label), self._rest_pass(thresholds, label)
+        for windows, result, counts in (
+            (self.part, part, part.totals),
+            (self._rest(), rest, rest.totals.counts),
+        ):
+            nll[windows], labels[windows] = result.nll, result.labels
+            totals.add_part(counts, windows)
+        return PassResult(nll, labels, totals)
+
+    def _part_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[ActiveTotals]:
+        """Count the active neurons on the bracketing part."""
+        assert self.part is not None
+        return self._counted(self.corpus.part(self.part), thresholds, "part", label)
+
+    def _rest_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[CountsAndSetTotals]:
+        """Count the active neurons on the windows that are not in the bracketing part, and sets on some of them."""
+        sites, rest = self.sites(thresholds.on), self.corpus.part(self._rest())
+        sorted_by = [counts.numpy() for counts in self._part_pass(thresholds).totals.neuron]
+        observer, mask = CountsAndSetsObserver(sites, rest, sorted_by), Mask(sites, thresholds)
+        key = f"rest {thresholds.identity}"
+        return self._run(rest, observer, mask, key, label or key, on=thresholds.on)
+
+    def _rest(self) -> np.ndarray:
+        return np.setdiff1d(np.arange(self.corpus.n_windows), [] if self.part is None else self.part)
+
+    def _counted(
+        self, corpus: Corpus, thresholds: Thresholds, name: str, label: str
+    ) -> PassResult[ActiveTotals]:
+        sites, key = self.sites(thresholds.on), f"{name} {thresholds.identity}"
+        observer, mask = ActiveObserver(sites, corpus), Mask(sites, thresholds)
+        return self._run(corpus, observer, mask, key, label or key, on=thresholds.on)
 
     def search(
         self, rule: Rule, target: float, *, tolerance: float = TOLERANCE, compared: bool = False
@@ -221,7 +268,7 @@ class Subject:
             tolerance=tolerance,
             noisy=self.is_half_precision,
             known=tuple(known),
-            hints=self._earlier.hints(rule) if compared else NO_HINTS,
+            hints=self._earlier.hints(rule, target) if compared else NO_HINTS,
             by_curve=compared,
         )
         self._earlier.add(rule, found, known[before:])
@@ -352,12 +399,18 @@ class Subject:
 
     def savings(self, thresholds: Thresholds) -> Savings:
         """The weights that these thresholds let a decoder skip, with groups and unions on a part of the corpus."""
+        totals, sites = self._sets(thresholds), self.sites(thresholds.on)
+        return find_savings(self.loaded, sites, thresholds, self.ratios(thresholds), totals)
+
+    def _sets(self, thresholds: Thresholds) -> SetTotals:
+        """Groups and unions of active neurons: those that a counted pass has found, or those of a pass of their own."""
+        if self.part is not None and self.journal.complete(f"rest {thresholds.identity}", len(self._rest())):
+            return self._rest_pass(thresholds).totals.sets
         counts = [counts.numpy() for counts in self.counted_pass(thresholds).totals.neuron]
-        sites, part = self.sites(thresholds.on), part_of(self.corpus)
+        sites, some = self.sites(thresholds.on), self.corpus.part(windows_of_sets(self.corpus))
         observer, mask = ActiveSetObserver(sites, counts), Mask(sites, thresholds)
         key = f"active sets {thresholds.identity}"
-        result = self._run(part, observer, mask, key, "groups and unions", on=thresholds.on, head=False)
-        return find_savings(self.loaded, sites, thresholds, self.ratios(thresholds), result.totals)
+        return self._run(some, observer, mask, key, "groups and unions", on=thresholds.on, head=False).totals
 
     def overlap(self, several: Sequence[Thresholds]) -> np.ndarray:
         """Jaccard overlap of the active sets of each pair of thresholds, on dense inputs of a part of the corpus.
@@ -366,7 +419,8 @@ class Subject:
         """
         found = np.full((len(several), len(several)), np.nan)
         np.fill_diagonal(found, 1.0)
-        part, groups = part_of(self.corpus), dict[tuple[str, ...], list[int]]()
+        part = self.corpus.part(windows_of_sets(self.corpus))
+        groups = dict[tuple[str, ...], list[int]]()
         for place, thresholds in enumerate(several):
             names = tuple(site.name for site in self.sites(thresholds.on))
             groups.setdefault(names, []).append(place)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sparsing.errors import UnsupportedModelError
-from sparsing.measuring.cett import norm, site_cett
+from sparsing.measuring.cett import norm, site_cett_above
 from sparsing.measuring.passes import Observer, Totals
-from sparsing.rules.curves import inverse
+from sparsing.rules.curves import inverse_of
 from sparsing.rules.mask import Change
-from sparsing.rules.scores import SCORES, Score, is_above, row_scale
+from sparsing.rules.order_statistics import rising
+from sparsing.rules.scores import SCORES, Score, row_scale
 from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
@@ -144,8 +145,8 @@ class Pilot(Observer[Totals]):
         )
         full = norm(neuron_output(site, rows.h, rows))
         centred = from_mode(rows, mode)
-        values = [site_cett(site, centred, is_above(size, t), full).mean().double() for t in numbers(ladder)]
-        points = inverse(ladder.cpu().numpy(), torch.stack(values).cpu().numpy(), targets)
+        values = site_cett_above(site, centred, size, ladder.float(), full).mean(1).double()
+        points = inverse_of(ladder.cpu().numpy(), values.cpu().numpy())(targets)
         # interpolation over the logarithms needs distinct points, also where CETT jumps over several targets
         points = np.maximum.accumulate(points * (1 + 1e-9 * np.arange(len(points))))
         return torch.tensor([*points, 4 * max(float(top), points[-1])], dtype=torch.float64)
@@ -153,7 +154,7 @@ class Pilot(Observer[Totals]):
 
 def _quantiles(positive: torch.Tensor) -> torch.Tensor:
     """Thresholds below which the shares `QUANTILES` of these scores are, and one more that drops every neuron."""
-    ordered = positive.sort().values.cpu()
+    ordered = rising(positive).cpu()
     places = (torch.tensor(QUANTILES, dtype=torch.float64) * (len(ordered) - 1)).round().long()
     values = np.maximum.accumulate(ordered[places].numpy() * (1 + 1e-9 * np.arange(len(places))))
     return torch.tensor([*values, 4 * float(ordered[-1])], dtype=torch.float64)
@@ -182,11 +183,6 @@ def half_sample_mode(value: torch.Tensor) -> float:
 def is_input(site: Site) -> bool:
     """Whether the site is a linear input. A model has many of them, so their curves rest on fewer tokens."""
     return site.kind == "linear_input"
-
-
-def numbers(tensor: torch.Tensor) -> list[float]:
-    """The entries of a tensor as Python numbers."""
-    return cast("Any", tensor).tolist()  # PyTorch annotates a bare list
 
 
 def cett_targets(*, finer: bool) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ This module holds the data and the interpolation. `measuring/calibration.py` mea
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,10 +57,10 @@ class ScoreCurve(Result):
     def threshold_at_cett(self, target: float) -> Floats:
         """The threshold of each site at which its CETT is `target`, shape `(n_sites,)`; 0 for a target of 0.
 
-        `inverse` interpolates between the points of the curve.
+        `inverse_of` interpolates between the points of the curve.
         """
-        rows = zip(self.thresholds, self._measured_cett(), strict=True)
-        return np.array([inverse(thresholds, cett, target) for thresholds, cett in rows])
+        self._measured_cett()
+        return np.array([of_site(np.float64(target)) for of_site in _inverses(self)])
 
     def _measured_cett(self) -> Floats:
         if self.cett is None:
@@ -209,9 +210,10 @@ class Curves(Result):
                 )
         if len(names) == 1:
             return self.scores[score]
-        return joined_curves([self._joint_part(name) for name in names])
+        return _joint_curve(self, score)
 
-    def _joint_part(self, score: str) -> ScoreCurve:
+    def joint_part(self, score: str) -> ScoreCurve:
+        """The curve of one score of a joint rule, on the sites to which the rule applies this score."""
         curve = self.scores[score]
         attention = [i for i, name in enumerate(curve.sites) if name in self.attention_inputs]
         return curve.rows(attention) if SCORES[score].kinds == ("linear_input",) else curve
@@ -222,27 +224,45 @@ class Curves(Result):
         return float(np.exp(self.window_nll.sum() / self.window_labels.sum()))
 
 
-def inverse(thresholds: Floats, cett: Floats, target: float | Floats) -> Floats:
-    """The threshold at which the curve `cett` over `thresholds` meets `target`, same shape as `target`.
+@functools.lru_cache(maxsize=8)  # a search and its interval convert many levels of one curve
+def _joint_curve(curves: Curves, score: str) -> ScoreCurve:
+    """The curve of a joint score."""
+    return joined_curves([curves.joint_part(name) for name in score.split("+")])
 
-    Interpolates `log t` over `log CETT` by a monotone cubic spline, and below the grid by a straight line. Where CETT
-    is not monotone, because neurons cancel, the first crossing is used. A target of 0 gives 0.
+
+@functools.lru_cache(maxsize=8)
+def _inverses(curve: ScoreCurve) -> list[Callable[[Floats | np.float64], Floats]]:
+    """`inverse_of` the curve of each site."""
+    assert curve.cett is not None
+    return [inverse_of(*row) for row in zip(curve.thresholds, curve.cett, strict=True)]
+
+
+def inverse_of(thresholds: Floats, cett: Floats) -> Callable[[Floats | np.float64], Floats]:
+    """The function that maps a CETT to the threshold at which the curve `cett` over `thresholds` meets it.
+
+    It maps arrays of any shape to arrays of the same shape. It interpolates `log t` over `log CETT` by a monotone cubic
+    spline, and below the grid by a straight line. Where CETT is not monotone, because neurons cancel, the first
+    crossing is used. A target of 0 gives 0.
     """
     import scipy.interpolate  # pyright: ignore[reportMissingTypeStubs]  # SciPy has no stubs
 
     spline = cast("Spline", scipy.interpolate.PchipInterpolator)
     # only points above every earlier point, so that the curve can be inverted and its first crossing is kept
     rising = np.flatnonzero(np.diff(np.maximum.accumulate(cett), prepend=0) > 0)
-    target = np.asarray(target, dtype=np.float64)
     if len(rising) == 0:  # every neuron has size zero, so dropping all of them costs nothing
-        return np.where(target > 0, thresholds[-1], 0.0)
+        return lambda target: np.where(target > 0, thresholds[-1], 0.0)
     log_t, log_c = np.log(thresholds[rising]), np.log(cett[rising])
-    with np.errstate(divide="ignore"):
-        wanted = np.log(np.maximum(target, 0))
-    if len(rising) == 1:
-        # one point gives no slope: assume that CETT grows in proportion to the threshold, up to that point
-        return np.where(target > 0, np.exp(log_t[0] + np.minimum(wanted - log_c[0], 0)), 0.0)
-    inside = spline(log_c, log_t)(np.clip(wanted, log_c[0], log_c[-1]))
-    slope = (log_t[1] - log_t[0]) / (log_c[1] - log_c[0])
-    below = log_t[0] + np.where(np.isfinite(wanted), wanted - log_c[0], -np.inf) * slope
-    return np.exp(np.where(wanted < log_c[0], below, inside))
+    inside = spline(log_c, log_t) if len(rising) > 1 else None
+
+    def threshold_at(target: Floats | np.float64) -> Floats:
+        with np.errstate(divide="ignore"):
+            wanted = np.log(np.maximum(target, 0))
+        if inside is None:
+            # one point gives no slope: assume that CETT grows in proportion to the threshold, up to that point
+            return np.where(target > 0, np.exp(log_t[0] + np.minimum(wanted - log_c[0], 0)), 0.0)
+        slope = (log_t[1] - log_t[0]) / (log_c[1] - log_c[0])
+        below = log_t[0] + np.where(np.isfinite(wanted), wanted - log_c[0], -np.inf) * slope
+        found = inside(np.clip(wanted, log_c[0], log_c[-1]))
+        return np.exp(np.where(wanted < log_c[0], below, found))
+
+    return threshold_at

@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from sparsing.rules.flags import as_array, on_cpu
+
 if TYPE_CHECKING:
     import torch
 
 _MOST = 255
 """Largest count that a byte holds."""
+
+
+def count_all(flags: torch.Tensor) -> torch.Tensor:
+    """Flags that are set, shape `()`, int64."""
+    import torch
+
+    if on_cpu(flags):
+        return torch.tensor(int(np.count_nonzero(as_array(flags.view(torch.uint8)))))
+    return flags.sum()
 
 
 def count_over_tokens(flags: torch.Tensor) -> torch.Tensor:

@@ -29,10 +29,10 @@ def on_cpu(values: torch.Tensor) -> bool:
 
 
 def above(size: torch.Tensor, limit: torch.Tensor | float) -> torch.Tensor:
-    """`size > limit`, shape of `size`, bool.
+    """`size > limit`, bool, of the shape to which both broadcast.
 
     Args:
-        limit: A number, or a tensor that broadcasts to `size`.
+        limit: A number, or a tensor that broadcasts with `size`.
     """
     return _compared(size, limit, operator.gt)
 

@@ -108,6 +108,17 @@ class Rule(abc.ABC):
         ratios = curve.ratio_at(self.values(level, curves, len(curve.thresholds)))
         return curve.mean(ratios)
 
+    def squared_error(self, level: float, curves: Curves) -> float | None:
+        """Mean over sites of the squared CETT that the curves predict at this level.
+
+        The rise of the loss is nearly proportional to it. None if the rule is not a threshold per site, or if the CETT
+        of its score was not calibrated.
+        """
+        curve = curves[self.score] if all(name in curves.scores for name in self.score.split("+")) else None
+        if curve is None or curve.cett is None or not SELECTIONS[self.selection].is_threshold:
+            return None
+        return float((curve.cett_at(self.values(level, curves, len(curve.thresholds))) ** 2).mean())
+
     @abc.abstractmethod
     def reach(self, curves: Curves) -> Reach:
         """The range of strengths in which to search for a level."""

@@ -99,15 +99,17 @@ def usual_passes(
         levels: Levels that are given.
         half_precision: Whether the model computes in half precision, where a search runs more passes.
         holdout: Held-out tokens over the tokens of the corpus.
-        compared: Whether rules are compared. Then a search ends after about one pass over all tokens and two tries on
-            an eighth of them, and neither CETT nor held-out tokens are measured.
+        compared: Whether rules are compared. Then a search ends after about one pass over all tokens, which goes on
+            with a try, and one more try. Groups and unions are counted in the same pass, and neither CETT nor held-out
+            tokens are measured.
     """
     measured = searches + levels
     part = max(1 / 8, SET_TOKENS / num_tokens)  # see `search.part_windows`
     bracket = 2 * (part if part <= 1 / 2 else 1.0) if searches else 0.0
     sets = measured * min(1.0, SET_TOKENS / num_tokens)
     if compared:
-        return 1 + searches * (1.1 + bracket) + levels + sets
+        has_part = part <= 1 / 2
+        return 1 + searches * (1.1 + (part if has_part else 2.0)) + levels + (0.0 if has_part else sets)
     realised_cett = 1.0 if measured else 0.0
     search = 3.0 if half_precision else 2.5
     return 1 + bracket + searches * search + levels + realised_cett + sets + holdout * (1 + measured)

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument(
         "--two-part-inputs", action="store_true", help="inputs of the own engine with 15 bits"
     )
+    parser.add_argument("--label", help="last part of the names of results, e.g. for settings of the system")
     args = parser.parse_args()
     if args.part == "files":
         write_files(args)
@@ -91,6 +92,7 @@ def time_files(args: argparse.Namespace) -> None:
     for path in [args.model] if args.model else cases:
         for threads in args.threads:
             case = f"{path.stem}-{threads}t{'-two-part' * args.two_part_inputs}"
+            case = f"{case}-{args.label}" if args.label else case
             target = RESULTS / f"decode_gguf-{case}-{TODAY}.json"
             if target.exists():
                 continue

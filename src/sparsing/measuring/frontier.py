@@ -53,7 +53,7 @@ class FrontierPoint(Result):
     target_ppl_ratio: float | None = None
     """The perplexity ratio for which the level was searched; None for the levels between."""
     converged: bool = True
-    """False if no level meets the target, so that the figures are moved there from the nearest level."""
+    """False if no level meets the target; the figures are then those of the nearest level."""
     measured_ppl_ratio: float | None = None
     """Perplexity ratio of the pass. It is not `ppl_ratio` if the figures were moved; None for the levels between."""
     savings: Savings | None = None
@@ -186,8 +186,8 @@ def _search_all(
         for result in results:
             if not result.converged:
                 warnings.warn(
-                    f"{label}: no level meets the target ppl_ratio {result.target_ppl_ratio:g}; its figures are moved"
-                    f" there from the nearest level, which has {result.ppl_ratio:.5f}. Give more text",
+                    f"{label}: no level meets the target ppl_ratio {result.target_ppl_ratio:g}; its figures are those"
+                    f" of the nearest level, which has {result.ppl_ratio:.5f}. Give more text",
                     WeakResultWarning,
                     stacklevel=3,
                 )
@@ -211,9 +211,10 @@ def _searched(subject: Subject, rule: Rule, found: SearchResult) -> _Searched:
     """The rule at the level that was found; the interval contains the uncertainty of the level."""
     thresholds = subject.thresholds(rule, found.level, found.target_ppl_ratio)
     outcome = subject.outcome(thresholds, rule, found)
-    # a pass that meets the target has the figures that `measure` reports for it
+    # a pass that meets the target has the figures that `measure` reports for it; so has the nearest pass of a rule that
+    # jumps over the target, since no curve leads there
     level, moved, ratios = found.level, found.ppl_ratio, subject.ratios(thresholds)
-    if not found.meets_target and found.fitted_strength is not None:
+    if found.converged and not found.meets_target and found.fitted_strength is not None:
         level, moved = rule.level(found.fitted_strength), found.target_ppl_ratio
         ratios = subject.ratios_at_target(rule, found, thresholds)
     point = FrontierPoint(

@@ -58,6 +58,8 @@ MOST_MOVED = 0.4
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
 TEAL on linear inputs can have a nearly flat curve that no power law fits, so a pass further away would not do."""
+MOST_MOVED_STRENGTH = 0.5
+"""The same in log(strength): the curve that is fitted to a rule with jumps may be flat and meet the target far away."""
 _ANOTHER_LEVEL = 0.04
 """Distance in log(strength) from the known passes at which another pass over the part shows more of the curve."""
 LEFT_NOISE = 1.5
@@ -353,7 +355,10 @@ class _Search:
         fit = self._fit()
         if not self._by_curve or fit is None or one.mean_rise <= 0:
             return False
-        is_near = abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
+        is_near = (
+            abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
+            and abs(math.log(fit.strength / one.strength)) <= MOST_MOVED_STRENGTH
+        )
         # only further passes would average the noise away, and the interval contains it
         allowed = max(self._allowed(one, COMPARED_DOUBT), LEFT_NOISE * (self._noise() or 0.0))
         return is_near and fit.rise_sd * self._target <= allowed

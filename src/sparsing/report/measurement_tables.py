@@ -101,7 +101,7 @@ def _between(values: Sequence[float] | np.ndarray, style: str) -> str:
 def frontier(comparison: RuleComparison) -> Rows:
     """Activation ratio of each rule, with its 95% interval, at the costs in perplexity that a rule has a value for.
 
-    A figure that was moved from a level which does not meet the cost has a star, see `frontier_note`.
+    A figure of a level that does not meet the cost has a star, see `frontier_note`.
     """
     lines = [comparison.of(rule) for rule in comparison.rules()]
     targets = {round(100 * (p.target_ppl_ratio - 1), 6) for line in lines for p in line if p.target_ppl_ratio}
@@ -123,7 +123,7 @@ def frontier_note(comparison: RuleComparison) -> str:
     """What the star in `frontier` means; empty if no figure has one."""
     if all(point.converged for point in comparison.points):
         return ""
-    return "* no level of the rule meets this cost; the figure is moved there from the nearest level"
+    return "* no level of the rule meets this cost; the figure is that of the nearest level"
 
 
 def training(own: Mapping[str, Sequence[Measurement]], shared: Mapping[str, Sequence[Measurement]]) -> Rows:

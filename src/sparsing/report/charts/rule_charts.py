@@ -163,7 +163,7 @@ def _kept_chart(kept: Mapping[str, KeptShare], rules: Sequence[str], at: float, 
         notes.append("Hollow points are interpolated between two levels.")
     if unmet := [rule for rule, share in kept.items() if not share.converged]:
         notes.append(
-            f"No level meets this cost, and the figure is moved from the nearest level: {', '.join(unmet)}."
+            f"No level meets this cost, and the figure is that of the nearest level: {', '.join(unmet)}."
         )
     if missing:
         notes.append(f"No two levels enclose this cost: {', '.join(missing)}.")

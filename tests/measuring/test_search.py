@@ -16,7 +16,6 @@ from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SamplingAgainst, fit_rise
 from sparsing.measuring.search import (
     DOUBT,
-    MOST_MOVED_STRENGTH,
     TOLERANCE,
     Hints,
     SearchResult,

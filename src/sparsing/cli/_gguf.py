@@ -146,7 +146,7 @@ def _check_engine() -> None:
     from sparsing.base.extras import install_command
     from sparsing.errors import InputError
 
-    if missing := [name for name in ("gguf", "llama_cpp", "numba") if find_spec(name) is None]:
+    if missing := [name for name in ("gguf", "llama_cpp", "numba", "psutil") if find_spec(name) is None]:
         raise InputError(f"decoding GGUF files needs {' and '.join(missing)}: {install_command('engine')}")
 
 

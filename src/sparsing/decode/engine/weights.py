@@ -10,16 +10,18 @@ the architecture demands, and that the file has no tensor that the engine would 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from sparsing.decode.engine.ggml import F32, function_address, has_function, weight_type
 from sparsing.decode.engine.input_forms import part_bytes
 from sparsing.decode.engine.native import LINE
 from sparsing.decode.engine.packed_rows import GEMV, ROWS_TOGETHER, interleaved
 from sparsing.decode.kernels.pages import HugePages
-from sparsing.errors import InputError, UnsupportedModelError
+from sparsing.errors import InputError, UnsupportedModelError, WeakResultWarning
 from sparsing.models.gguf_file import check_rope_factors
 
 if TYPE_CHECKING:
@@ -149,15 +151,22 @@ def _rope_factors(reader: _Reader, arch: Architecture) -> Array:
     return factors
 
 
-def _pages(file: GgufFile) -> HugePages:
-    """Room for a copy of every tensor of the file; only the pages that are written take memory."""
+def _pages(file: GgufFile) -> HugePages | None:
+    """Room for a copy of every tensor of the file; only the pages that are written take memory.
+
+    None if the machine has too little memory for it.
+    """
     size = sum(tensor.num_bytes + LINE for tensor in file.tensors.values())
-    try:
-        return HugePages(size)
-    except OSError as error:
-        raise InputError(
-            f"{file.path}: no memory for {size / 1e9:.1f} GB of weights ({error}); free some, or take a smaller file"
-        ) from error
+    free = psutil.virtual_memory().available
+    if size > free:
+        warnings.warn(
+            f"{file.path}: {free / 1e9:.1f} GB of memory are free for {size / 1e9:.1f} GB of weights, so the matrices"
+            " stay in the mapped file, and decoding is slower; free some memory, or take a smaller file",
+            WeakResultWarning,
+            stacklevel=4,
+        )
+        return None
+    return HugePages(size)
 
 
 class _Reader:
@@ -188,10 +197,10 @@ class _Reader:
                 " gguf; update llama-cpp-python and gguf"
             )
         packed, gemv, address = 0, self._gemv.get(tensor.type_name, 0), data.ctypes.data
-        if gemv and shape[0] % ROWS_TOGETHER == 0:
-            packed = self._copy(interleaved(data, tensor.type_name))
-        elif multiplied:
-            address = self._copy(data)
+        if self._pages is not None and gemv and shape[0] % ROWS_TOGETHER == 0:
+            packed = self._copy(self._pages, interleaved(data, tensor.type_name))
+        elif self._pages is not None and multiplied:
+            address = self._copy(self._pages, data)
         fields = np.zeros(NUM_FIELDS, np.int64)
         fields[:] = (
             address,
@@ -207,9 +216,9 @@ class _Reader:
         )
         return fields
 
-    def _copy(self, values: Array) -> int:
+    def _copy(self, pages: HugePages, values: Array) -> int:
         """Address of a copy on huge pages."""
-        copy = self._pages.take(values.nbytes)
+        copy = pages.take(values.nbytes)
         copy[:] = values.reshape(-1)
         self.copies.append(copy)
         return copy.ctypes.data

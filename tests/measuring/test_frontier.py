@@ -166,7 +166,9 @@ def test_a_search_that_did_not_converge_is_named(subject, monkeypatch):
     search = subject.search
 
     def unsure(rule, target, **options):
-        return dataclasses.replace(search(rule, target, **options), converged=False, ppl_ratio=1.3)
+        found = search(rule, target, **options)
+        far = 2 * found.fitted_strength
+        return dataclasses.replace(found, converged=False, ppl_ratio=1.3, fitted_strength=far)
 
     monkeypatch.setattr(subject, "search", unsure)
     with pytest.warns(WeakResultWarning, match=r"cett: no level meets the target .* has 1.30000") as warned:
@@ -175,6 +177,9 @@ def test_a_search_that_did_not_converge_is_named(subject, monkeypatch):
         point.target_ppl_ratio is None for point in comparison.points
     ]
     assert len(warned) == 3, "one for each target"
+    for point in comparison.points:
+        low, high = point.activation_ratio_interval
+        assert low <= point.activation_ratio <= high
 
 
 def test_a_rule_given_twice_is_refused(subject):

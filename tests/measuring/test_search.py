@@ -347,6 +347,42 @@ def test_a_flat_stair_above_the_target_moves_no_pass_far_away():
     assert not found.converged or moved <= 0.5
 
 
+@pytest.mark.parametrize("factor", [0.97, 1.03, 1.1, 1.2])
+def test_a_comparison_leaves_out_a_target_that_the_sparsest_level_just_misses(factor):
+    """The curve goes on beyond the sparsest level, where no level exists."""
+    most, labels = 0.5, np.full(WINDOWS, 250.0)
+    reach = dataclasses.replace(REACH, most=most)
+
+    def passed(strength, on_all):
+        assert strength <= most
+        windows = labels if on_all else labels[PART]
+        return Observation(
+            strength=strength, rise=windows * 0.01 * (strength / most) ** 2, labels=windows, on_all=on_all
+        )
+
+    def searched():
+        return search(CETT, passed, ppl_ratio=math.exp(0.01 * factor), reach=reach, part=PART, by_curve=True)
+
+    if factor < 1:
+        assert searched().fitted_strength == pytest.approx(most * math.sqrt(factor), rel=0.02)
+    else:
+        with pytest.raises(TargetError, match="the sparsest level"):
+            searched()
+
+
+def test_a_target_that_only_the_part_misses_is_met():
+    labels = np.full(WINDOWS, 250.0)
+
+    def passed(strength, on_all):
+        windows = labels if on_all else labels[PART]
+        rise = 0.01 * strength**2 * (1.0 if on_all else 0.8)
+        return Observation(strength=strength, rise=windows * rise, labels=windows, on_all=on_all)
+
+    for by_curve in (False, True):
+        found = search(CETT, passed, ppl_ratio=math.exp(0.009), reach=REACH, part=PART, by_curve=by_curve)
+        assert found.fitted_strength == pytest.approx(math.sqrt(0.9), rel=0.02)
+
+
 def test_the_slope_contains_the_sampling_error_of_its_passes():
     """Windows whose rises grow unevenly between levels: the slope is as uncertain as their scatter says."""
     rng = np.random.default_rng(4)

@@ -161,6 +161,22 @@ def test_padding_of_a_batch_changes_no_generated_text(name, known):
     torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
+def test_an_attention_mask_counts_by_place_too_and_ends_with_its_forward(known):
+    loaded, curves = known
+    rule = make_rule("top_k", scope="sequence")
+    thresholds = made(rule, 0.3, curves, loaded.sites)
+    ids = torch.randint(3, 100, (2, 10), generator=torch.Generator().manual_seed(4))
+    real = torch.ones_like(ids)
+    ids[0, :6], real[0, :6] = 0, 0
+    with torch.no_grad(), sparsify(loaded.model, thresholds) as sparse:
+        whole = sparse(ids).logits
+        named, by_place = sparse(ids, attention_mask=real).logits, sparse(ids, real).logits
+        assert torch.equal(named[real.bool()], by_place[real.bool()])
+        assert not torch.allclose(named[0, 6:], whole[0, 6:])
+        assert torch.equal(sparse(ids).logits, whole), "the mask of an earlier forward does not count"
+        sparse.base_model(ids[:, :7])  # the body alone is not watched
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_padding_and_the_order_of_windows_change_nothing(name, known):
     loaded, curves = known

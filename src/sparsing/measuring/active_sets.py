@@ -1,4 +1,7 @@
-"""`find_savings`: counts the groups and unions of active neurons on a part of the corpus, and the weights they read."""
+"""Counts the groups and unions of active neurons on a part of the corpus, and the weights that they read.
+
+`ActiveSetObserver` counts, in a pass of its own or beside the counts of a comparison. `find_savings` gives the result.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`EarlierSearches`: what the finished searches of other rules on the same tokens teach the next search.
 
 All rules of a comparison run on the same windows of the same model, so a search need not start from nothing. Rules on
-the same score cost about the same perplexity at the same activation ratio. The bracketing part differs from the whole
-corpus by about the same factor for every rule. The arithmetic noise is that of the model.
+the same score cost about the same perplexity at the same activation ratio. The factor between the whole corpus and the
+bracketing part is similar for rules that cut the same values. The arithmetic noise is that of the model.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class EarlierSearches:
         Args:
             passes: The passes that the search ran.
         """
-        self._found.append((rule, found))
+        if found.converged:
+            self._found.append((rule, found))
         if found.ppl_ratio_noise is not None:
             self._noises.append(found.ppl_ratio_noise / found.ppl_ratio)
         if self._part is None:
@@ -106,7 +107,8 @@ class EarlierSearches:
     def _most_alike(self, rule: Rule, ppl_ratio: float) -> tuple[list[tuple[Rule, SearchResult]], float]:
         """The finished searches for this perplexity ratio of the rules most like this one, and a standard deviation.
 
-        It is that of `log(log(ppl_ratio))` where a search that begins at their activation ratio begins.
+        A search of this rule begins at their activation ratio. The standard deviation is that of `log(log(ppl_ratio))`
+        there, around the target.
         """
         for is_like, sd in _ALIKE:
             if known := [

@@ -108,7 +108,7 @@ def open_journal(
     journal = Journal(
         folder / ".journal",
         {
-            "format": 4,  # version of the names of the totals that passes save
+            "format": 5,  # version of the names of the totals that passes save
             **{f"model: {name}": digest for name, digest in (identity or identify(loaded)).items()},
             "text": corpus.sha256(),
             "dtype": loaded.dtype,

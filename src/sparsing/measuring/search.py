@@ -53,7 +53,7 @@ NOISE_GUESS = 0.2
 PART_TRIES_WITH_NOISE = 4
 """Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
 COMPARED_NEARNESS = 0.25
-"""The same in a comparison: the pass over the whole corpus then goes on at the level of the pass over the part."""
+"""`PART_NEARNESS` of a comparison: the pass over the whole corpus goes on at the level of the pass over the part."""
 MOST_MOVED = 0.4
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
@@ -76,9 +76,9 @@ _MAX_TRIES = 40
 _SURPRISE = 2.5
 """Standard deviations beyond which a pass over the part refutes the start of the search."""
 _SURE = 0.5
-"""Standard deviation of the start up to which a search begins there, although the part shows no rise."""
+"""Largest standard deviation of a start that is kept although a pass over the part shows no rise there."""
 _SHARED_SAMPLING = 0.7
-"""Share of the sampling error of the rise over the part that its factor has, at least. Rules share a part of it."""
+"""Least error of the factor of the part, as a share of the sampling error of the rise over the part."""
 _RIPPLE = 3.0
 """A fall of perplexity counts if it exceeds this many standard deviations of the arithmetic noise."""
 
@@ -147,11 +147,11 @@ class Hints:
 
         Args:
             first: The pass; its rise is above 0.
-            target: The rise over the whole corpus that the earlier searches let expect there, nats.
+            target: The rise over the whole corpus that is expected there from the earlier searches, nats.
         """
         start, known = math.log(target / first.mean_rise), math.log(self.part_factor)
         sampling_sd = relative_sampling_sd(first.rise, first.labels)
-        # relative to the rise that the factor lets expect, since a small rise has a large relative error
+        # relative to the rise that is expected from the factor, since a small rise has a large relative error
         sampling_sd *= min(1.0, first.mean_rise * self.part_factor / target)
         part_sd = max(self.part_sd, _SHARED_SAMPLING * sampling_sd)
         if abs(start - known) > _SURPRISE * math.hypot(self.start_sd, part_sd):
@@ -286,18 +286,17 @@ class _Search:
             self._hints.slope.median,
             most_tries=PART_TRIES_WITH_NOISE if self._noisy else _MAX_TRIES,
         )
-        self._check_reached()
         self._reach = dataclasses.replace(self._reach, start=start)
 
     def _rise_by_part(self, strength: float) -> float:
-        """The rise over the whole corpus that a pass over the part lets expect, nats."""
+        """The rise over the whole corpus that is expected from a pass over the part, nats."""
         is_first = not self._part
         rise = self._observe(strength, on_all=False).mean_rise
         if is_first and math.isfinite(self._hints.start_sd):
             if rise > 0:
                 self._part_factor = self._hints.factor_after(self._part[-1], self._target)
             elif self._hints.start_sd <= _SURE:
-                return self._target  # such a part tells less than the earlier searches that suggest the start
+                return self._target  # such a part shows less than the earlier searches that suggest the start
         return rise * self._part_factor
 
     def _refine(self) -> Observation:
@@ -358,6 +357,7 @@ class _Search:
         is_near = (
             abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
             and abs(math.log(fit.strength / one.strength)) <= MOST_MOVED_STRENGTH
+            and fit.strength <= self._reach.most
         )
         # only further passes would average the noise away, and the interval contains it
         allowed = max(self._allowed(one, COMPARED_DOUBT), LEFT_NOISE * (self._noise() or 0.0))
@@ -371,12 +371,15 @@ class _Search:
         fit = self._fit()
         if not self._by_curve or self._windows is None or fit is None or not self._all:
             return None
+        if len(self._windows) < 2:
+            return None  # the scatter of the windows would not show the error of such a pass
         if self._noisy and (self._hints.noise is None or len(self._all) > 1):
             return None  # then further passes over the whole corpus are needed, and the curve rests on them alone
         nearest = self._nearest()
         is_near = nearest.mean_rise > 0 and abs(math.log(nearest.mean_rise / self._target)) <= MOST_MOVED
-        known = [abs(math.log(one.strength / fit.strength)) for one in [*self._part, *self._all]]
-        return fit.strength if is_near and min(known) > _ANOTHER_LEVEL else None
+        strength = min(fit.strength, self._reach.most)
+        known = [abs(math.log(one.strength / strength)) for one in [*self._part, *self._all]]
+        return strength if is_near and min(known) > _ANOTHER_LEVEL else None
 
     def _own_passes(self) -> int:
         """Passes over the whole corpus that this search has run. Known passes may all be far from its target."""
@@ -518,6 +521,7 @@ class _Search:
         return True
 
     def _check_reached(self) -> None:
+        """Raises TargetError if the sparsest level does not reach the target on the whole corpus."""
         if not self._tries:
             return
         last = self._tries[-1]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -336,6 +337,8 @@ class Subject:
             labels=result.labels,
             on_all=True,
         )
+        if not found.converged:  # the figures are those of the pass, and no curve leads to the target
+            found = dataclasses.replace(found, fitted_strength=None)
         factor = partial(self.ratio_factor, rule, found.level)
         return result.totals.tokens.numpy(), observed, found, factor
 

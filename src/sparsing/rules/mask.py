@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -166,13 +167,21 @@ class Mask:
         if self._selection.per_token:
             return []
 
+        signature = inspect.signature(model.forward)
+
         def read(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-            attention = named.get("attention_mask")
-            self._attended = None
+            arguments = {**signature.bind_partial(*args).arguments, **named}
+            attention = arguments.get("attention_mask")
             if isinstance(attention, torch.Tensor) and attention.dim() == 2:
                 self._attended = attention.bool()
 
-        return [model.register_forward_pre_hook(read, with_kwargs=True)]
+        def forget(*_: Any) -> None:
+            self._attended = None
+
+        return [
+            model.register_forward_pre_hook(read, with_kwargs=True),
+            model.register_forward_hook(forget, always_call=True),
+        ]
 
 
 def _moved(tensors: list[Any], index: int, device: torch.device) -> Any:

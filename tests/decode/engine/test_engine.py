@@ -213,6 +213,15 @@ def test_without_memory_for_a_copy_the_matrices_stay_in_the_file(tmp_path, monke
         np.testing.assert_allclose(engine.read(ids), wanted, atol=1e-5)
 
 
+def test_an_embedding_that_is_only_looked_up_is_not_copied(tmp_path):
+    """It would take the memory of the vocabulary again."""
+    with open_tiny(tmp_path, build("llama"), "Q4_0") as engine:
+        assert "output.weight" in engine.weights.file.tensors
+        assert len(engine.weights.copies) == 7 * engine.arch.n_layers + 1, (
+            "the matrices of the layers and the head"
+        )
+
+
 def test_wrong_arguments_are_refused_before_work(tmp_path, ids):
     model = build("llama")
     path = export_gguf(model, tmp_path / "model.gguf", weight_type="F32")

@@ -197,7 +197,7 @@ class _Reader:
                 " gguf; update llama-cpp-python and gguf"
             )
         packed, gemv, address = 0, self._gemv.get(tensor.type_name, 0), data.ctypes.data
-        if self._pages is not None and gemv and shape[0] % ROWS_TOGETHER == 0:
+        if self._pages is not None and multiplied and gemv and shape[0] % ROWS_TOGETHER == 0:
             packed = self._copy(self._pages, interleaved(data, tensor.type_name))
         elif self._pages is not None and multiplied:
             address = self._copy(self._pages, data)

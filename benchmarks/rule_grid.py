@@ -31,7 +31,8 @@ from sparsing.measuring.rule_order import RuleOrder
 from sparsing.measuring.run_folder import open_journal
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import LoadedModel, load_model
-from sparsing.report.charts.rule_charts import frontier_picture
+from sparsing.report.chart import Picture
+from sparsing.report.charts.rule_charts import frontier_charts
 from sparsing.report.static import save_picture
 from sparsing.rules import Rule, make_rule
 from sparsing.text.corpus import Corpus, load_corpus
@@ -115,8 +116,10 @@ def _row(
     on_all = {(label, one.strength) for label, one in passes if one.on_all}
     # a pass over the part that goes on over all tokens costs nothing of its own
     on_part = {(label, one.strength) for label, one in passes} - on_all
+    # all rules cost the same perplexity, so the chart of both would show nothing
+    _, chart = frontier_charts(comparison.points, at=ppl_ratio)
     save_picture(
-        frontier_picture(comparison.points, subtitle=key, at=ppl_ratio),
+        Picture(title=chart.title, subtitle=key, charts=[chart]),
         ROOT / "results",
         f"rule_grid-{key.replace(' ', '-')}-{datetime.date.today().isoformat()}",
     )

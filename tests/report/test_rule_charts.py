@@ -154,3 +154,15 @@ def test_a_cost_that_no_level_meets_has_a_star_and_a_note():
     assert frontier_note(dataclasses.replace(comparison, points=points[:1])) == ""
     (_, kept) = frontier_picture(points, at=1.07).charts
     assert kept.note.endswith("the figure is that of the nearest level: griffin.")
+
+
+def test_many_rules_have_their_legend_below_the_axes_and_notes_stay_on_the_page():
+    rules = [f"quantile:neuron_norm_{number}" for number in range(12)]
+    points = [P(0.3 + 0.01 * place, 1.01, rule, target_ppl_ratio=1.01) for place, rule in enumerate(rules)]
+    figure = draw(frontier_picture(points))
+    figure.draw_without_rendering()
+    upper, lower = figure.axes
+    legend = upper.get_legend().get_window_extent()
+    assert lower.get_window_extent().y1 < legend.y0 < legend.y1 < upper.get_window_extent().y0
+    for axes in (upper, lower):
+        assert axes.title.get_window_extent().x1 < figure.bbox.x1

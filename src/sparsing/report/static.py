@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ MANY_POINTS = 100
 """Series with more points get small, translucent markers."""
 LONGEST_NAME = 40
 """Characters of a category's name; `interactive.py` cuts names by its own, smaller limit."""
+MOST_INSIDE, LEGEND_COLUMNS = 8, 3
+"""Most entries of a legend inside the axes, and the columns of a legend below them."""
 _COMPACT = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -63,7 +66,9 @@ def draw(picture: Picture) -> Figure:
     charts = picture.charts
     columns = min(picture.columns, len(charts))
     width = WIDTH if columns == 1 else WIDE
-    headings = [_heading(chart, titled=len(charts) > 1, width=width / columns) for chart in charts]
+    # names take space from the axes, and axes above each other have the same width
+    free = width / columns - (2 if any(chart.y.names for chart in charts) else 0)
+    headings = [_heading(chart, titled=len(charts) > 1, width=free) for chart in charts]
     panel_heights = [_panel_height(chart, len(lines)) for chart, lines in zip(charts, headings, strict=True)]
     heights = [max(panel_heights[start : start + columns]) for start in range(0, len(charts), columns)]
     title, subtitle = drawable(picture.title), drawable(picture.subtitle)
@@ -80,9 +85,12 @@ def draw(picture: Picture) -> Figure:
 
 def _heading(chart: Chart, *, titled: bool, width: float) -> list[str]:
     """The lines above the axes: the title where the picture has several charts, and the caption."""
-    width -= 2 if chart.y.names else 0  # names take space from the axes
     title = [drawable(chart.title)] if titled else []
     return title + textwrap.wrap(drawable(chart.note), int(14 * width))  # about 14 characters to the inch
+
+
+def _listed(chart: Chart) -> int:
+    return sum(series.listed for series in chart.series)
 
 
 def _panel_height(chart: Chart, heading_lines: int) -> float:
@@ -92,9 +100,10 @@ def _panel_height(chart: Chart, heading_lines: int) -> float:
         rows = 0.16 * len(chart.heat_map.values)
         return 1.4 + heading + max(rows if chart.y.names else min(rows, 4.5), 0.8)
     if chart.y.names:
-        legend = 0.4 * (sum(series.listed for series in chart.series) > 1)
+        legend = 0.4 * (_listed(chart) > 1)
         return 1.2 + heading + legend + 0.28 * len(chart.y.names)
-    return 2.6 + heading
+    below = 0.2 * math.ceil(_listed(chart) / LEGEND_COLUMNS) if _listed(chart) > MOST_INSIDE else 0.0
+    return 2.6 + heading + below
 
 
 def _draw_chart(figure: Figure, axes: Axes, chart: Chart) -> None:
@@ -262,7 +271,12 @@ def _add_legends(figure: Figure, panels: Sequence[tuple[Axes, Chart]]) -> None:
         figure.legend(handles, labels, loc="outside right upper")
         return
     for (axes, chart), (handles, labels) in zip(panels, entries, strict=True):
-        if len(labels) > 1 and chart.y.names and len(panels) == 1:
+        if len(labels) > MOST_INSIDE:
+            # inside the axes it would cover the lines
+            axes.legend(
+                handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=LEGEND_COLUMNS
+            )
+        elif len(labels) > 1 and chart.y.names and len(panels) == 1:
             # rows of names leave no free space inside the axes
             figure.legend(handles, labels, loc="outside lower center", ncols=2)
         elif len(labels) > 1:

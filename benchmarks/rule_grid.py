@@ -114,7 +114,7 @@ def _row(
     dense_sec = statistics.median(dense)
     passes = [(rule.label, one) for rule in rules for one in subject.passes_of(rule)]
     on_all = {(label, one.strength) for label, one in passes if one.on_all}
-    # a pass over the part that goes on over all tokens costs nothing of its own
+    # a pass over all tokens contains the try on the part at its level, which is not counted again
     on_part = {(label, one.strength) for label, one in passes} - on_all
     # all rules cost the same perplexity, so the chart of both would show nothing
     _, chart = frontier_charts(comparison.points, at=ppl_ratio)

@@ -55,7 +55,8 @@ def test_the_time_left_of_a_slow_part_is_not_that_of_the_parts_after_it(monkeypa
             seen.append(shown._left(part))
             clock.now += 50 * sec_each
             advance(50)
-    # the slow part: 50 of its own at 6 s, 900 at the pace that was given; then 850 at the speed of the usual part
+    # Half of the slow part leaves 50 of its units at 6 s, and 900 units of other parts at 1 s, the given pace.
+    # Half of the usual part leaves 850 units at its own 1.5 s.
     assert seen == [f"about {duration(50 * 6 + 900)} left", f"about {duration(850 * 1.5)} left"]
 
 

@@ -8,8 +8,10 @@ import torch
 
 from sparsing.measuring import active_sets as measuring_active_sets
 from sparsing.measuring._measure import measure
+from sparsing.measuring.passes import PassSettings, run_pass
 from sparsing.measuring.savings import GROUP_SIZES, UNION_TOKENS, Savings
 from sparsing.measuring.subject import Subject
+from sparsing.rules import make_rule
 from sparsing.rules.mask import Mask
 from sparsing.sites.tap import tapped
 
@@ -146,3 +148,22 @@ def test_without_a_gate_only_columns_of_down_are_saved_after_the_score(tmp_path)
     np.testing.assert_allclose(result.savings.after_score, 0.5)
     read = Savings.load(result.savings.save(tmp_path / "savings.json"))
     np.testing.assert_array_equal(read.union_ratio, result.savings.union_ratio)
+
+
+def test_of_long_windows_each_gives_its_own_first_tokens(monkeypatch):
+    """Windows that overlap count from their middle on, and the first window from its begin: a batch must not matter."""
+    monkeypatch.setattr(measuring_active_sets, "SET_TOKENS", 4)
+    corpus = text_corpus(40, window=20, stride=10)
+    subject = Subject(tiny_loaded("llama"), corpus)
+    thresholds = subject.thresholds(make_rule("cett"), 0.3)
+    counts = [np.zeros(site.n_neurons, np.int64) for site in subject.loaded.sites]
+    totals = []
+    for batch_size in (1, 3):
+        observer = measuring_active_sets.ActiveSetObserver(subject.loaded.sites, counts)
+        settings = PassSettings(batch_size=batch_size)
+        mask = Mask(subject.loaded.sites, thresholds)
+        totals.append(run_pass(subject.loaded, corpus, observer, mask, key="sets", settings=settings).totals)
+    one, three = totals
+    assert int(one.tokens) == int(three.tokens) == 4 * corpus.n_windows
+    for a, b in zip(one.union, three.union, strict=True):
+        assert torch.equal(a, b)

@@ -1,6 +1,7 @@
 """Counts the groups and unions of active neurons on a part of the corpus, and the weights that they read.
 
-`ActiveSetObserver` counts, in a pass of its own or beside the counts of a comparison. `find_savings` gives the result.
+`measure` runs a pass with an `ActiveSetObserver`. `compare` counts the sets in the passes of its searches, with a
+`CountsAndSetsObserver`. `find_savings` turns the counts into the result.
 """
 
 from __future__ import annotations
@@ -102,15 +103,17 @@ class ActiveSetObserver(Observer[SetTotals]):
         ]
 
     def begin(self, batch: Batch) -> None:
-        # of a long window a part, since the flags of all its neurons may not fit into memory
-        first, width = int(batch.counted.any(0).int().argmax()), batch.counted.shape[1]
-        positions = torch.arange(first, min(first + SET_TOKENS, width))
         windows = torch.arange(len(batch.counted))
         if self._chosen is not None:
             windows = self._chosen[batch.span].nonzero()[:, 0]
-        tokens = windows[:, None] * width + positions
-        self._tokens = tokens.flatten().to(batch.counted.device)
-        self._counted = batch.counted.flatten()[self._tokens].view(tokens.shape)
+        windows = windows.to(batch.counted.device)
+        width = batch.counted.shape[1]
+        # the first counted tokens of each window, since the flags of a long window may not fit into memory
+        first = batch.counted[windows].int().argmax(1, keepdim=True)
+        places = first + torch.arange(min(SET_TOKENS, width), device=first.device)
+        tokens = windows[:, None] * width + places.clamp_max(width - 1)
+        self._tokens = tokens.flatten()
+        self._counted = batch.counted.flatten()[self._tokens].view(tokens.shape) & (places < width)
         self._others = (~self._counted).nonzero()  # window and token of each token that does not count
         self._runs = [_run_ends(self._counted, length) for length in UNION_TOKENS]
         self.totals.tokens += int(self._counted.sum())

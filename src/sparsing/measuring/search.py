@@ -270,7 +270,7 @@ class _Search:
         assert fit is not None
         if not self._by_curve or final.mean_rise <= 0:
             return fit.level_sd
-        # each token loses other neurons at another level, so the way to the target has a sampling error of its own
+        # the target level drops other neurons than this pass, so moving the figures there adds a sampling error
         way = abs(math.log(final.mean_rise / self._target)) * relative_sampling_sd(final.rise, final.labels)
         return math.hypot(fit.rise_sd, way) / fit.slope
 

@@ -114,7 +114,8 @@ class Rule(abc.ABC):
         The rise of the loss is nearly proportional to it. None if the rule is not a threshold per site, or if the CETT
         of its score was not calibrated.
         """
-        curve = curves[self.score] if all(name in curves.scores for name in self.score.split("+")) else None
+        has_curves = all(score.name in curves.scores for score in scores_of(self.score))
+        curve = curves[self.score] if has_curves else None
         if curve is None or curve.cett is None or not SELECTIONS[self.selection].is_threshold:
             return None
         return float((curve.cett_at(self.values(level, curves, len(curve.thresholds))) ** 2).mean())

@@ -204,3 +204,13 @@ def test_resamples_of_a_level_without_a_rise_keep_their_sign():
         order = np.corrcoef(sums[:, 0] / sums[:, 1], ratios)[0, 1]
         assert np.isfinite(ratios).all()
         assert order > 0.5
+
+
+def test_the_progress_of_every_pass_names_rule_and_level(monkeypatch):
+    """Levels between the searched ones have no try that would name them; their keys hold all thresholds."""
+    own, labels = Subject(trained(), load_corpus([source_text()[:3000]], tiny_tokenizer(), window=48)), []
+    run = own._run
+    monkeypatch.setattr(own, "_run", lambda *args, **named: labels.append(args[4]) or run(*args, **named))
+    compare(own, ("cett",), ppl_ratio=1.05, steps=4)
+    assert labels
+    assert all(len(label) < 90 and "(0." not in label for label in labels), labels

@@ -188,7 +188,7 @@ class Subject:
 
     def sparse_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[SparseTotals]:
         """Run a sparse pass over the whole corpus, or take it from the journal."""
-        label = label or f"{thresholds.rule} {thresholds.level:.4g}, all tokens"
+        label = label or f"{_name(thresholds)}, all tokens"
         return self._sparse(self.corpus, thresholds, f"all {thresholds.identity}", label)
 
     def counted_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[ActiveTotals]:
@@ -228,7 +228,8 @@ class Subject:
         sorted_by = [counts.numpy() for counts in self._part_pass(thresholds).totals.neuron]
         observer, mask = CountsAndSetsObserver(sites, rest, sorted_by), Mask(sites, thresholds)
         key = f"rest {thresholds.identity}"
-        return self._run(rest, observer, mask, key, label or key, on=thresholds.on)
+        label = label or f"{_name(thresholds)}, all tokens but a part"
+        return self._run(rest, observer, mask, key, label, on=thresholds.on)
 
     def _rest(self) -> np.ndarray:
         return np.setdiff1d(np.arange(self.corpus.n_windows), [] if self.part is None else self.part)
@@ -238,7 +239,8 @@ class Subject:
     ) -> PassResult[ActiveTotals]:
         sites, key = self.sites(thresholds.on), f"{name} {thresholds.identity}"
         observer, mask = ActiveObserver(sites, corpus), Mask(sites, thresholds)
-        return self._run(corpus, observer, mask, key, label or key, on=thresholds.on)
+        label = label or f"{_name(thresholds)}, {'a part' if name == 'part' else 'all tokens'}"
+        return self._run(corpus, observer, mask, key, label, on=thresholds.on)
 
     def search(
         self, rule: Rule, target: float, *, tolerance: float = TOLERANCE, compared: bool = False
@@ -505,6 +507,11 @@ def _check_window(loaded: LoadedModel, corpus: Corpus) -> None:
             f"windows of {corpus.width} tokens are longer than the model's {length} positions; load the corpus with"
             f" window={length} or less"
         )
+
+
+def _name(thresholds: Thresholds) -> str:
+    """Rule and level, for the progress of a pass."""
+    return f"{thresholds.rule} {thresholds.level:.4g}"
 
 
 def _key(rule: Rule) -> str:

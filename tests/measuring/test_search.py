@@ -383,6 +383,24 @@ def test_a_target_that_only_the_part_misses_is_met():
         assert found.fitted_strength == pytest.approx(math.sqrt(0.9), rel=0.02)
 
 
+@pytest.mark.parametrize("by_curve", [False, True])
+def test_a_start_with_hardly_any_rise_is_not_taken_for_the_target(by_curve):
+    """Top-k on SmolLM2 began at 1.001, where windows scatter more than they rise, and 1.001 was taken for PPL-5%."""
+    labels, target = np.full(14, 256.0), math.log(1.05)
+    scatter = 0.015 * np.random.default_rng(2).standard_normal(14)
+    scatter -= scatter.mean()
+
+    def passed(strength, on_all=True):
+        return Observation(
+            strength=strength, rise=labels * (target * strength**2 + scatter), labels=labels, on_all=on_all
+        )
+
+    reach = dataclasses.replace(REACH, start=0.14, most=3.0)
+    found = search(CETT, passed, ppl_ratio=1.05, reach=reach, by_curve=by_curve)
+    assert found.fitted_strength == pytest.approx(1.0, rel=0.05)
+    assert found.ppl_ratio == pytest.approx(1.05, rel=0.015)
+
+
 def test_the_slope_contains_the_sampling_error_of_its_passes():
     """Windows whose rises grow unevenly between levels: the slope is as uncertain as their scatter says."""
     rng = np.random.default_rng(4)

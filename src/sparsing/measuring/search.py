@@ -306,8 +306,8 @@ class _Search:
         strength = min(fit.strength if fit else self._reach.start, self._reach.most)
         if self._by_curve and self._part and not self._all:
             strength = self._reach.start  # a pass over the whole corpus goes on with the pass over the part
-        ran = 0
-        while ran < _MAX_TRIES:
+        ran, last_try = 0, len(self._tries) + _MAX_TRIES
+        while len(self._tries) < last_try:
             if accepted := self._accepted():
                 return accepted
             if (on_part := self._informative_on_part()) is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -203,8 +201,7 @@ def test_without_memory_for_a_copy_the_matrices_stay_in_the_file(tmp_path, monke
     model = build("llama")
     with open_tiny(tmp_path, model, weight_type) as engine:
         wanted = engine.read(ids)
-    nothing = SimpleNamespace(available=1000)
-    monkeypatch.setattr("sparsing.decode.engine.weights.psutil.virtual_memory", lambda: nothing)
+    monkeypatch.setattr("sparsing.decode.engine.weights.free_memory", lambda: 1000)
     with pytest.warns(WeakResultWarning, match="GB of memory are free for .* stay in the mapped file"):
         engine = open_tiny(tmp_path, model, weight_type)
     with engine:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from sparsing.decode.engine.basics import cap_all, rms_norm, share
 from sparsing.decode.engine.native import (
@@ -20,13 +19,14 @@ from sparsing.decode.engine.native import (
     halves_at,
     ints_at,
 )
+from sparsing.decode.kernels.cpu.compiled import compiled
 
 PADDING = 128
 """Scores are padded to a multiple of this, so that ggml's vector code handles all of them; padding has weight 0."""
 _NEVER = np.float32(-np.inf)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def attend(me, layer, position, s):
     """Compute the heads of this thread into `heads`, and add the token to the cache.
 
@@ -63,7 +63,7 @@ def attend(me, layer, position, s):
             target += 4
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _remember(layer, kv, position, s, buffer):
     """Write key and value of the token to the cache; the values of a channel are neighbours there."""
     size = s.head_dim
@@ -78,7 +78,7 @@ def _remember(layer, kv, position, s, buffer):
     call_convert(s.to_half, buffer, s.keys + cached + 2 * size * position, size)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _turn(layer, which, head, position, s, out):
     """Head number `head` of the queries (`which` 0) or the keys (1), normalised and turned by its position."""
     size, pairs = s.head_dim, s.rope_pairs
@@ -99,7 +99,7 @@ def _turn(layer, which, head, position, s, out):
         out[a + apart] = fused(x, sine, y * cosine)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _softmax(count, scores, s):
     """Softmax of the first `count` scores, scaled and capped; the others become 0."""
     most = _NEVER
@@ -116,7 +116,7 @@ def _softmax(count, scores, s):
         scores[i] *= inverse
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fill_turns(table, base, scale, factors):
     """Write cosine and sine of the rotary embedding into `table (positions, pairs, 2)`, with the roundings of ggml.
 

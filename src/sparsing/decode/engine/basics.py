@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from sparsing.decode.engine.input_forms import subtract_codes
 from sparsing.decode.engine.native import (
@@ -36,6 +35,7 @@ from sparsing.decode.engine.weights import (
     STRIDE,
     TO_FLOAT,
 )
+from sparsing.decode.kernels.cpu.compiled import compiled
 from sparsing.decode.kernels.cpu.rows import FAST
 
 _AHEAD = 8192
@@ -44,7 +44,7 @@ _SPINS = 4000
 """Looks at the counter before a waiting thread offers its processor to others: a few microseconds."""
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def wait_for_all(me, s):
     """Return when every thread has called this as often as this thread."""
     passed = ints_at(s.passed + 64 * me, 1)
@@ -58,32 +58,32 @@ def wait_for_all(me, s):
             call_yield(give_way)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def share(me, s, count):
     """The first and the last (exclusive) of `count` items that this thread takes."""
     return count * me // s.threads, count * (me + 1) // s.threads
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def share_of_rows(me, s, count):
     """As `share`, for the rows that a thread multiplies: in eights, as `multiply` needs them."""
     return share_of_blocks(me, s, count, ROWS_TOGETHER)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def share_of_blocks(me, s, count, block):
     """As `share`, with both numbers a multiple of `block` unless they are `count`."""
     first, last = share(me, s, -(-count // block))
     return first * block, min(last * block, count)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def matrix_of(s, layer, place):
     """The fields of a matrix of a layer; see `weights.py`."""
     return ints_at(s.matrices + 8 * NUM_FIELDS * (7 * layer + place), NUM_FIELDS)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def bias_of(s, layer, place):
     """The bias of a matrix; an empty array if the model has no biases."""
     if s.biases == 0:
@@ -91,7 +91,7 @@ def bias_of(s, layer, place):
     return floats_at(s.biases + 4 * s.bias_size * (7 * layer + place), s.bias_size)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def rms_norm(x, weight, eps, out):
     """`out = x / sqrt(mean(x^2) + eps) * weight`, with the roundings and the order of ggml."""
     total = 0.0
@@ -102,7 +102,7 @@ def rms_norm(x, weight, eps, out):
         out[j] = x[j] * scale * weight[j]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def prepared(matrix, x, codes):
     """Address of the vector at `x` in the form that the dot product of this matrix takes; `codes` is its buffer."""
     if matrix[FROM_FLOAT] == 0:
@@ -115,7 +115,7 @@ def prepared(matrix, x, codes):
     return codes
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def multiply(matrix, values, first, last, out):
     """`out[r] = row r . values` for `first <= r < last`, both in eights or the last one the number of rows.
 
@@ -131,7 +131,7 @@ def multiply(matrix, values, first, last, out):
         _add(out + 4 * row, second, end - row)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def multiply_row(matrix, values, row, out):
     """`*out = row . values` for a row at any address."""
     call_dot(matrix[DOT], matrix[COLUMNS], out, row, values)
@@ -141,7 +141,7 @@ def multiply_row(matrix, values, row, out):
         _add(out, second, 1)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _add(target, source, count):
     """Add the floats at the address `source` to those at `target`."""
     sums, terms = floats_at(target, count), floats_at(source, count)
@@ -149,7 +149,7 @@ def _add(target, source, count):
         sums[i] += terms[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _multiply_part(matrix, values, first, last, out):
     """As `multiply`, for one part of the input."""
     if matrix[PACKED]:
@@ -165,19 +165,19 @@ def _multiply_part(matrix, values, first, last, out):
         target += 4
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def address_of_row(matrix, i):
     """Where `multiply` reads row `i`, which must be a multiple of eight."""
     return (matrix[PACKED] if matrix[PACKED] else matrix[ADDRESS]) + i * matrix[STRIDE]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def ask_for_share(matrix, first):
     """Ask for the first rows that this thread multiplies next, so that they arrive while it waits for the others."""
     prefetch(address_of_row(matrix, first), _AHEAD)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def read_row(matrix, i, out):
     """Row `i` of the matrix as float32."""
     address = matrix[ADDRESS] + i * matrix[STRIDE]
@@ -187,7 +187,7 @@ def read_row(matrix, i, out):
         call_convert(matrix[TO_FLOAT], address, out.ctypes.data, out.size)
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def cap_all(x, cap):
     """`x = cap tanh(x / cap)`, the soft cap of Gemma 2."""
     for i in range(x.size):

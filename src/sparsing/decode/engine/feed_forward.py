@@ -10,7 +10,6 @@ Both apply the same rule, so the choice between them changes the time and not th
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sparsing.decode.engine.basics import (
     address_of_row,
@@ -45,6 +44,7 @@ from sparsing.decode.engine.neuron_rows import (
 from sparsing.decode.engine.packed_rows import ROWS_TOGETHER
 from sparsing.decode.engine.weights import DOWN, GATE, INPUT_CODE, UP
 from sparsing.decode.kernels.cpu.block_kernel import apply_activation, at_or_below
+from sparsing.decode.kernels.cpu.compiled import compiled
 
 DENSE, SPARSE = 0, 1
 """The ways to compute a block."""
@@ -58,7 +58,7 @@ _SILU = 2
 """Code of SiLU; see `block_kernel.ACTS`."""
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def dense_block(me, layer, s):
     """Compute the block of this thread's `normed` into `out`, without a barrier at the end."""
     x, codes = s.normed + 4 * s.d_model * me, s.codes + 2 * s.code_bytes * me
@@ -78,7 +78,7 @@ def dense_block(me, layer, s):
     multiply(down, prepared(down, s.h, codes), first, last, s.out)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _activate(first, last, layer, s):
     """`h` of neurons `first` to `last`, with inactive neurons set to zero; returns the number of active neurons."""
     active = 0
@@ -106,7 +106,7 @@ def _activate(first, last, layer, s):
     return active
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def sparse_block(me, layer, s):
     """Compute this thread's part of the output of the block into `parts`, without a barrier at the end.
 
@@ -146,19 +146,19 @@ def sparse_block(me, layer, s):
     _finish(me, layer, s, 1 - slot, listed, up_values, ups_later)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _chunk_values(me, s, place):
     """Buffer of a chunk: 0 and 1 hold `act(gate)` or `h` of listed neurons, 2 holds products."""
     return floats_at(s.chunk_values + 4 * (CHUNK + 4) * (3 * me + place), CHUNK + 4)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _chunk_neurons(me, s, slot):
     """Numbers of the listed neurons of a chunk."""
     return ints_at(s.chunk_neurons + 8 * (CHUNK + 4) * (2 * me + slot), CHUNK + 4)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _multiply_and_ask(matrix, values, first, last, out, rows, neurons, count):
     """`multiply` the rows of a chunk, and meanwhile ask for the records of `count` neurons, evenly spread over it."""
     start, size = rows[START], rows[RECORD]
@@ -176,7 +176,7 @@ def _multiply_and_ask(matrix, values, first, last, out, rows, neurons, count):
                 k, byte = k + 1, 0
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _find(layer, first, last, s, neurons, products, gates):
     """List the neurons of `[first, last)` that may be active, with `act(gate)`.
 
@@ -197,7 +197,7 @@ def _find(layer, first, last, s, neurons, products, gates):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _keep(layer, count, s, neurons, gates, ups):
     """Move the active neurons to the front, with `h` in `gates`; returns their number."""
     h_cuts, bias = floats_at(s.h_cuts + 4 * s.d_ff * layer, s.d_ff), bias_of(s, layer, UP)
@@ -212,7 +212,7 @@ def _keep(layer, count, s, neurons, gates, ups):
     return kept
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _finish(me, layer, s, slot, count, up_values, ups_later):
     """Add the neurons of a list to this thread's output, after their `up` if it is not computed yet."""
     neurons, h = _chunk_neurons(me, s, slot), _chunk_values(me, s, slot)
@@ -227,14 +227,14 @@ def _finish(me, layer, s, slot, count, up_values, ups_later):
     _add(count, rows, neurons, h, floats_at(s.parts + 4 * s.out_size * me, s.out_size))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _ups(matrix, rows, values, count, neurons, ups):
     start, size, target = rows[START], rows[RECORD], ups.ctypes.data
     for k in range(count):
         multiply_row(matrix, values, start + neurons[k] * size, target + 4 * k)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _add(kept, rows, neurons, h, y):
     """`y += sum_k h[k] down[neurons[k]]`."""
     for k in range(kept, kept + (-kept) % 4):  # the last four may be fewer

@@ -8,9 +8,9 @@ row then add up to that of an input with about 15 bits, and the row is read from
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sparsing.decode.engine.native import bytes_at, floats_at, half_at
+from sparsing.decode.kernels.cpu.compiled import compiled
 
 _Q8_0, _Q8_1, _Q8_K = 8, 9, 15
 """ggml's codes of the forms."""
@@ -27,7 +27,7 @@ def part_bytes(input_code: int, columns: int) -> int:
     return -(-columns // block * size // _LINE) * _LINE
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def subtract_codes(form, x, codes, out, count):
     """`out = x - codes`: the rounding error of the codes of `count` values; `x`, `codes` and `out` are addresses.
 

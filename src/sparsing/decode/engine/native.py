@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 
 from sparsing.decode.kernels.cpu import llvm
+from sparsing.decode.kernels.cpu.compiled import compiled
 
 GROUP = 32
 """Weights that share a scale in the transposed copy of down."""
@@ -178,7 +179,7 @@ def request_line(typingctx: Any, address: Any) -> Any:
     return types.void(types.int64), codegen
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def prefetch(address, size):
     """Ask for the cache lines of `size` bytes from this address on."""
     for byte in range(0, size, LINE):
@@ -201,31 +202,31 @@ _float_pointer, _int_pointer = _pointer_to(types.float32, llvm.F32), _pointer_to
 _half_pointer, _byte_pointer = _pointer_to(types.uint16, llvm.I16), _pointer_to(types.int8, llvm.I8)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def floats_at(address, count):
     """The float32 array of `count` values at this address."""
     return carray(_float_pointer(address), (count,))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def ints_at(address, count):
     """The int64 array of `count` values at this address."""
     return carray(_int_pointer(address), (count,))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def halves_at(address, count):
     """The array of `count` float16 values at this address, as bits, uint16."""
     return carray(_half_pointer(address), (count,))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def bytes_at(address, count):
     """The int8 array of `count` values at this address."""
     return carray(_byte_pointer(address), (count,))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def half_at(address):
     """The float16 at this address as float32."""
     bits = np.int64(halves_at(address, 1)[0])

@@ -8,7 +8,6 @@ barrier.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from sparsing.decode.engine.attention import attend
 from sparsing.decode.engine.basics import (
@@ -28,13 +27,14 @@ from sparsing.decode.engine.feed_forward import SPARSE, dense_block, sparse_bloc
 from sparsing.decode.engine.native import cycles, floats_at, ints_at
 from sparsing.decode.engine.neuron_rows import CHUNK
 from sparsing.decode.engine.weights import DOWN, GATE, INPUT_CODE, NUM_FIELDS, ROWS, UP, K, O, Q, V
+from sparsing.decode.kernels.cpu.compiled import compiled
 from sparsing.decode.kernels.cpu.rows import FAST
 
 ATTENTION, FEED_FORWARD = 0, 1
 """Columns of `cycles` in the state."""
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def run_token(me, token, position, with_logits, states):
     """Decode one token; `me` is the number of this thread.
 
@@ -80,7 +80,7 @@ def run_token(me, token, position, with_logits, states):
             ints_at(s.head_cycles, 1)[0] += cycles() - began
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _ask_for_next(me, layer, s):
     if layer + 1 < s.n_layers:
         matrix = matrix_of(s, layer + 1, Q)
@@ -89,7 +89,7 @@ def _ask_for_next(me, layer, s):
         ask_for_share(ints_at(s.head, NUM_FIELDS), share_of_rows(me, s, s.vocab_size)[0])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _attention(me, layer, position, s, x, normed):
     """Attention of one layer, added to the residual stream of this thread."""
     rms_norm(x, floats_at(s.norms + 8 * s.d_model * layer, s.d_model), s.norm_eps, normed)
@@ -121,7 +121,7 @@ def _attention(me, layer, position, s, x, normed):
     _add_output(layer, 0, O, s, x, normed)
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def _add_output(layer, which, place, s, x, out):
     """Add the output of attention (`which` 0) or of the block (1) to the residual stream; `out` is changed."""
     bias, scale = bias_of(s, layer, place), s.residual_scale
@@ -135,7 +135,7 @@ def _add_output(layer, which, place, s, x, out):
         x[j] += scale * out[j]
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def _add_parts(s, out):
     """The output of a sparse block: the parts of the threads in a fixed order, so that every run gives the same."""
     out[:] = floats_at(s.parts, out.size)
@@ -145,7 +145,7 @@ def _add_parts(s, out):
             out[j] += part[j]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _logits(me, s, x, normed):
     rms_norm(x, floats_at(s.output_norm, s.d_model), s.norm_eps, normed)
     head, codes = ints_at(s.head, NUM_FIELDS), s.codes + 2 * s.code_bytes * me

@@ -14,7 +14,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from sparsing.decode.engine.ggml import F32, function_address, has_function, weight_type
 from sparsing.decode.engine.input_forms import part_bytes
@@ -22,6 +21,7 @@ from sparsing.decode.engine.native import LINE
 from sparsing.decode.engine.packed_rows import GEMV, ROWS_TOGETHER, interleaved
 from sparsing.decode.kernels.pages import HugePages
 from sparsing.errors import InputError, UnsupportedModelError, WeakResultWarning
+from sparsing.hardware.memory import free_memory
 from sparsing.models.gguf_file import check_rope_factors
 
 if TYPE_CHECKING:
@@ -154,10 +154,10 @@ def _rope_factors(reader: _Reader, arch: Architecture) -> Array:
 def _pages(file: GgufFile) -> HugePages | None:
     """Room for a copy of every tensor of the file; only the pages that are written take memory.
 
-    None if the machine has too little memory for it.
+    None if too little memory is free for it.
     """
     size = sum(tensor.num_bytes + LINE for tensor in file.tensors.values())
-    free = psutil.virtual_memory().available
+    free = free_memory()
     if size > free:
         warnings.warn(
             f"{file.path}: {free / 1e9:.1f} GB of memory are free for {size / 1e9:.1f} GB of weights, so the matrices"

@@ -15,9 +15,10 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from sparsing.decode.kernels.cpu.codes import dot_4bit, dot_8bit
+from sparsing.decode.kernels.cpu.compiled import compiled
 from sparsing.decode.kernels.cpu.rows import FAST, add_eight, dots_of_eight, prefetch_rows
 from sparsing.decode.kernels.modes import SkipMode
 from sparsing.decode.kernels.packing import ZEROING
@@ -100,19 +101,19 @@ class Listed(NamedTuple):
     """Shape `(threads, most, tokens)`, float32."""
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def at_or_below(size, cut):
     """The opposite of `plain.above_cut`: false if `size` is strictly above its cut, or NaN."""
     return size <= cut
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def group_size(d_ff, threads):
     """Neighbouring neurons for one thread; small enough that frequent ones, which often stand together, are shared."""
     return max(16, min(MOST_IN_GROUP, d_ff // (4 * threads)))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def apply_activation(act, g):
     """The activation with this code; NaN stays NaN."""
     if act == 0:
@@ -129,7 +130,7 @@ def apply_activation(act, g):
     return np.float32(0.5) * g * (np.float32(1) + np.float32(math.tanh(inner)))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def find_all(first, last, count, neurons):
     """List every neuron of `[first, last)` behind the `count` listed ones; returns the new count."""
     for i in range(first, last):
@@ -137,7 +138,7 @@ def find_all(first, last, count, neurons):
     return count + last - first
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def find_by_gate(first, last, count, rule, weights, x, listed):
     """List the neurons of `[first, last)` whose gate is active for any token, with their gates."""
     _, act, gate_cut, _ = rule
@@ -161,7 +162,7 @@ def find_by_gate(first, last, count, rule, weights, x, listed):
     return count
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def find_predicted(first, last, count, rule, predictor, tokens, listed):
     """List the neurons of `[first, last)` that the predictor selects for any token, and note for which tokens."""
     bits, gate_codes, gate_scales, up_codes, up_scales, cuts = predictor
@@ -192,20 +193,20 @@ def find_predicted(first, last, count, rule, predictor, tokens, listed):
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def whole_eights(count):
     """`count` rounded up to a multiple of 8."""
     return (count + 7) // 8 * 8
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def fill_up(count, neurons):
     """Repeat the last neuron up to a whole eight; the second reading of a row comes from the cache."""
     for place in range(count, whole_eights(count)):
         neurons[place] = neurons[count - 1]
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def compute_hidden(count, rule, weights, x, listed):
     """Compute `h` times down's scale for the listed neurons, move the active ones to the front, return their number."""
     mode, act, gate_cut, h_cuts = rule
@@ -241,7 +242,7 @@ def compute_hidden(count, rule, weights, x, listed):
     return kept
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def add_down(kept, down, listed, y):
     """Add the rows of `down` of the first `kept` listed neurons, times `h`, to `y`."""
     neurons, h = listed.neurons, listed.h
@@ -251,7 +252,7 @@ def add_down(kept, down, listed, y):
         add_eight(down, neurons[eight : eight + 8], h[eight : eight + 8], y)
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def run_thread(thread, rule, weights, predictor, tokens, lists, y, counts):
     """The part of one thread: every n-th group of neurons, into `y (tokens, d_model)` and `counts (3,)`."""
     rule, weights, tokens = CutRule(*rule), Weights(*weights), Tokens(*tokens)
@@ -279,7 +280,7 @@ def run_thread(thread, rule, weights, predictor, tokens, lists, y, counts):
     counts[2] += kept
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def write_token_codes(offset, x, codes, starts, scales):
     """Write the tokens as int8 by `max |x| / 127`, with the start of each group's sum, `-offset * sum(codes)`.
 
@@ -307,7 +308,7 @@ def write_token_codes(offset, x, codes, starts, scales):
             starts[token, j // GROUP * 16] -= offset * code
 
 
-@njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
+@compiled(fastmath=FAST, parallel=True)
 def block_kernel(rule, weights, predictor, tokens, lists, parts, counts, y):
     """Compute the block into `y (tokens, d_model)`, float32.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from sparsing.decode.kernels.cpu.block import as_float32, as_numpy
+from sparsing.decode.kernels.cpu.compiled import compiled
 from sparsing.decode.kernels.cpu.rows import FAST, dots_of_eight
 from sparsing.decode.kernels.interface import check_num_tokens
 
 
-@njit(fastmath=FAST, nogil=True, parallel=True, cache=True)
+@compiled(fastmath=FAST, parallel=True)
 def linear_kernel(rows, x, at, y):
     """`y[i] = rows[i] . x` with `y (out rounded up to eights, tokens)`; `at (threads, 8)` int32 is a buffer."""
     threads, eights = at.shape[0], y.shape[0] // 8

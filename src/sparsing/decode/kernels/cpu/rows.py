@@ -6,10 +6,11 @@ Sums are float32. The compiler may reorder their terms to use vector lanes; NaN 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from sparsing.decode.kernels.cpu.codes import bf16_to_f32, prefetch_line
+from sparsing.decode.kernels.cpu.compiled import compiled
 from sparsing.decode.kernels.cpu.llvm import LANES
 from sparsing.decode.kernels.cpu.row_vectors import eight_adds, eight_dots, eight_dots_of_two
 
@@ -31,7 +32,7 @@ def _as_f32(weight):
     return lambda weight: np.float32(weight)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def prefetch_rows(rows, at):
     """Prefetch the first cache line of each page that the rows `at` touch; the processor prefetches the others."""
     size = rows.shape[1] * rows.itemsize
@@ -41,7 +42,7 @@ def prefetch_rows(rows, at):
             prefetch_line(rows, i, byte)
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def dots_of_eight(rows, at, x, out):
     """`out[r, token] = rows[at[r]] . x[token]` for eight rows at any places, read side by side.
 
@@ -65,7 +66,7 @@ def dots_of_eight(rows, at, x, out):
                 out[r, token] += weight * x[token, j]
 
 
-@njit(fastmath=FAST, nogil=True, cache=True)
+@compiled(fastmath=FAST)
 def add_eight(rows, at, factors, y):
     """`y[token] += sum_r factors[r, token] * rows[at[r]]` for eight rows at any places."""
     for token in range(y.shape[0]):

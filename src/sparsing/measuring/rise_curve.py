@@ -32,6 +32,8 @@ SLOPE, SLOPE_SPREAD = 2.0, 0.5
 """Prior of the slope: its median, and the standard deviation of its logarithm."""
 NEAR = 1.0
 """Passes within this distance in `z` of the target are used to estimate the arithmetic noise."""
+AT_TARGET = 0.5
+"""Passes within this distance in `z` of the target show whether the curve is a line there."""
 _ROUGHNESS = 1e-5
 """Assumed relative error of every rise: in any precision, single neurons become active or inactive."""
 
@@ -58,6 +60,8 @@ class RiseFit:
     """Standard error of the line at `strength`, in `z`: the relative error of `log(ppl_ratio)` there."""
     target: float
     """The target `log(ppl_ratio)`."""
+    misfit: float
+    """Largest distance of a pass near the target from the line, in standard errors of the pass."""
 
     def rise_at(self, strength: float) -> float:
         """`log(ppl_ratio)` at this strength by the line."""
@@ -151,6 +155,7 @@ def _fit_line(
     log_s, log_slope = (float(parameter) for parameter in best.x)
     jacobian: NDArray[np.float64] = best.jac
     covariance = np.linalg.pinv(jacobian.T @ jacobian)
+    misfits = np.abs(residuals(best.x)[:-1][np.abs(distance) <= AT_TARGET])
     slope = math.exp(log_slope)
     if not math.isfinite(log_s):
         return None
@@ -160,6 +165,7 @@ def _fit_line(
         slope_sd=slope * math.sqrt(max(covariance[1, 1], 0.0)),
         rise_sd=slope * math.sqrt(max(covariance[0, 0], 0.0)),
         target=target,
+        misfit=float(misfits.max(initial=0.0)),
     )
 
 

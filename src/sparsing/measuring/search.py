@@ -59,6 +59,10 @@ MOST_MOVED = 0.25
 
 A curve need not be a power law: FAT on `gate` of a SiLU model has a cliff at 0.278, the largest size of negative gates.
 At 0.4 its ratio at PPL-5% was 17.8% [15.5, 20.0] on the demo model, where passes at many levels show about 25%."""
+MOST_MOVED_ONTO_PART = 0.5
+"""The same distance if a pass over the part lies near the target: it shows how much the rise changes on the way."""
+MOST_MISFIT = 4.0
+"""Most standard errors between the curve and a pass near the target. Beyond it the rise follows no power law there."""
 LEAST_SLOPE = 0.7
 """Least slope of a curve along which a comparison moves a pass. A flatter curve is that of a rule that jumps."""
 _ANOTHER_LEVEL = 0.04
@@ -355,8 +359,11 @@ class _Search:
         fit = self._fit()
         if not self._by_curve or fit is None or one.mean_rise <= 0:
             return False
-        is_near = abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
-        is_near = is_near and fit.slope >= LEAST_SLOPE and fit.strength <= self._reach.most
+        onto_part = self._nearest_known(fit.strength, self._part) <= _ANOTHER_LEVEL
+        most = MOST_MOVED_ONTO_PART if onto_part else MOST_MOVED
+        is_near = abs(math.log(one.mean_rise / self._target)) <= most
+        is_power_law = fit.slope >= LEAST_SLOPE and fit.misfit <= MOST_MISFIT
+        is_near = is_near and is_power_law and fit.strength <= self._reach.most
         # only further passes would average the noise away, and the interval contains it
         allowed = max(self._allowed(one, COMPARED_DOUBT), LEFT_NOISE * (self._noise() or 0.0))
         return is_near and fit.rise_sd * self._target <= allowed
@@ -374,10 +381,15 @@ class _Search:
         if self._noisy and (self._hints.noise is None or len(self._all) > 1):
             return None  # then further passes over the whole corpus are needed, and the curve rests on them alone
         nearest = self._nearest()
-        is_near = nearest.mean_rise > 0 and abs(math.log(nearest.mean_rise / self._target)) <= MOST_MOVED
+        distance = abs(math.log(nearest.mean_rise / self._target)) if nearest.mean_rise > 0 else math.inf
         strength = min(fit.strength, self._reach.most)
-        known = [abs(math.log(one.strength / strength)) for one in [*self._part, *self._all]]
-        return strength if is_near and min(known) > _ANOTHER_LEVEL else None
+        is_new = self._nearest_known(strength, [*self._part, *self._all]) > _ANOTHER_LEVEL
+        return strength if distance <= MOST_MOVED_ONTO_PART and is_new else None
+
+    @staticmethod
+    def _nearest_known(strength: float, passes: Sequence[Observation]) -> float:
+        """Distance in log(strength) to the nearest of these passes; infinite if there are none."""
+        return min((abs(math.log(one.strength / strength)) for one in passes), default=math.inf)
 
     def _own_passes(self) -> int:
         """Passes over the whole corpus that this search has run. Known passes may all be far from its target."""

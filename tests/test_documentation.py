@@ -34,6 +34,7 @@ from .helpers.tiny import save_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NO_COMMANDS = {
+    "accuracy.md",
     "models.md",
     "use-thresholds.md",
     "CONTRIBUTING.md",

@@ -14,6 +14,7 @@ from sparsing.measuring._measure import measure
 from sparsing.measuring.active_sets import windows_of_sets
 from sparsing.measuring.frontier import RuleComparison, _strengths_between, compare
 from sparsing.measuring.intervals import resampled, windows_per_block
+from sparsing.measuring.journal import Journal
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rule_order import order_rules
 from sparsing.measuring.search import SearchResult
@@ -72,6 +73,21 @@ def test_after_a_measurement_the_comparison_has_the_same_figures():
             (one.activation_ratio, one.ppl_ratio), rel=1e-12
         )
         assert point.level == one.thresholds.level
+
+
+def test_a_measurement_counts_the_same_groups_before_and_after_a_comparison(tmp_path):
+    """A comparison sorts neurons by their counts on some windows, `measure` by those on the whole text."""
+    corpus = load_corpus([source_text()[:12_000]], tiny_tokenizer(), window=48)
+    subject = Subject(trained(), corpus, journal=Journal(tmp_path))
+    level = subject.search(make_rule("cett"), 1.02, compared=True).level
+    compared = subject.savings(subject.thresholds(make_rule("cett"), level), compared=True)
+    after = measure(subject, "cett", level=level).savings
+    alone = measure(Subject(trained(), corpus), "cett", level=level).savings
+    np.testing.assert_array_equal(after.sorted_group_ratio, alone.sorted_group_ratio)
+    np.testing.assert_array_equal(after.group_ratio, alone.group_ratio)
+    assert not np.array_equal(compared.sorted_group_ratio, alone.sorted_group_ratio), (
+        "the counted pass was used"
+    )
 
 
 def test_the_order_of_rules_is_paired_and_its_probabilities_add_up(subject, tmp_path):

@@ -227,7 +227,7 @@ def _searched(subject: Subject, rule: Rule, found: SearchResult) -> _Searched:
         target_ppl_ratio=found.target_ppl_ratio,
         converged=found.converged,
         measured_ppl_ratio=found.ppl_ratio,
-        savings=dataclasses.replace(subject.savings(thresholds), activation_ratio=ratios),
+        savings=dataclasses.replace(subject.savings(thresholds, compared=True), activation_ratio=ratios),
     )
     return _Searched(rule, found, thresholds, point)
 

@@ -402,14 +402,20 @@ class Subject:
                 for name, total in result.totals.with_shared.items()
             }
 
-    def savings(self, thresholds: Thresholds) -> Savings:
-        """The weights that these thresholds let a decoder skip, with groups and unions on a part of the corpus."""
-        totals, sites = self._sets(thresholds), self.sites(thresholds.on)
+    def savings(self, thresholds: Thresholds, *, compared: bool = False) -> Savings:
+        """The weights that these thresholds let a decoder skip, with groups and unions on a part of the corpus.
+
+        Args:
+            compared: For a comparison of rules: takes groups and unions from the counted pass if it has found them,
+                which sorts the neurons by their counts on other windows.
+        """
+        totals, sites = self._sets(thresholds, compared=compared), self.sites(thresholds.on)
         return find_savings(self.loaded, sites, thresholds, self.ratios(thresholds), totals)
 
-    def _sets(self, thresholds: Thresholds) -> SetTotals:
+    def _sets(self, thresholds: Thresholds, *, compared: bool) -> SetTotals:
         """Groups and unions of active neurons: those that a counted pass has found, or those of a pass of their own."""
-        if self.part is not None and self.journal.complete(f"rest {thresholds.identity}", len(self._rest())):
+        key = f"rest {thresholds.identity}"
+        if compared and self.part is not None and self.journal.complete(key, len(self._rest())):
             return self._rest_pass(thresholds).totals.sets
         counts = [counts.numpy() for counts in self.counted_pass(thresholds).totals.neuron]
         sites, some = self.sites(thresholds.on), self.corpus.part(windows_of_sets(self.corpus))

@@ -11,10 +11,10 @@ from sparsing.rules import Reach, Rule, register_rule
 
 
 @register_rule
-class Quantile(Rule):
+class SameShare(Rule):
     """A neuron is active when `|h|` is above the quantile of its layer at the level."""
 
-    name = "quantile"
+    name = "same_share"
     score = "h"
     level_name = "share dropped"
     needs_curves = True
@@ -34,6 +34,6 @@ class Quantile(Rule):
 loaded = load_model(checkpoints("silu")[-1], dtype="float32", device="cpu")
 corpus = load_corpus([heldout_text()], loaded.tokenizer, window=256, max_tokens=8000)
 subject = Subject(loaded, corpus, scores=["h", "neuron_norm"])
-comparison = compare(subject, ["quantile", "cett"], ppl_ratio=1.05)
+comparison = compare(subject, ["same_share", "cett"], ppl_ratio=1.05)
 for rule in comparison.rules():
     print(f"{rule}: {comparison.ratio_at(rule, 1.01):.2%} active at PPL-1%")

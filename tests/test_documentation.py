@@ -16,6 +16,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -330,6 +332,18 @@ def test_python_snippets_import_what_exists(page):
                     assert hasattr(module, alias.name) or _is_module(f"{node.module}.{alias.name}"), (
                         alias.name
                     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_run(example, tmp_path):
+    """In a process of their own, because an example may register a rule."""
+    pytest.importorskip("numba", reason="needs numba: pip install 'sparsing[cpu]'")
+    done = subprocess.run(
+        [sys.executable, example], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def _is_module(name: str) -> bool:

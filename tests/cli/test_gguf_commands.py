@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -82,6 +83,28 @@ def test_generate_writes_the_text_of_the_masked_checkpoint(loaded, thresholds, f
     assert out.startswith(PROMPT)
     for word in ("tokens/s after it", "dense decoding", "feed-forward"):
         assert word in out
+
+
+def test_a_file_is_recognised_by_its_first_bytes(files, tmp_path, capsys):
+    """`measure` reads such a file as GGUF too, so a downloaded blob needs no new name."""
+    blob = shutil.copy(files[0], tmp_path / "blob")
+    made = []
+    for model in (files[0], str(blob)):
+        command = [
+            "generate",
+            model,
+            "--prompt",
+            PROMPT,
+            "--max-new-tokens",
+            "4",
+            "--dense",
+            "--json",
+            "--quiet",
+        ]
+        assert main(command) == 0
+        made.append(json.loads(capsys.readouterr().out))
+    assert made[0]["text"] == made[1]["text"]
+    assert made[1]["stats"]["sparse_layers"] == 0, "figures of the engine of GGUF files"
 
 
 def test_generate_samples_by_seed(files, capsys):

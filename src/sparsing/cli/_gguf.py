@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsing.cli import _common as common
@@ -23,8 +24,10 @@ _CHECKPOINT = ("dtype", "device", "revision", "tokenizer", "trust_remote_code")
 
 
 def is_gguf(name: str) -> bool:
-    """Whether the model is a GGUF file: by the ending of its name."""
-    return name.lower().endswith(".gguf")
+    """Whether the model is a GGUF file, by its name or by its first bytes, or the name of a missing GGUF file."""
+    from sparsing.models.gguf_file import is_gguf_file
+
+    return name.lower().endswith(".gguf") or is_gguf_file(Path(name))
 
 
 def add_gguf_arguments(parser: argparse.ArgumentParser) -> None:

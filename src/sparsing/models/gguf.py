@@ -17,7 +17,7 @@ import torch
 
 from sparsing.errors import InputError, UnsupportedModelError
 from sparsing.models.architecture import check_architecture
-from sparsing.models.gguf_file import MAGIC, GgufFile, check_rope_factors, read_gguf
+from sparsing.models.gguf_file import GgufFile, check_rope_factors, read_gguf
 from sparsing.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -39,14 +39,6 @@ _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "codeshell", "command-r")
 """Pre-tokenizers that separate every digit, then cut as GPT-2 does."""
 _GPT2 = ("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion")
 """Pre-tokenizers that cut as GPT-2 does, which is what transformers' reader builds."""
-
-
-def is_gguf_file(path: Path) -> bool:
-    """Whether the path is a file in GGUF's format, by its name or by its first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return path.suffix.lower() == ".gguf" or file.read(4) == MAGIC
 
 
 def load_gguf(

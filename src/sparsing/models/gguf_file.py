@@ -41,6 +41,14 @@ _STRING_HEAD, _ARRAY_HEAD = 8, 12
 """Fewest bytes of a string (its length) and of an array (its type and its length)."""
 
 
+def is_gguf_file(path: Path) -> bool:
+    """Whether the path is a file in GGUF's format, by its name or by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".gguf" or file.read(4) == MAGIC
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GgufTensor:
     """Where one tensor is. A matrix has shape `(rows, columns)`; a row is contiguous."""

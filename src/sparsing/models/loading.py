@@ -32,7 +32,8 @@ from sparsing.models.checkpoint import (
     weight_format,
 )
 from sparsing.models.checkpoint_tensors import explain_tensors
-from sparsing.models.gguf import is_gguf_file, load_gguf
+from sparsing.models.gguf import load_gguf
+from sparsing.models.gguf_file import is_gguf_file
 from sparsing.models.tokenizer import load_tokenizer
 from sparsing.sites.discovery import discover
 from sparsing.sites.site import Site

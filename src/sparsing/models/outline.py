@@ -12,7 +12,7 @@ import torch
 from sparsing.errors import UnsupportedModelError
 from sparsing.models.architecture import auto_class, build_config, check_architecture
 from sparsing.models.checkpoint import locate_checkpoint, read_config
-from sparsing.models.gguf import is_gguf_file
+from sparsing.models.gguf_file import is_gguf_file
 from sparsing.models.loading import checked_dtype_name
 from sparsing.models.tokenizer import load_tokenizer
 

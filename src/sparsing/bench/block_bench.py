@@ -145,7 +145,8 @@ class _Run:
             flushed_bytes=self.flushed_bytes,
             compile_sec=self.compile_sec,
             left_out=tuple(self.left_out),
-            weights=f"planted: random, natural ReLU ratio as wanted, probit of the frequencies normal with {SPREAD:g}",
+            weights="random, with the requested activation ratio planted"
+            f" (docs/benchmarks.md, 'Planted weights', spread {SPREAD:g})",
             processor=processor_name(),
             provenance=made_now(model=names, dtype=",".join(plan.dtypes), device="cpu"),
         )
@@ -186,7 +187,7 @@ class _Run:
 
     def _torch_engines(self, case: _Case, batch: int) -> Iterator[Engine]:
         if case.dtype == "int8":
-            self._leave_out("torch: no int8 weights in its public linear layers")
+            self._leave_out("torch: its public linear layers have no int8 weights")
             return
         if "eager" in self.plan.engines:
             yield engines.torch_eager(case.layers, case.downs)

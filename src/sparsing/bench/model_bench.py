@@ -125,7 +125,10 @@ def bench_planted_models(
                             _Case(model, sites, rule, shape, dtype, ratio, text, llama_cpp), advance
                         )
                 del model, sites  # frees the weights before the next model is built
-    weights = "planted: random attention, natural ReLU ratio of every layer as wanted, the text dictated"
+    weights = (
+        "random, with the requested activation ratio planted in every layer;"
+        " all engines decode the same forced text"
+    )
     return run.result(weights, ",".join(shape.name for shape in shapes), ",".join(plan.dtypes))
 
 
@@ -164,7 +167,7 @@ def bench_loaded_model(
         case = _Case(loaded.model, loaded.sites, thresholds, shape, loaded.dtype, None, ids, llama_cpp)
         run.time_model(case, advance)
     return run.result(
-        "the checkpoint's own; llama.cpp has random ones of this shape", loaded.name, loaded.dtype
+        "those of the checkpoint; llama.cpp runs random weights of the same shape", loaded.name, loaded.dtype
     )
 
 

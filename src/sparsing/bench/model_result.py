@@ -29,7 +29,7 @@ class ModelTiming(EngineTiming):
 
     @property
     def ceiling_share(self) -> float:
-        """Speed-up over our dense kernels, as a share of the byte ceiling."""
+        """Speed-up over our dense kernels, divided by `byte_ceiling`."""
         return self.speedups["own dense"] / self.byte_ceiling
 
 

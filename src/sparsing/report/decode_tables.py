@@ -28,7 +28,7 @@ def ffn_tables(bench: BlockBenchmark) -> dict[str, Rows]:
 def ffn_table(lines: Sequence[BlockTiming]) -> Rows:
     """One row per engine and ratio; at each ratio the dense engines come first."""
     header = ["engine", "ratio", "active", "read", "predicted", "recall", "ms", "quartiles", "speed-up"]
-    header += ["ceiling", "reached", "MB", "GB/s", "of memory's"]
+    header += ["limit by bytes", "reached", "MB", "GB/s", "of bandwidth"]
     ordered = sorted(lines, key=lambda line: (line.ratio or 0, not line.dense))
     return header, [_ffn_row(line) for line in ordered]
 
@@ -64,8 +64,8 @@ def whole_tables(bench: ModelBenchmark) -> dict[str, Rows]:
 def whole_table(lines: Sequence[ModelTiming]) -> Rows:
     """One row per engine and ratio."""
     rivals = list(lines[0].speedups)
-    header = ["engine", "ratio", "active", "recall", "tok/s", "ms", "quartiles", "MB", "of memory's"]
-    header += ["ceiling", "reached", *(f"/ {name}" for name in rivals)]
+    header = ["engine", "ratio", "active", "recall", "tok/s", "ms", "quartiles", "MB", "of bandwidth"]
+    header += ["limit by bytes", "reached", *(f"/ {name}" for name in rivals)]
     return header, [_whole_row(line, rivals) for line in lines]
 
 
@@ -90,12 +90,13 @@ def notes(bench: Benchmark) -> list[str]:
     """Explanations that belong below the tables: machine, memory, weights, meaning of the columns."""
     measured = bench.bandwidth
     lines = [
-        f"{bench.processor}, {bench.threads} threads, medians of {bench.rounds} interleaved rounds",
-        f"memory: read {measured.read_bytes_per_sec / 1e9:.1f} GB/s, copy {measured.copy_bytes_per_sec / 1e9:.1f} GB/s"
-        f" with {measured.threads} threads; the larger value is the bandwidth",
+        f"{bench.processor}, {bench.threads} threads",
+        f"medians of {bench.rounds} rounds; in each round every engine is timed once",
+        f"bandwidth: the larger of the read bandwidth ({measured.read_bytes_per_sec / 1e9:.1f} GB/s) and the copy"
+        f" bandwidth ({measured.copy_bytes_per_sec / 1e9:.1f} GB/s), {measured.threads} threads",
         f"weights: {bench.weights}",
-        "ceiling: speed-up that fewer bytes allow; reached: share of the ceiling;"
-        " of memory's: bytes per second as a share of the bandwidth",
+        "limit by bytes: bytes of the dense block or model over the bytes that this engine reads; reached: speed-up"
+        " (of whole models: over own dense) divided by this limit; of bandwidth: bytes per second over the bandwidth",
     ]
     return [*lines, *(f"left out: {why}" for why in bench.left_out)]
 

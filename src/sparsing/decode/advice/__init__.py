@@ -1,4 +1,4 @@
-"""Advice whether skipping neurons pays on this machine: the byte ceiling, the measured speed-up, and a sentence.
+"""Advice whether skipping neurons pays here: the bandwidth-limited and the measured speed-up, and a sentence.
 
 Start with `_advise.advise`, which `sparsing advise` calls.
 """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sparsing.rules import Rule
 
 MIN_CEILING = 1.15
-"""Byte ceilings below this leave too little to gain: kernels reach nine tenths of what the bytes allow."""
+"""Smaller bandwidth-limited speed-ups leave too little to gain, since kernels reach nine tenths of them."""
 GROUP_BYTES = 2 / 128
 """Bytes per weight of the scales of a predictor: two for a group of 128 weights."""
 
@@ -63,7 +63,7 @@ class Bound(Result):
     way: str
     """The way that allows the most active neurons."""
     break_even: float
-    """At most this share of the neurons may be active for a byte ceiling of `MIN_CEILING`; 0 if none may."""
+    """Largest activation ratio with a bandwidth-limited speed-up of `MIN_CEILING`; 0 if there is none."""
     ppl_ratio: float | None
     """Perplexity ratio at the break-even ratio; None if no pass was needed."""
     num_tokens: int

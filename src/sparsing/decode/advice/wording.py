@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MIN_SPEEDUP = 1.05
 """Smaller speed-ups are within the noise of short runs."""
 MAX_OVER_BYTES = 1.25
-"""Speed-ups above this multiple of the byte ceiling are rejected as disturbed measurements."""
+"""Speed-ups above this multiple of the bandwidth-limited speed-up are rejected as disturbed measurements."""
 
 
 def with_sentence(row: AdviceRow, weights: WeightBytes) -> AdviceRow:

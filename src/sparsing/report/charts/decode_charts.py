@@ -15,7 +15,7 @@ DENSE_MARK = Mark(at=1.0, label="dense")
 
 
 def speedup_picture(bench: BlockBenchmark, batch: int) -> Picture:
-    """Speed-up against activation ratio with the byte ceilings, one chart per shape and dtype."""
+    """Speed-up against activation ratio with the limits by bytes, one chart per shape and dtype."""
     charts = [
         _speedup_chart(f"{shape}, {dtype}", bench.of(shape, dtype, size))
         for shape, dtype, size in bench.groups()
@@ -23,7 +23,7 @@ def speedup_picture(bench: BlockBenchmark, batch: int) -> Picture:
     ]
     return Picture(
         title=f"Speed-up of a feed-forward block, batch {batch}",
-        subtitle="against the fastest dense engine; bars: quartiles; dashes: byte ceiling;"
+        subtitle="against the fastest dense engine; bars: quartiles; dashes: limit by bytes;"
         f" {bench.processor}, {bench.threads} threads; planted weights",
         charts=charts,
         columns=3,
@@ -46,7 +46,7 @@ def _speedup_chart(title: str, lines: Sequence[BlockTiming]) -> Chart:
 
 
 def _speedup_series(name: str, lines: Sequence[BlockTiming], colour: int) -> list[Series]:
-    """The measured speed-ups with their quartiles, and the ceilings in the same colour."""
+    """The measured speed-ups with their quartiles, and their limits by bytes in the same colour."""
     lines = sorted(lines, key=lambda line: line.active_ratio or 0)
     ratios = [line.active_ratio or 0 for line in lines]
     measured = Series(
@@ -57,8 +57,8 @@ def _speedup_series(name: str, lines: Sequence[BlockTiming], colour: int) -> lis
         y_high=[line.speedup_high for line in lines],
         colour=colour,
     )
-    ceiling = Series(
-        name=f"{name}, byte ceiling",
+    limit = Series(
+        name=f"{name}, limit by bytes",
         x=ratios,
         y=[line.byte_ceiling for line in lines],
         mode="lines",
@@ -66,7 +66,7 @@ def _speedup_series(name: str, lines: Sequence[BlockTiming], colour: int) -> lis
         colour=colour,
         listed=False,
     )
-    return [measured, ceiling]
+    return [measured, limit]
 
 
 def advice_picture(advice: Advice) -> Picture:

@@ -98,7 +98,7 @@ def main() -> None:
     args = _arguments()
     if not torch.cuda.is_available():
         sys.exit(
-            "decode_gpu.py needs a CUDA device; the kernels' results are tested without a GPU (docs/decode.md)"
+            "decode_gpu.py needs a CUDA device; the kernels' results are tested without a GPU (docs/gpu.md)"
         )
     bandwidth = measure_bandwidth(device=DEVICE)
     rows: list[GpuTiming] = []

@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NO_COMMANDS = {
     "accuracy.md",
+    "engine.md",
+    "gpu.md",
     "models.md",
     "use-thresholds.md",
     "CONTRIBUTING.md",

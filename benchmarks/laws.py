@@ -190,7 +190,7 @@ def _half_forecast(form: Form, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _print_rows(rows: Sequence[dict]) -> None:
-    """Print the three tables of `docs/laws.md`; ratios in percent, errors in percentage points."""
+    """Print the three tables of `docs/laws-study.md`; ratios in percent, errors in percentage points."""
     print(
         "| series | points, left out | RMSE, all points: ours, paper | RMSE, kept points: ours, paper |",
         end="",

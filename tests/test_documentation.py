@@ -39,6 +39,7 @@ NO_COMMANDS = {
     "accuracy.md",
     "engine.md",
     "gpu.md",
+    "laws-study.md",
     "models.md",
     "use-thresholds.md",
     "CONTRIBUTING.md",

@@ -15,7 +15,7 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sparsing needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-# the constraints pin torch to a CPU build, because the default build downloads gigabytes of CUDA
+# the constraints fix the version of torch; the registry decides which build is installed, see docs/install.md
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e .
 	@touch $@

@@ -1,4 +1,4 @@
-"""Prints the table of docs/scale.md: what PPL-1% of large models costs on data-centre GPUs, by the cost model.
+"""Prints the table of docs/measure.md: what PPL-1% of large models costs on data-centre GPUs, by the cost model.
 
 python scripts/plan_table.py
 """

@@ -48,6 +48,7 @@ NO_COMMANDS = {
     "metrics.md",
     "glossary.md",
     "index.md",
+    "install.md",
     "security.md",
 }
 

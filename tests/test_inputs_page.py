@@ -1,26 +1,37 @@
-"""docs/inputs.md: every row of its tables names a test that exists."""
+"""Tables of docs/ about inputs: every row has a test that exists.
+
+`tests/inputs_page.toml` has the name of the test for each row, so that the pages are free of names of tests.
+"""
 
 from __future__ import annotations
 
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 TESTS = Path(__file__).parent
-PAGE = TESTS.parent / "docs" / "inputs.md"
+PAGES = [TESTS.parent / "docs" / name for name in ("inputs.md", "measure.md", "laws.md")]
+TEST_OF_ROW = tomllib.loads((TESTS / "inputs_page.toml").read_text(encoding="utf-8"))
 
 
-def table_rows() -> list[list[str]]:
-    """The cells of every row, without headers and rulers."""
-    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    return [row for row in rows if row[-1] != "test" and set(row[-1]) != {"-"}]
+def rows(page: Path) -> Iterator[str]:
+    """The first cell of every row of the tables whose second column is "what happens"."""
+    for table in re.findall(r"(?:^\|.*\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
+        header, _, *lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()]
+        if [cell.strip() for cell in header[1:]] == ["what happens"]:
+            yield from (cells[0].strip() for cells in lines)
 
 
-@pytest.mark.parametrize("row", table_rows(), ids=lambda row: row[0])
-def test_each_row_names_a_test_that_exists(row):
-    assert len(row) == 3, "a row has an input, what happens, and a test"
-    file, _, name = row[-1].strip("`").partition("::")
+def test_the_rows_are_those_that_have_a_test():
+    found = [row for page in PAGES for row in rows(page)]
+    assert sorted(found) == sorted(TEST_OF_ROW)
+
+
+@pytest.mark.parametrize("row", TEST_OF_ROW)
+def test_the_test_of_a_row_exists(row):
+    file, _, name = TEST_OF_ROW[row].partition("::")
     source = (TESTS / file).read_text(encoding="utf-8")
     assert f"\ndef {name}(" in source or f"\n    def {name}(" in source

@@ -50,6 +50,16 @@ def test_every_extra_that_a_message_names_exists():
     assert {"cpu", "eval", "gguf"} <= named <= set(known)
 
 
+def test_the_page_lists_every_extra_with_its_packages():
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    packages = {name: {re.match(r"[\w-]+", line)[0] for line in lines} for name, lines in known.items()}
+    table = re.findall(
+        r"^\| `(\w+)` \| (.*?) \|", (ROOT / "docs" / "install.md").read_text("utf-8"), re.MULTILINE
+    )
+    listed = {name: set(cell.replace(" (Linux)", "").split(", ")) for name, cell in table}
+    assert listed == {name: names for name, names in packages.items() if name != "dev"}
+
+
 @pytest.mark.slow
 @pytest.mark.network
 def test_pip_keeps_the_installed_package_and_adds_the_extra(tmp_path):

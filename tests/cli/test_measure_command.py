@@ -147,7 +147,7 @@ def test_what_to_do_next_can_be_typed_as_it_is_printed(checkpoint, text, tmp_pat
     lines = capsys.readouterr().out.splitlines()
     (answer,) = [line for line in lines if "must stay active if perplexity may rise by 1%" in line]
     assert f"{100 * measured(tmp_path / 'my run').activation_ratio:.1f}%" in answer
-    assert "results: my run; page: sparsing report 'my run'" in lines
+    assert "results: my run; report: sparsing report 'my run'" in lines
     begin = lines.index("next:") + 1
     *python, command = (line.strip() for line in lines[begin:])
     names = {"model": load_model(str(checkpoint)).model}

@@ -352,10 +352,10 @@ def open_subject(
 
 
 def results_line(folder: Path, page: Path | None = None) -> str:
-    """Where the results are, and their page or the command that writes the page."""
-    hint = f"page to open or to send, a single file: {page}"
+    """Where the results are, and their report or the command that writes the report."""
+    hint = f"report to open or to send, a single file: {page}"
     if page is None:
-        hint = f"page: sparsing report {shlex.quote(str(folder))}"
+        hint = f"report: sparsing report {shlex.quote(str(folder))}"
     return f"results: {folder}; {hint}"
 
 

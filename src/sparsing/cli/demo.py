@@ -1,4 +1,4 @@
-"""`sparsing demo`: measures two small built-in models without a download and writes a page to open in a browser."""
+"""`sparsing demo`: measures two small built-in models without a download and writes a report to open in a browser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPILOG = """examples:
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "demo",
-        help="measure the two built-in models and write a page to open in a browser",
+        help="measure the two built-in models and write a report to open in a browser",
         description=__doc__,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

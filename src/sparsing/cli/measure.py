@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from sparsing.rules import Rule
 
 DESCRIPTION = """\
-Measures how many feed-forward neurons of a model must stay active, and writes thresholds and a page of figures.
-Without options it finds PPL-1%: the share of neurons that must stay active if perplexity may rise by 1%. The size of a
-neuron is the norm of what it adds to the output of its block (rule cett), unless --rule names another rule.
+Measures how many feed-forward neurons of a model must stay active, and writes thresholds and a report.
+Without options it finds PPL-1%, the level at which perplexity rises by 1%, and the share of active neurons there. The
+size of a neuron is the norm of what it adds to the output of its block (rule cett), unless --rule names another rule.
 """
 EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test

@@ -14,7 +14,7 @@ EPILOG = """examples:
   sparsing neuron outputs/my-checkpoint 1.12
   sparsing neuron demo-report/relu 0.5 --json
 
-The names of neurons are those of the page: layer.neuron, or layer.expert.neuron for routed experts.
+The names of neurons are those of the report: layer.neuron, or layer.expert.neuron for routed experts.
 """
 
 

@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folder or .json file written by measure, compare, demo, fit, neurons or evaluate",
+        help="folder or .json file written by measure, compare, demo, fit, neurons, evaluate, track or sweep",
     )
     parser.add_argument(
         "-o",
@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
         metavar="FILE",
         help="file to write (default: report.html)",
     )
-    parser.add_argument("--title", help="heading of the page (default: the model's name)")
+    parser.add_argument("--title", help="heading of the report (default: the model's name)")
     return parser
 
 

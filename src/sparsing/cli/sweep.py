@@ -175,7 +175,7 @@ def _run_all(args: argparse.Namespace, cells: Sequence[Cell], folder: Path, retr
         common.print_table("not done", ["cell", "outcome", "attempts", "last line", "log"], rows, prose=True)
     counts = Counter(record.outcome for record in records)
     print(
-        ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + f"; table and page: {folder}"
+        ", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + f"; table and report: {folder}"
     )
     return 1 if failed else 0
 

@@ -86,7 +86,7 @@ def read_runs(paths: Iterable[str | Path]) -> Runs:
         if before == sum(map(len, results.values())):
             raise InputError(
                 f"there is nothing to report in {str(path)!r}; give a folder that `sparsing measure`, `compare`,"
-                " `demo`, `fit`, `neurons` or `evaluate` has written"
+                " `demo`, `fit`, `neurons`, `evaluate`, `track` or `sweep` has written"
             )
     return Runs(
         measurements=_in_reading_order(_without_copies(results["measurement"])),

@@ -1,7 +1,7 @@
-"""Writes docs/models.md and the list behind `sparsing models`: every causal-LM type of transformers, with its laws.
+"""Writes docs/models.md and the list behind `sparsing models`: every causal-LM type of transformers, tested.
 
-Each type is built small from its own configuration classes, its blocks are found by structure, and the laws of
-tests/helpers/laws.py run over it. It takes about four minutes on one core.
+Each type is built small from its own configuration classes, its blocks are found by structure, and the properties of
+tests/helpers/model_properties.py are tested on it. It takes about four minutes on one core.
 
     python scripts/model_table.py            # writes both files
     python scripts/model_table.py llama opt  # prints these types and writes nothing
@@ -18,11 +18,16 @@ from collections import Counter
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))  # the laws and the small models belong to the tests
+sys.path.insert(0, str(REPOSITORY))  # the properties and the small models belong to the tests
 
 import transformers  # noqa: E402
-from tests.helpers.laws import broken_law  # noqa: E402
-from tests.helpers.model_types import composite_types, model_types, small_model  # noqa: E402
+from tests.helpers.model_properties import missing_property  # noqa: E402
+from tests.helpers.model_types import (  # noqa: E402
+    TooManyParametersError,
+    composite_types,
+    model_types,
+    small_model,
+)
 
 from sparsing.errors import SparsityError  # noqa: E402
 from sparsing.models.model_types import LIST, ModelType  # noqa: E402
@@ -38,6 +43,15 @@ they are measured on text alone.
 
 """
 
+_SENTENCES = {
+    "passes": "{} types pass all four tests.",
+    "not built": "{} could not be built.",
+    "no feed-forward block": "{} have no feed-forward block.",
+    "refused": "{} are refused.",
+    "fails a test": "{} fail a test.",
+}
+"""Status to the sentence that gives its number of types."""
+
 PAGE = REPOSITORY / "docs" / "models.md"
 
 _HEAD = """# Model types
@@ -47,19 +61,23 @@ _HEAD = """# Model types
 `src/sparsing/sites/discovery.py`). So a type that is missing here may work too.
 
 The table covers the {total} model types of transformers {version} that have a causal language-model head. Each was
-built with small sizes and random weights, and four properties ("laws", `tests/helpers/laws.py`) were tested on it:
+built with four layers, small sizes and random weights, and four properties were tested on it
+(`tests/helpers/model_properties.py`):
 
 - a threshold of 0 gives the logits of the dense model bit for bit;
-- the model is as before afterwards, also after an exception;
+- the model is unchanged afterwards, also after an exception;
 - padding and the order of a batch change nothing;
 - the activation ratio is that of a count by definition.
 
 {counts}
 
+The column "blocks" gives the path of each block and what its neurons compute. If a block adds something to its output that does not depend on its neurons, such as its own input,
+"the block does more, but not with its neurons" is added.
+
 `python scripts/model_table.py` makes this page and the list that `sparsing models` prints. `make test` tests
 30 of the types, `make test-slow` tests all.
 
-`transformers` also loads MiniCPM checkpoints here: they are Granite by another name.
+MiniCPM checkpoints are loaded as Granite, which is the same architecture.
 
 """
 
@@ -86,18 +104,18 @@ def check(name: str) -> ModelType:
     try:
         model = small_model(name)
     except Exception as error:  # transformers raises anything for a configuration that does not fit
-        status, reason = "not built", _first_line(error)
+        status, reason = "not built", _why_not_built(error)
     else:
         try:
             found = discover(model)
             how, without = found.how, len(found.layers_without_site)
-            if reason := broken_law(model) or "":
-                status = "breaks a law"
+            if reason := missing_property(model) or "":
+                status = "fails a test"
         except SparsityError as error:
             none = "No feed-forward block" in str(error)
-            status, reason = "no feed-forward block" if none else "refused", _first_line(error)
+            status, reason = "no feed-forward block" if none else "refused", why_refused(str(error))
         except Exception as error:  # the forward of a model may need more than text
-            status, reason = "breaks a law", f"{type(error).__name__}: {_first_line(error)}"
+            status, reason = "fails a test", f"the code of the model raises {type(error).__name__}"
     blocks = tuple(sorted({re.sub(r"^\d+ x ", "", line) for line in how}))
     composite = name in composite_types()
     return ModelType(
@@ -105,25 +123,39 @@ def check(name: str) -> ModelType:
     )
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().partition(". Its modules")[0].splitlines()
-    return text[0][:200] if text else type(error).__name__
+def _why_not_built(error: Exception) -> str:
+    if isinstance(error, TooManyParametersError):
+        return str(error)
+    if isinstance(error, ImportError):
+        return str(error).partition(" but ")[0]  # names the package that is needed
+    return f"transformers could not build it with small sizes ({type(error).__name__})"
 
 
-def page(rows: list[ModelType]) -> str:
-    """The text of docs/models.md."""
+def why_refused(message: str) -> str:
+    """The first clause of an error message, with the errors of other packages by their class alone."""
+    clause = re.sub(r"\((\w+): .*", r"(\1)", message.strip(), flags=re.DOTALL)
+    clause = re.sub("^No feed-forward block was found in .*?: ", "", clause)
+    return clause.partition(". Its modules")[0].partition("; ")[0]
+
+
+def page(rows: list[ModelType], version: str = transformers.__version__) -> str:
+    """The text of docs/models.md for the types of a version of transformers."""
     causal, composite = [r for r in rows if not r.composite], [r for r in rows if r.composite]
-    head = _HEAD.format(total=len(causal), version=transformers.__version__, counts=_counts(causal))
+    head = _HEAD.format(total=len(causal), version=version, counts=_counts(causal))
     middle = _COMPOSITE.format(total=len(composite), counts=_counts(composite))
     return head + _table(causal) + middle + _table(composite)
 
 
 def _counts(rows: list[ModelType]) -> str:
-    return "\n".join(f"- {count} {status}" for status, count in Counter(r.status for r in rows).most_common())
+    counts = Counter(row.status for row in rows).most_common()
+    return " ".join(_SENTENCES[status].format(count) for status, count in counts)
 
 
 def _table(rows: list[ModelType]) -> str:
-    lines = ["| type | laws | blocks | layers without a block, of 4 | why not |", "|---|---|---|---|---|"]
+    lines = [
+        "| type | tests | blocks | layers without a feed-forward block | why not |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         blocks = "<br>".join(line.replace("*", r"\*").replace("|", r"\|") for line in row.blocks)
         reason = row.reason.replace("|", r"\|").replace("*", r"\*")

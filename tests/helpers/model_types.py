@@ -1,7 +1,8 @@
 """Small random models of every causal-LM type that transformers has, made from its own configuration classes.
 
 `small_model(model_type)` sets every size that the configuration has to a small number. `OVERRIDES` holds what this rule
-does not get right. `scripts/model_table.py` and `tests/sites/test_model_types.py` run the laws of `laws.py` over them.
+does not get right. `scripts/model_table.py` and `tests/sites/test_model_types.py` test the properties of
+`model_properties.py` on them.
 """
 
 from __future__ import annotations
@@ -239,6 +240,10 @@ def _get(config: Any, name: str) -> Any:
         return 0
 
 
+class TooManyParametersError(ValueError):
+    """A model type that is too large for tests also with small sizes."""
+
+
 def small_model(model_type: str, **overrides: Any) -> PreTrainedModel:
     """A random model in eval mode, float32; noise makes every bias and every activation non-zero.
 
@@ -246,14 +251,16 @@ def small_model(model_type: str, **overrides: Any) -> PreTrainedModel:
         overrides: Values of the configuration that replace the small ones.
 
     Raises:
-        ValueError: If the model would have more than `MOST_PARAMETERS` parameters.
+        TooManyParametersError: If the model would have more than `MOST_PARAMETERS` parameters.
         Exception: What transformers raises if the small configuration does not work.
     """
     config = small_config(CONFIG_MAPPING[model_type], OVERRIDES.get(model_type, {}) | overrides)
     with torch.device("meta"):
         size = sum(p.numel() for p in auto_class(config).from_config(config).parameters())
     if size > MOST_PARAMETERS:
-        raise ValueError(f"{size:,} parameters with small sizes, more than {MOST_PARAMETERS:,}")
+        raise TooManyParametersError(
+            f"it has {size:,} parameters with small sizes, more than {MOST_PARAMETERS:,}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = auto_class(config).from_config(config, dtype=torch.float32)

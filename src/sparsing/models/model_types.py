@@ -1,4 +1,4 @@
-"""The model types on which the laws of this package were checked, as `scripts/model_table.py` found them.
+"""The model types on which this package was tested, with the results that `scripts/model_table.py` found.
 
 This is a record for readers. Nothing depends on it: whether a model can be used is decided by its own structure.
 """
@@ -19,8 +19,8 @@ class ModelType:
 
     name: str
     """`config.model_type`."""
-    status: Literal["passes", "breaks a law", "refused", "no feed-forward block", "not built"]
-    """`passes` if its blocks were found and all laws hold."""
+    status: Literal["passes", "fails a test", "refused", "no feed-forward block", "not built"]
+    """`passes` if its blocks were found and it passes all tests."""
     blocks: tuple[str, ...]
     """One sentence per kind of block: where it is and what it computes."""
     without: int

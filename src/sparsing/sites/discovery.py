@@ -147,17 +147,14 @@ def _describe(matches: list[Match], proofs: list[Proof]) -> Iterable[str]:
         form = f"h = {act}({match.gate.name.rpartition('.')[2]}){up}"
         alone = "" if proof.formula else "; the block does more, but not with its neurons"
         path = re.sub(r"\.[0-9]+\.", ".*.", match.down.name)
-        line = f"{path}: found by structure and proved by numbers, {form}{alone}"
+        line = f"{path}: {form}{alone}"
         counts[line] = counts.get(line, 0) + 1
     return (f"{count} x {line}" for line, count in counts.items())
 
 
 def _describe_experts(routed: list[Site]) -> Iterable[str]:
     paths = [re.sub(r"\.[0-9]+\.", ".*.", site.name) for site in routed]
-    return (
-        f"{paths.count(path)} x {path}: routed experts, found by their parameters"
-        for path in sorted(set(paths))
-    )
+    return (f"{paths.count(path)} x {path}: routed experts" for path in sorted(set(paths)))
 
 
 def _layers_without(model: nn.Module, sites: list[Site]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The laws that hold for every supported model, each as one function that raises `AssertionError`.
+"""The properties of every supported model, each tested by one function that raises `AssertionError`.
 
 `tests/sites/test_model_types.py` runs them over a sample of model types and, in the slow suite, over all types.
 `scripts/model_table.py` writes the outcome to docs/models.md.
@@ -96,9 +96,10 @@ def padding_and_order_change_nothing(model: LoadedModel) -> None:
     for active, losses in (counts(texts, 1), [list(reversed(x)) for x in counts(texts[::-1], len(texts))]):
         for first, second in zip(together, active, strict=True):
             # a neuron within rounding of its cut may fall on either side, and a cut neuron moves the layers after it
-            assert all(abs(a - b) <= 3 for a, b in zip(first, second, strict=True)), (together, active)
+            same = all(abs(a - b) <= 3 for a, b in zip(first, second, strict=True))
+            assert same, "padding or order changes the counts of active neurons"
         for a, b in zip(nll, losses, strict=True):
-            assert abs(a - b) <= 2e-4 * abs(a), (nll, losses)
+            assert abs(a - b) <= 2e-4 * abs(a), "padding or order changes the losses"
 
 
 def ratio_is_that_of_brute_force(model: LoadedModel) -> None:
@@ -141,10 +142,11 @@ def ratio_is_that_of_brute_force(model: LoadedModel) -> None:
         for handle in handles:
             handle.remove()
     for active, expected in zip(totals.active, counted, strict=True):
-        assert abs(int(active.sum()) - expected) <= 3, (int(active.sum()), expected)
+        found = int(active.sum())
+        assert abs(found - expected) <= 3, f"{found} active neurons were counted, {expected} by definition"
 
 
-LAWS = (
+PROPERTIES = (
     mask_at_zero_is_dense,
     restored_after_an_exception,
     padding_and_order_change_nothing,
@@ -152,16 +154,16 @@ LAWS = (
 )
 
 
-def broken_law(model: PreTrainedModel) -> str | None:
-    """Name and message of the first law that does not hold; None if all hold.
+def missing_property(model: PreTrainedModel) -> str | None:
+    """The first property that the model does not have, in words; None if it has all.
 
     Raises:
         SparsityError: If the sites of the model are not found.
     """
     whole = loaded(model)
-    for law in LAWS:
+    for test in PROPERTIES:
         try:
-            law(whole)
+            test(whole)
         except AssertionError as error:
-            return f"{law.__name__}: {str(error)[:120]}"
+            return str(error).partition("\n")[0]
     return None

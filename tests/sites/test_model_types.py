@@ -1,4 +1,4 @@
-"""The properties of model types: a sample of thirty in the default suite, all types of transformers in the slow suite."""
+"""The properties of model types: thirty types in the default suite, all types of transformers in the slow suite."""
 
 from __future__ import annotations
 

@@ -71,8 +71,8 @@ built with four layers, small sizes and random weights, and four properties were
 
 {counts}
 
-The column "blocks" gives the path of each block and what its neurons compute. If a block adds something to its output that does not depend on its neurons, such as its own input,
-"the block does more, but not with its neurons" is added.
+The column "blocks" gives the path of each block and what its neurons compute. "The block does more, but not with its
+neurons" means that the block adds something to its output that does not depend on its neurons, such as its own input.
 
 `python scripts/model_table.py` makes this page and the list that `sparsing models` prints. `make test` tests
 30 of the types, `make test-slow` tests all.

@@ -21,6 +21,7 @@ DESCRIPTION = """\
 Measures how many feed-forward neurons of a model must stay active, and writes thresholds and a report.
 Without options it finds PPL-1%, the level at which perplexity rises by 1%, and the share of active neurons there. The
 size of a neuron is the norm of what it adds to the output of its block (rule cett), unless --rule names another rule.
+docs/measure.md explains how much text is needed, the printed columns and the files.
 """
 EPILOG = """examples:
   sparsing measure meta-llama/Llama-3.2-1B --text wikitext:wikitext-2-raw-v1 --split test

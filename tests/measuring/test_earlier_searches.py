@@ -70,6 +70,26 @@ def test_factor_of_the_part_and_noise(subject):
     assert earlier.hints(make_rule("cett"), 1.01).noise == pytest.approx(5e-4)
 
 
+def test_no_factor_is_learned_from_a_part_whose_windows_scatter_too_much(subject):
+    """On the SiLU demo model a factor of 7 was learned, and TEAL then began with a seventh of its rise."""
+    part, n = subject.part, subject.corpus.n_windows
+    rise = np.full(n, 2.0)
+    rise[part] = 0.3 + 10 * np.sin(np.arange(len(part)))
+    one = Observation(strength=0.1, rise=rise, labels=np.full(n, 47.0), on_all=True)
+    assert one.on_windows(part).mean_rise > 0
+    earlier = EarlierSearches(subject.curves, part)
+    earlier.add(make_rule("cett"), found(0.13), [one])
+    assert earlier.hints(make_rule("cett"), 1.01).part_factor == 1.0
+
+
+def test_a_joint_rule_begins_at_the_level_of_cett_which_is_hardly_known_there(subject):
+    """It limits the errors of the attention inputs too, and perplexity rises more at the same level."""
+    earlier, joint = EarlierSearches(subject.curves, subject.part), make_rule("cett:neuron_norm+x")
+    earlier.add(make_rule("cett"), found(0.13), [])
+    assert earlier.reach(joint, 1.01).start == 0.13
+    assert earlier.hints(joint, 1.01).start_sd == 1.0
+
+
 def test_a_comparison_runs_fewer_passes_than_separate_searches(subject):
     """About one pass over all tokens per rule, and its figures agree with separate searches."""
     rules = [

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsing.measuring.intervals import relative_sampling_sd
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SlopePrior
-from sparsing.measuring.search import Hints, SearchResult
+from sparsing.measuring.search import MOST_PART_ERROR, Hints, SearchResult
 from sparsing.rules.scores import scores_of
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ class EarlierSearches:
         near = [one for one in passes if one.on_all and one.mean_rise > 0]
         if near:
             one = min(near, key=lambda one: abs(math.log(one.mean_rise / math.log(found.target_ppl_ratio))))
-            part_rise = one.on_windows(self._part).mean_rise
-            if part_rise > 0:
-                self._log_factors.append((rule, math.log(one.mean_rise / part_rise)))
+            part = one.on_windows(self._part)
+            if part.mean_rise > 0 and relative_sampling_sd(part.rise, part.labels) <= MOST_PART_ERROR:
+                self._log_factors.append((rule, math.log(one.mean_rise / part.mean_rise)))
 
     def hints(self, rule: Rule, ppl_ratio: float) -> Hints:
         """The factor of the part, the noise, and the error of the start of a search of this rule."""
@@ -137,9 +138,14 @@ class EarlierSearches:
 
 
 def _same_family(one: Rule, two: Rule) -> bool:
-    """Whether two rules differ at most in the scale of their score, or both have the error of the output as level."""
+    """Whether two rules differ at most in the scale of their score, or both limit the same error of the same sites."""
     related = one.selection == two.selection and (isinstance(one, type(two)) or isinstance(two, type(one)))
-    return (one.level_is_error and two.level_is_error) or (related and _same_values(one, two))
+    return (_same_level(one, two) and _same_inputs(one, two)) or (related and _same_values(one, two))
+
+
+def _same_level(one: Rule, two: Rule) -> bool:
+    """Whether the level of both rules is the error of the output of a site."""
+    return one.level_is_error and two.level_is_error
 
 
 def _same_score(one: Rule, two: Rule) -> bool:
@@ -164,7 +170,13 @@ def _cuts_inputs(rule: Rule) -> bool:
     return any("linear_input" in score.kinds for score in scores_of(rule.score))
 
 
-_ALIKE = ((_same_family, 0.2), (_same_score, 0.35), (_same_values, 0.35), (_same_inputs, 1.0))
+_ALIKE = (
+    (_same_family, 0.2),
+    (_same_score, 0.35),
+    (_same_values, 0.35),
+    (_same_inputs, 1.0),
+    (_same_level, 1.0),
+)
 """How two rules may be alike, the most alike first.
 
 The number is the standard deviation of `log(log(ppl_ratio))` at the activation ratio of the other rule, around the

@@ -54,6 +54,8 @@ PART_TRIES_WITH_NOISE = 4
 """Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
 COMPARED_NEARNESS = 0.25
 """`PART_NEARNESS` of a comparison: the pass over the whole corpus goes on at the level of the pass over the part."""
+MOST_PART_ERROR = 0.6
+"""Largest relative sampling error at which the part tells how to change the level, and its factor is learned."""
 MOST_MOVED = 0.25
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
@@ -281,17 +283,27 @@ class _Search:
 
     def _bracket_on_part(self) -> None:
         """Run passes over the part until a pass is near the target. Passes over the whole corpus start at its level."""
-        nearness = COMPARED_NEARNESS if self._by_curve else PART_NEARNESS
         start = _meet(
             self._rise_by_part,
             self._target,
             self._reach,
-            lambda rise: rise > 0 and abs(math.log(rise / self._target)) <= nearness,
+            self._ends_bracketing,
             self._same_level,
             self._hints.slope.median,
             most_tries=PART_TRIES_WITH_NOISE if self._noisy else _MAX_TRIES,
         )
         self._reach = dataclasses.replace(self._reach, start=start)
+
+    def _ends_bracketing(self, rise: float) -> bool:
+        """Whether the latest pass over the part, from which this rise is expected, is near enough to the target."""
+        if rise <= 0:
+            return False
+        if abs(math.log(rise / self._target)) <= (COMPARED_NEARNESS if self._by_curve else PART_NEARNESS):
+            return True
+        error = relative_sampling_sd(self._part[-1].rise, self._part[-1].labels)
+        # rules that cut the same values share a moderate error, and the factor of the part contains it
+        is_known = self._hints.part_sd < Hints.part_sd and error <= MOST_PART_ERROR
+        return self._by_curve and not is_known and abs(rise - self._target) <= error * rise
 
     def _rise_by_part(self, strength: float) -> float:
         """The rise over the whole corpus that is expected from a pass over the part, nats."""

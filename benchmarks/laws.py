@@ -6,11 +6,11 @@ form; with `--form auto` it chooses the form, and every form with a limit is dra
 intervals, for every form. `timing` times one fit with all intervals, and the comparison of all forms on the eleven
 series. Each run merges its part into one dated JSON file in `benchmarks/results/`. Run with OMP_NUM_THREADS=1:
 
-    python benchmarks/laws.py published --data ../shared/data/sparsing_law
-    python benchmarks/laws.py coverage --data ../shared/data/sparsing_law --num-series 600
-    python benchmarks/laws.py coverage --form auto --data ../shared/data/sparsing_law --num-series 600
-    python benchmarks/laws.py intervals --data ../shared/data/sparsing_law --num-series 200
-    python benchmarks/laws.py timing --data ../shared/data/sparsing_law
+    python benchmarks/laws.py published --data DATA
+    python benchmarks/laws.py coverage --data DATA --num-series 600
+    python benchmarks/laws.py coverage --form auto --data DATA --num-series 600
+    python benchmarks/laws.py intervals --data DATA --num-series 200
+    python benchmarks/laws.py timing --data DATA
 """
 
 from __future__ import annotations

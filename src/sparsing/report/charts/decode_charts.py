@@ -89,7 +89,7 @@ def _advice_chart(title: str, rows: Sequence[AdviceRow]) -> Chart:
             "measured", [(i, row) for i, row in numbered if row.measured], mode="points", colour=0
         ),
         _advice_series(
-            "promised by the bytes, no kernel",
+            "estimated from the bytes, no kernel",
             [(i, row) for i, row in numbered if not row.measured],
             mode="open",
             colour=0,
@@ -101,17 +101,17 @@ def _advice_chart(title: str, rows: Sequence[AdviceRow]) -> Chart:
         title=title,
         note="Against dense decoding by the same kernels; bars: quartiles over pairs of runs.",
         x=Axis(label="speed-up, times dense", low=0.0, high=1.12 * most),
-        y=Axis(label="rule, way", names=[_advice_label(row) for row in rows]),
+        y=Axis(label="rule, method", names=[_advice_label(row) for row in rows]),
         series=[
             Series(
-                name="allowed by the bytes read",
+                name="bandwidth-limited speed-up",
                 x=[row.byte_speedup for row in rows],
                 y=positions,
                 mode="open",
                 colour=1,
             ),
             Series(
-                name="ceiling, active set known for free",
+                name="ceiling, active neurons known at no cost",
                 x=[row.ceiling for row in rows],
                 y=positions,
                 mode="open",

@@ -518,10 +518,10 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
     """On the SiLU demo model, TEAL tried five levels on a part that says nothing about a factor of 2."""
     labels = np.full(WINDOWS, 250.0)
 
-    def tries(scatter: float, **hints: float) -> list[bool]:
+    def tries(share_of_part: float, scatter: float) -> list[bool]:
         def passed(strength, on_all):
             windows = labels if on_all else labels[PART]
-            share = np.ones(WINDOWS) if on_all else 0.7 * np.array([1 - scatter, 1 + scatter])
+            share = np.ones(WINDOWS) if on_all else share_of_part * np.array([1 - scatter, 1 + scatter])
             return Observation(
                 strength=strength, rise=windows * share * 0.01 * strength**2, labels=windows, on_all=on_all
             )
@@ -533,16 +533,14 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
             ppl_ratio=math.exp(0.01),
             reach=reach,
             part=PART,
-            hints=Hints(**hints),
             by_curve=True,
         )
         assert found.converged
         return [tried.on_all for tried in found.tries]
 
-    assert tries(1.0) == [False, True]
-    assert tries(0.1)[:2] == [False, False], "this part is exact enough to change the level"
-    assert tries(0.5) == [False, True]
-    assert tries(0.5, part_sd=0.2)[:2] == [False, False], "the factor of the part contains a moderate error"
+    assert tries(0.7, 1.0) == [False, True]
+    assert tries(0.7, 0.5)[:2] == [False, False], "this part is exact enough to change the level"
+    assert tries(0.2, 1.0)[:2] == [False, False], "the start is too low, whatever the scatter"
 
 
 def test_a_part_without_a_rise_does_not_refute_a_start_that_is_known_well():

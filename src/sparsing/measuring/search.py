@@ -55,7 +55,7 @@ PART_TRIES_WITH_NOISE = 4
 COMPARED_NEARNESS = 0.25
 """`PART_NEARNESS` of a comparison: the pass over the whole corpus goes on at the level of the pass over the part."""
 MOST_PART_ERROR = 0.6
-"""Largest relative sampling error at which the part tells how to change the level, and its factor is learned."""
+"""Relative sampling error of the rise beyond which the part refines no level near the target and teaches no factor."""
 MOST_MOVED = 0.25
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
@@ -301,9 +301,7 @@ class _Search:
         if abs(math.log(rise / self._target)) <= (COMPARED_NEARNESS if self._by_curve else PART_NEARNESS):
             return True
         error = relative_sampling_sd(self._part[-1].rise, self._part[-1].labels)
-        # rules that cut the same values share a moderate error, and the factor of the part contains it
-        is_known = self._hints.part_sd < Hints.part_sd and error <= MOST_PART_ERROR
-        return self._by_curve and not is_known and abs(rise - self._target) <= error * rise
+        return self._by_curve and error > MOST_PART_ERROR and abs(rise - self._target) <= error * rise
 
     def _rise_by_part(self, strength: float) -> float:
         """The rise over the whole corpus that is expected from a pass over the part, nats."""

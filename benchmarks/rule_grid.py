@@ -2,6 +2,7 @@
 
     python benchmarks/rule_grid.py                                   the two demo models
     python benchmarks/rule_grid.py --model PATH --text FILE --tokens 8192 --window 512 --dtype bfloat16
+    python benchmarks/rule_grid.py --separate                  also searches each rule on its own, as `measure` does
 
 `SCORE_GRID` varies the score and the rule apart, to see how much of the effect of CETT comes from its score (the norm
 of a neuron's output) and how much from its threshold per layer. A cell of the grid is
@@ -63,6 +64,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--ppl", type=float, default=1.0, help="rise of perplexity in percent (default: 1)")
+    parser.add_argument(
+        "--separate",
+        action="store_true",
+        help="also search each rule on its own and save its ratio beside that of the comparison",
+    )
     parser.add_argument("--rules", nargs="+", default=[*SCORE_GRID, *OTHERS])
     args = parser.parse_args()
     path = ROOT / "results" / f"rule_grid-{datetime.date.today().isoformat()}.json"
@@ -72,7 +78,10 @@ def main() -> None:
         source = args.text or [heldout_text()]
         corpus = load_corpus(source, loaded.tokenizer, window=args.window, max_tokens=args.tokens)
         key = f"{Path(name).name} {args.dtype}"
-        row = _row(loaded, corpus, [make_rule(rule) for rule in args.rules], 1 + args.ppl / 100, key)
+        rules, ppl_ratio = [make_rule(rule) for rule in args.rules], 1 + args.ppl / 100
+        row = _row(loaded, corpus, rules, ppl_ratio, key)
+        if args.separate:
+            _add_separate(row["points"], loaded, corpus, rules, ppl_ratio)
         rows: dict[str, Any] = json.loads(path.read_text())["rows"] if path.exists() else {}
         save("rule_grid", {"rows": rows | {key: row}})
         shutil.rmtree(_folder(key))
@@ -92,13 +101,7 @@ def _row(
     spent = folder / "cpu_sec"
     spent_before = float(spent.read_text()) if spent.exists() else 0.0
     began = time.process_time()
-    subject = Subject(
-        loaded,
-        corpus,
-        scores=sorted({rule.score for rule in rules}),
-        with_cett={rule.score for rule in rules if rule.needs_cett},
-        journal=open_journal(folder, loaded, corpus),
-    )
+    subject = _subject(loaded, corpus, rules, journal=open_journal(folder, loaded, corpus))
     calibration_sec = time.process_time() - began
     refused = dict[str, str]()
     for rule in sorted(rules, key=lambda rule: not rule.level_is_error):  # the order of `compare`
@@ -141,6 +144,29 @@ def _row(
         "orders": [_order(order) for order in comparison.orders],
         "overlap": comparison.overlap.to_dict() if comparison.overlap else None,
     }
+
+
+def _subject(loaded: LoadedModel, corpus: Corpus, rules: list[Rule], **options: Any) -> Subject:
+    """The model on the corpus, calibrated for all of these rules."""
+    return Subject(
+        loaded,
+        corpus,
+        scores=sorted({rule.score for rule in rules}),
+        with_cett={rule.score for rule in rules if rule.needs_cett},
+        **options,
+    )
+
+
+def _add_separate(
+    points: list[dict[str, Any]], loaded: LoadedModel, corpus: Corpus, rules: list[Rule], ppl_ratio: float
+) -> None:
+    """Adds to each point the activation ratio that a search of this rule alone finds on the same tokens."""
+    subject, by_label = _subject(loaded, corpus, rules), {rule.label: rule for rule in rules}
+    for point in points:
+        found = subject.search(by_label[point["rule"]], ppl_ratio)
+        thresholds = subject.thresholds(by_label[point["rule"]], found.level)
+        point["separate_activation_ratio"] = float(subject.ratios(thresholds).mean())
+        point["separate_ppl_ratio"] = found.ppl_ratio
 
 
 def _dense_cpu_sec(loaded: LoadedModel, corpus: Corpus) -> float:

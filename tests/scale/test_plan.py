@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 from sparsing import cli
 from sparsing.demo import checkpoints
 from sparsing.errors import InputError
+from sparsing.models.loading import load_model
 from sparsing.models.outline import Outline, model_sizes, read_outline
 from sparsing.scale.machines import MACHINES
 from sparsing.scale.plan import plan_measurement
@@ -161,3 +162,24 @@ def test_a_plan_for_a_named_machine_does_not_mind_the_device_of_a_sweep(
     assert cli.main(["sweep", str(tmp_path / "sweep.toml"), "--plan", "h100"]) == 0
     assert cli.main(["sweep", str(tmp_path / "sweep.toml"), "--plan"]) == 2
     assert "name a machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_plan_of_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], tied: bool):
+    pytest.importorskip("gguf", reason="needs the package gguf")
+    from ..helpers.gguf_files import HEAD_DIM, TOKENS, write_gguf
+    from ..helpers.tiny import build
+
+    options = {"vocab_size": len(TOKENS), "head_dim": HEAD_DIM, "tie_word_embeddings": tied}
+    path = write_gguf(tmp_path / "tiny.gguf", build("llama", **options))
+    outline = read_outline(str(path))
+    loaded = load_model(path)
+    assert outline.sizes == model_sizes(loaded.model.config)
+    assert outline.sizes.num_parameters == sum(p.numel() for p in loaded.model.parameters())
+    assert outline.dtype == loaded.dtype == "float32"
+    assert read_outline(str(path), dtype="bfloat16").dtype == "bfloat16"
+    (tmp_path / "text.txt").write_text("some words of a text\n" * 200)
+    words = ["measure", str(path), "--text", str(tmp_path / "text.txt"), "--window", "16", "--json"]
+    for machine in ("--plan", "--plan=h100"):
+        assert cli.main([*words, machine]) == 0
+        assert json.loads(capsys.readouterr().out)["num_parameters"] == outline.sizes.num_parameters

@@ -56,8 +56,6 @@ def plan_of(args: argparse.Namespace, jobs: Sequence[tuple[Rule | None, dict]]) 
 
 def print_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
     """Prints a table with a row per plan and the sum of the hours, or JSON."""
-    from sparsing.base.progress import duration
-
     if as_json:
         common.print_json(plans if len(plans) > 1 else plans[0])
         return
@@ -73,7 +71,7 @@ def print_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
             f"{plan.memory_gb:,.1f}",
             f"{plan.processes} x {plan.devices_per_process}",
             plan.limit,
-            duration(plan.hours * 3600),
+            _time(plan.hours),
         ]
         for plan in plans
     ]
@@ -83,4 +81,10 @@ def print_plans(plans: Sequence[Plan], *, as_json: bool) -> None:
     )
     common.print_table(f"plan for {plans[0].machine}", header, rows)
     if len(plans) > 1:
-        print(f"together: {duration(sum(plan.hours for plan in plans) * 3600)}")
+        print(f"together: {_time(sum(plan.hours for plan in plans))}")
+
+
+def _time(hours: float) -> str:
+    from sparsing.base.progress import duration
+
+    return "under 1 s" if hours * 3600 < 1 else duration(hours * 3600)

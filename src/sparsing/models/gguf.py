@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from sparsing.models.gguf_file import GgufFile, check_rope_factors, read_gguf
 from sparsing.models.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -56,34 +57,24 @@ def load_gguf(
         InputError: If the file is damaged, or its pre-tokenizer is not known and no tokenizer is given.
         UnsupportedModelError: If the architecture, a quantisation or a part of the file is not supported.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     dtype = "float32" if dtype == "auto" else dtype
     file = read_gguf(path)
-    _check_supported(file)
-    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
-    try:
-        config = AutoConfig.from_pretrained(path.parent, **where)
-        _check_config(file, config)
-        check_architecture(config, trust_remote_code=False)
-        if tokenizer is None:
-            tokens = _load_tokenizer(file, where)
-        else:
-            tokens = load_tokenizer(path.parent, config, source=tokenizer)
-        with contextlib.redirect_stderr(io.StringIO()):  # the reader's progress bar has no switch
-            model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  (a pair with `output_loading_info`)
-                path.parent,
-                config=config,
-                dtype=dtype,
-                device_map=device_map,
-                output_loading_info=True,
-                **where,
-            )
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path}: transformers cannot read this file ({type(error).__name__}: {error}); the header is sound, so its"
-            " keys or tensors are not as the architecture needs them: convert the file again"
-        ) from error
+    config, tokens = _read_configuration(file, path, tokenizer)
+    with (
+        _unreadable(path),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # the reader's progress bar has no switch
+        model, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]  (a pair with `output_loading_info`)
+            path.parent,
+            config=config,
+            dtype=dtype,
+            device_map=device_map,
+            output_loading_info=True,
+            gguf_file=path.name,
+            local_files_only=True,
+        )
     if missing := sorted(report["missing_keys"]):
         raise InputError(
             f"{path}: {len(missing)} parameters are not in the file, the first: {missing[0]}; the file is incomplete"
@@ -93,6 +84,41 @@ def load_gguf(
     types = sorted({tensor.type_name for tensor in file.tensors.values()})
     logger.warning("%s: weights of %s, dequantised to %s in memory", path.name, ", ".join(types), dtype)
     return model, tokens
+
+
+def read_gguf_configuration(
+    path: Path, *, tokenizer: str | Path | None = None
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration and the tokenizer of a GGUF file, without its weights. Arguments and errors of `load_gguf`."""
+    return _read_configuration(read_gguf(path), path, tokenizer)
+
+
+def _read_configuration(
+    file: GgufFile, path: Path, tokenizer: str | Path | None
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    from transformers import AutoConfig
+
+    _check_supported(file)
+    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    with _unreadable(path):
+        config = AutoConfig.from_pretrained(path.parent, **where)
+        _check_config(file, config)
+        check_architecture(config, trust_remote_code=False)
+        if tokenizer is None:
+            return config, _load_tokenizer(file, where)
+        return config, load_tokenizer(path.parent, config, source=tokenizer)
+
+
+@contextlib.contextmanager
+def _unreadable(path: Path) -> Generator[None]:
+    """Names the file in the errors of transformers' reader."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"{path}: transformers cannot read this file ({type(error).__name__}: {error}); the header is sound, so its"
+            " keys or tensors are not as the architecture needs them: convert the file again"
+        ) from error
 
 
 def _check_supported(file: GgufFile) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparsing.errors import UnsupportedModelError
 from sparsing.models.architecture import auto_class, build_config, check_architecture
 from sparsing.models.checkpoint import locate_checkpoint, read_config
+from sparsing.models.gguf import read_gguf_configuration
 from sparsing.models.gguf_file import is_gguf_file
 from sparsing.models.loading import checked_dtype_name
 from sparsing.models.tokenizer import load_tokenizer
@@ -85,22 +85,25 @@ def read_outline(
 
     Raises:
         InputError: If there is no such model, its configuration is invalid, or the dtype is unknown.
-        UnsupportedModelError: For a GGUF file, or a model that cannot be measured.
+        UnsupportedModelError: For a model that cannot be measured.
     """
     wanted = checked_dtype_name(dtype)
-    if is_gguf_file(Path(name).expanduser()):
-        raise UnsupportedModelError(f"{name!r} is a GGUF file, which has no configuration; give a checkpoint")
-    folder, _ = locate_checkpoint(name, revision=revision, code=trust_remote_code, weights=False)
-    config = build_config(folder, read_config(folder), trust_remote_code)
-    check_architecture(config, trust_remote_code)
-    loaded: Any = load_tokenizer(folder, config, source=tokenizer, trust_remote_code=trust_remote_code)
+    path = Path(name).expanduser()
+    loaded: Any
+    if is_gguf_file(path):
+        config, loaded = read_gguf_configuration(path, tokenizer=tokenizer)
+        own_dtype = "float32"  # to which the weights are dequantised
+    else:
+        folder, _ = locate_checkpoint(name, revision=revision, code=trust_remote_code, weights=False)
+        config = build_config(folder, read_config(folder), trust_remote_code)
+        check_architecture(config, trust_remote_code)
+        loaded = load_tokenizer(folder, config, source=tokenizer, trust_remote_code=trust_remote_code)
+        own_dtype = str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
     return Outline(
         name=name,
         config=config,
         tokenizer=loaded,
-        dtype=str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch.")
-        if wanted == "auto"
-        else wanted,
+        dtype=own_dtype if wanted == "auto" else wanted,
         sizes=model_sizes(config, trust_remote_code),
         trust_remote_code=trust_remote_code,
     )

@@ -82,6 +82,18 @@ def test_no_factor_is_learned_from_a_part_whose_windows_scatter_too_much(subject
     assert earlier.hints(make_rule("cett"), 1.01).part_factor == 1.0
 
 
+def test_no_factor_is_learned_from_a_part_of_one_window(subject):
+    """Its scatter is not known. A part of one window is usual for texts of few long windows."""
+    n = subject.corpus.n_windows
+    rise = np.full(n, 2.0)
+    rise[0] = 0.2
+    one = Observation(strength=0.1, rise=rise, labels=np.full(n, 47.0), on_all=True)
+    for part, factor in ((np.array([0]), 1.0), (np.array([1, 2]), rise.mean() / 2)):
+        earlier = EarlierSearches(subject.curves, part)
+        earlier.add(make_rule("cett"), found(0.13), [one])
+        assert earlier.hints(make_rule("cett"), 1.01).part_factor == pytest.approx(factor)
+
+
 def test_a_joint_rule_begins_at_the_level_of_cett_which_is_hardly_known_there(subject):
     """It limits the errors of the attention inputs too, and perplexity rises more at the same level."""
     earlier, joint = EarlierSearches(subject.curves, subject.part), make_rule("cett:neuron_norm+x")
@@ -144,3 +156,8 @@ def test_the_first_pass_over_the_part_corrects_its_factor_unless_it_refutes_the_
     # two equally precise estimates, 1 and 1.25
     assert hints.factor_after(first(0.008), 0.01) == pytest.approx(1.25**0.5)
     assert hints.factor_after(first(0.001), 0.01) == 1.0, "the search begins far from the target"
+    # the scatter of a single window is not known, so it says less about the whole corpus than equal windows do
+    equal = first(0.03)
+    single = dataclasses.replace(equal, rise=equal.rise[:1], labels=labels[:1])
+    factors = [Hints(start_sd=0.35).factor_after(one, 0.01) for one in (single, equal)]
+    assert 1 / 3 < factors[0] < factors[1] - 0.1 < 1

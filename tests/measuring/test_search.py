@@ -464,6 +464,36 @@ def test_without_a_part_no_pass_is_moved_far():
     assert passes(0.8) == 2, "0.45 away"
 
 
+@pytest.mark.parametrize("kind", ["one window", "half precision"])
+def test_a_part_without_weight_in_the_curve_moves_no_pass_far(kind):
+    """The scatter of one window is not known, and in half precision two passes over all replace the part."""
+    labels, noisy = np.full(8, 2048.0), kind == "half precision"
+    part = np.array([0, 4]) if noisy else np.array([0])
+    rng = np.random.default_rng(3)
+    share = 1 + 0.6 * (rng.permutation(np.linspace(-1, 1, 8)))
+
+    def passed(strength: float, on_all: bool) -> Observation:
+        windows = np.arange(8) if on_all else part
+        rise = labels[windows] * share[windows] * 0.01 * strength**2
+        return Observation(strength=strength, rise=rise, labels=labels[windows], on_all=on_all)
+
+    known = [passed(0.8, True), passed(1.0, False)]
+    known += [passed(0.75, True)] if noisy else []
+    found = search(
+        CETT,
+        passed,
+        ppl_ratio=math.exp(0.01),
+        reach=dataclasses.replace(REACH, start=0.8, most=3.0),
+        part=part,
+        known=known,
+        noisy=noisy,
+        hints=Hints(noise=1e-5 if noisy else None, slope=SlopePrior(log_sd=0.05)),
+        by_curve=True,
+    )
+    assert any(tried.on_all for tried in found.tries), "the pass at 0.8 is 0.45 away"
+    assert abs(2 * math.log(found.level)) <= 0.25
+
+
 @pytest.mark.parametrize("start", [0.55, 0.58, 0.6, 0.65])
 def test_a_cliff_on_the_way_to_the_target_is_found(start):
     """FAT on `gate` of a SiLU model has one. A curve that misses a pass near the target moves no pass."""
@@ -518,7 +548,7 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
     """On the SiLU demo model, TEAL tried five levels on a part that says nothing about a factor of 2."""
     labels = np.full(WINDOWS, 250.0)
 
-    def tries(share_of_part: float, scatter: float) -> list[bool]:
+    def tries(share_of_part: float, scatter: float, *, by_curve: bool = True) -> list[bool]:
         def passed(strength, on_all):
             windows = labels if on_all else labels[PART]
             share = np.ones(WINDOWS) if on_all else share_of_part * np.array([1 - scatter, 1 + scatter])
@@ -533,7 +563,7 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
             ppl_ratio=math.exp(0.01),
             reach=reach,
             part=PART,
-            by_curve=True,
+            by_curve=by_curve,
         )
         assert found.converged
         return [tried.on_all for tried in found.tries]
@@ -541,6 +571,8 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
     assert tries(0.7, 1.0) == [False, True]
     assert tries(0.7, 0.5)[:2] == [False, False], "this part is exact enough to change the level"
     assert tries(0.2, 1.0)[:2] == [False, False], "the start is too low, whatever the scatter"
+    assert tries(9.0, 1.0)[:2] == [False, False], "the start is too high, whatever the scatter"
+    assert tries(0.6, 1.0, by_curve=False)[:2] == [False, False], "a measurement refines the level"
 
 
 def test_a_part_without_a_rise_does_not_refute_a_start_that_is_known_well():

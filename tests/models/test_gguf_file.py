@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sparsing.errors import InputError
-from sparsing.models.gguf_file import parse_header, read_gguf
+from sparsing.models.gguf_file import is_gguf_file, parse_header, read_gguf
 
 gguf = pytest.importorskip("gguf", reason="needs the package gguf")
 
@@ -187,3 +188,7 @@ def test_fuzzed_headers_are_refused_or_safe():
 @pytest.mark.slow
 def test_100_000_fuzzed_files_are_refused_or_safe(path):
     assert 0.1 < _fuzz(path.read_bytes(), 100_000) < 0.98
+
+
+def test_a_name_that_no_file_can_have_is_no_gguf_file():
+    assert not is_gguf_file(Path("a" * 300))

@@ -27,7 +27,7 @@ def is_gguf(name: str) -> bool:
     """Whether the model is a GGUF file, by its name or by its first bytes, or the name of a missing GGUF file."""
     from sparsing.models.gguf_file import is_gguf_file
 
-    return name.lower().endswith(".gguf") or is_gguf_file(Path(name))
+    return name.lower().endswith(".gguf") or is_gguf_file(Path(name).expanduser())
 
 
 def add_gguf_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +53,7 @@ def refuse_gguf_options(args: argparse.Namespace) -> None:
 
 def generate_gguf(args: argparse.Namespace) -> int:
     """`sparsing generate model.gguf`."""
+    args.model = str(Path(args.model).expanduser())
     _check_engine()
     from sparsing.decode.engine._engine import open_engine
     from sparsing.decode.engine.choose import choose_ways
@@ -113,6 +114,7 @@ def generate_gguf(args: argparse.Namespace) -> int:
 
 def run_gguf_bench(args: argparse.Namespace) -> int:
     """`sparsing bench --model model.gguf`."""
+    args.model = str(Path(args.model).expanduser())
     from sparsing.measuring.run_folder import default_folder
 
     # before minutes of timing, not after
@@ -129,6 +131,7 @@ def run_gguf_bench(args: argparse.Namespace) -> int:
 
 def advise_gguf(args: argparse.Namespace) -> int:
     """`sparsing advise model.gguf`."""
+    args.model = str(Path(args.model).expanduser())
     if args.output:
         common.open_run_folder(args, args.output)
     result = _bench(args, rounds=3, new_tokens=args.new_tokens)

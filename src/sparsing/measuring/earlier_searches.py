@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsing.measuring.intervals import relative_sampling_sd
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SlopePrior
-from sparsing.measuring.search import MOST_PART_ERROR, Hints, SearchResult
+from sparsing.measuring.search import MOST_PART_ERROR, Hints, SearchResult, relative_error_of_part
 from sparsing.rules.scores import scores_of
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class EarlierSearches:
         if near:
             one = min(near, key=lambda one: abs(math.log(one.mean_rise / math.log(found.target_ppl_ratio))))
             part = one.on_windows(self._part)
-            if part.mean_rise > 0 and relative_sampling_sd(part.rise, part.labels) <= MOST_PART_ERROR:
+            if part.mean_rise > 0 and relative_error_of_part(part) <= MOST_PART_ERROR:
                 self._log_factors.append((rule, math.log(one.mean_rise / part.mean_rise)))
 
     def hints(self, rule: Rule, ppl_ratio: float) -> Hints:

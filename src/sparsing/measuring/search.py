@@ -90,6 +90,11 @@ _RIPPLE = 3.0
 """A fall of perplexity counts if it exceeds this many standard deviations of the arithmetic noise."""
 
 
+def relative_error_of_part(one: Observation) -> float:
+    """Relative sampling error of the rise over the part; for a single window, whose scatter is not known, 1."""
+    return relative_sampling_sd(one.rise, one.labels) if len(one.rise) > 1 else 1.0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Try(Result):
     """One sparse pass of the search."""
@@ -157,7 +162,7 @@ class Hints:
             target: The rise over the whole corpus that is expected there from the earlier searches, nats.
         """
         start, known = math.log(target / first.mean_rise), math.log(self.part_factor)
-        sampling_sd = relative_sampling_sd(first.rise, first.labels)
+        sampling_sd = relative_error_of_part(first)
         # relative to the rise that is expected from the factor, since a small rise has a large relative error
         sampling_sd *= min(1.0, first.mean_rise * self.part_factor / target)
         part_sd = max(self.part_sd, _SHARED_SAMPLING * sampling_sd)
@@ -169,6 +174,7 @@ class Hints:
 
 
 NO_HINTS = Hints()
+
 RunLevel = Callable[[float, bool], Observation]
 """Runs a pass at a level, on the whole corpus (True) or on the part (False)."""
 
@@ -300,8 +306,9 @@ class _Search:
             return False
         if abs(math.log(rise / self._target)) <= (COMPARED_NEARNESS if self._by_curve else PART_NEARNESS):
             return True
-        error = relative_sampling_sd(self._part[-1].rise, self._part[-1].labels)
-        return self._by_curve and error > MOST_PART_ERROR and abs(rise - self._target) <= error * rise
+        error = relative_error_of_part(self._part[-1])
+        distance = abs(rise - self._target)
+        return self._by_curve and error > MOST_PART_ERROR and distance <= error * min(rise, self._target)
 
     def _rise_by_part(self, strength: float) -> float:
         """The rise over the whole corpus that is expected from a pass over the part, nats."""
@@ -369,7 +376,9 @@ class _Search:
         fit = self._fit()
         if not self._by_curve or fit is None or one.mean_rise <= 0:
             return False
-        onto_part = self._nearest_known(fit.strength, self._part) <= _ANOTHER_LEVEL
+        # of the passes over the part, those that the curve rests on
+        part = [known for known in self._fittable() if not known.on_all and len(known.rise) > 1]
+        onto_part = self._nearest_known(fit.strength, part) <= _ANOTHER_LEVEL
         most = MOST_MOVED_ONTO_PART if onto_part else MOST_MOVED
         is_near = abs(math.log(one.mean_rise / self._target)) <= most
         is_power_law = fit.slope >= LEAST_SLOPE and fit.misfit <= MOST_MISFIT
@@ -399,7 +408,8 @@ class _Search:
     @staticmethod
     def _nearest_known(strength: float, passes: Sequence[Observation]) -> float:
         """Distance in log(strength) to the nearest of these passes; infinite if there are none."""
-        return min((abs(math.log(one.strength / strength)) for one in passes), default=math.inf)
+        strengths = [one.strength for one in passes if one.strength > 0]
+        return min((abs(math.log(known / strength)) for known in strengths), default=math.inf)
 
     def _own_passes(self) -> int:
         """Passes over the whole corpus that this search has run. Known passes may all be far from its target."""
@@ -543,9 +553,10 @@ class _Search:
 
     def _check_reached(self) -> None:
         """Raises TargetError if the sparsest level does not reach the target on the whole corpus."""
-        if not self._tries:
+        tries = [one for one in self._tries if one.on_all]
+        if not tries:
             return
-        last = self._tries[-1]
+        last = tries[-1]
         if last.strength >= self._reach.most and last.mean_rise < self._target:
             level = self._rule.level(last.strength)
             raise TargetError(

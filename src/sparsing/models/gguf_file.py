@@ -42,8 +42,15 @@ _STRING_HEAD, _ARRAY_HEAD = 8, 12
 
 
 def is_gguf_file(path: Path) -> bool:
-    """Whether the path is a file in GGUF's format, by its name or by its first bytes."""
-    if not path.is_file():
+    """Whether the path is a file in GGUF's format, by its name or by its first bytes.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    try:
+        if not path.is_file():
+            return False
+    except OSError:  # a name that no file can have, for example one of 300 characters
         return False
     with path.open("rb") as file:
         return path.suffix.lower() == ".gguf" or file.read(4) == MAGIC

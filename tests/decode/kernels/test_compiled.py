@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,16 +47,39 @@ def test_a_change_of_another_file_compiles_again(tmp_path, monkeypatch):
 def test_the_digest_changes_with_the_text_and_the_names_of_the_files(tmp_path):
     file = tmp_path / "kernels" / "cpu" / "rows.py"
     file.parent.mkdir(parents=True)
-    seen = {home.digest(tmp_path)}
+    seen = [home.digest(tmp_path)]
     for text in ("PAGE = 4096", "PAGE = 8192"):
         file.write_text(text)
-        seen.add(home.digest(tmp_path))
-    file.rename(file.with_name("lines.py"))
-    seen.add(home.digest(tmp_path))
-    (tmp_path / "advice").mkdir()
-    (tmp_path / "advice" / "result.py").write_text("no machine code contains this")
-    seen.add(home.digest(tmp_path))
-    assert len(seen) == 4
+        seen.append(home.digest(tmp_path))
+    file = file.rename(file.with_name("lines.py"))
+    seen.append(home.digest(tmp_path))
+    file.with_name(".#lines.py").symlink_to("nobody@nowhere")  # the lock file of an editor
+    assert home.digest(tmp_path) == seen[-1]
+    assert len(set(seen)) == len(seen) == 4
+
+
+def test_without_a_compiler_or_a_folder_the_functions_work(tmp_path):
+    """Read-only containers have no folder for saved code."""
+    code = "from sparsing.decode.kernels.cpu.block_kernel import group_size as f; print(f(100, 2))"
+    no_folder = "import numba.core.caching as c; c.CacheImpl._locator_classes = []; "
+    for environment, before in (({"NUMBA_DISABLE_JIT": "1"}, ""), ({}, no_folder)):
+        done = subprocess.run(
+            [sys.executable, "-c", before + code],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout == "16\n", done.stderr
+
+
+def test_compiled_functions_take_constants_only_from_files_that_the_digest_reads():
+    root = Path(sparsing.decode.engine.__file__).parents[1]
+    users = [path for path in root.rglob("*.py") if "import compiled" in path.read_text()]
+    assert len(users) >= 8
+    for path in users:
+        imported = re.findall(r"^from (sparsing\S*) import", path.read_text(), re.MULTILINE)
+        assert all(name.startswith("sparsing.decode.") for name in imported), path
 
 
 def test_every_compiled_function_is_stamped_with_all_sources():

@@ -437,7 +437,7 @@ def uneven_search(rise: Callable[[float], float], *, start: float) -> SearchResu
     return search(CETT, passed, ppl_ratio=math.exp(0.01), reach=reach, part=part, by_curve=True)
 
 
-@pytest.mark.parametrize("start", [0.88, 0.74, 0.7])
+@pytest.mark.parametrize("start", [0.88, 0.86])
 def test_a_pass_over_the_part_shows_the_slope_in_place_of_a_second_pass_over_all(start):
     found = uneven_search(lambda strength: 0.01 * strength**1.4, start=start)
     assert found.converged

@@ -60,9 +60,8 @@ MOST_MOVED = 0.25
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
 A curve need not be a power law: FAT on `gate` of a SiLU model has a cliff at 0.278, the largest size of negative gates.
-At 0.4 its ratio at PPL-5% was 17.8% [15.5, 20.0] on the demo model, where passes at many levels show about 25%."""
-MOST_MOVED_ONTO_PART = 0.5
-"""The same distance if a pass over the part lies near the target: it shows how much the rise changes on the way."""
+At 0.4 its ratio at PPL-5% was 17.8% [15.5, 20.0] on the demo model, where passes at many levels show about 26%, also if
+a pass over the part lay at the target: few windows do not show the slope well enough."""
 MOST_MISFIT = 4.0
 """Most standard errors between the curve and a pass near the target. Beyond it the rise follows no power law there."""
 LEAST_SLOPE = 0.7
@@ -376,11 +375,7 @@ class _Search:
         fit = self._fit()
         if not self._by_curve or fit is None or one.mean_rise <= 0:
             return False
-        # of the passes over the part, those that the curve rests on
-        part = [known for known in self._fittable() if not known.on_all and len(known.rise) > 1]
-        onto_part = self._nearest_known(fit.strength, part) <= _ANOTHER_LEVEL
-        most = MOST_MOVED_ONTO_PART if onto_part else MOST_MOVED
-        is_near = abs(math.log(one.mean_rise / self._target)) <= most
+        is_near = abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
         is_power_law = fit.slope >= LEAST_SLOPE and fit.misfit <= MOST_MISFIT
         is_near = is_near and is_power_law and fit.strength <= self._reach.most
         # only further passes would average the noise away, and the interval contains it
@@ -403,7 +398,7 @@ class _Search:
         distance = abs(math.log(nearest.mean_rise / self._target)) if nearest.mean_rise > 0 else math.inf
         strength = min(fit.strength, self._reach.most)
         is_new = self._nearest_known(strength, [*self._part, *self._all]) > _ANOTHER_LEVEL
-        return strength if distance <= MOST_MOVED_ONTO_PART and is_new else None
+        return strength if distance <= MOST_MOVED and is_new else None
 
     @staticmethod
     def _nearest_known(strength: float, passes: Sequence[Observation]) -> float:

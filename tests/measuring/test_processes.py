@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -15,6 +14,7 @@ from sparsing.demo import MODELS
 from sparsing.measuring.measurement import Measurement
 
 from ..helpers.launched import Launcher
+from ..helpers.scripts import load_script
 
 MODEL = MODELS / "relu" / "tokens-10.2M"
 SETTINGS = ("--window", "64", "--batch-size", "2", "--max-tokens", "800", "--no-figures", "--quiet")
@@ -66,10 +66,7 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def differences():
     """`differences(one, other)`: what `scripts/compare_results.py` finds, and files that only one folder has."""
-    path = Path(__file__).resolve().parents[2] / "scripts" / "compare_results.py"
-    spec = importlib.util.spec_from_file_location("compare_results", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("scripts/compare_results.py")
 
     def compare(one, other):
         names = [{path.relative_to(folder) for path in folder.rglob("*")} for folder in (one, other)]

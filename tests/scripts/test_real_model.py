@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from sparsing.demo import checkpoints
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "real_model.py"
+from ..helpers.scripts import load_script
 
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("real_model", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("scripts/real_model.py")
 
 
 @pytest.fixture

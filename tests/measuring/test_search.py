@@ -507,6 +507,29 @@ def test_a_cliff_on_the_way_to_the_target_is_found(start):
     assert rise(found.fitted_strength) == pytest.approx(0.01, rel=0.05)
 
 
+@pytest.mark.parametrize("start", [0.3, 0.47, 0.55])
+def test_a_comparison_ends_when_levels_on_both_sides_of_a_jump_are_near(start):
+    """On stories260K a joint rule jumps from 0.7 to 1.3 times the target, and 21 passes looked for a level between."""
+    labels = np.full(WINDOWS, 250.0)
+    scatter = 1 + 0.8 * np.sin(np.arange(WINDOWS))
+
+    def passed(strength: float, on_all: bool) -> Observation:
+        rise = 0.01 * (0.7 if strength < 0.5 else 1.35) * (strength / 0.5) ** 2
+        return Observation(
+            strength=strength, rise=labels * rise * scatter / scatter.mean(), labels=labels, on_all=on_all
+        )
+
+    reach = dataclasses.replace(REACH, start=start)
+    found = search(CETT, passed, ppl_ratio=math.exp(0.01), reach=reach, by_curve=True)
+    assert found.converged
+    assert not found.meets_target
+    assert on_all(found) <= 8
+    below = max(tried.level for tried in found.tries if tried.level < 0.5)
+    above = min(tried.level for tried in found.tries if tried.level >= 0.5)
+    assert below <= found.fitted_strength <= above < 1.1 * below
+    assert found.level in (below, above)
+
+
 def rough_search(seed: int, *, start: float) -> tuple[SearchResult, float]:
     """A search by curve over 32 windows that exchange their shares of the rise from level to level.
 
@@ -575,27 +598,38 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
     assert tries(0.6, 1.0, by_curve=False)[:2] == [False, False], "a measurement refines the level"
 
 
-def test_a_part_without_a_rise_does_not_refute_a_start_that_is_known_well():
+def tries_with_a_part_without_a_rise(start_sd: float, scatter: float) -> list[tuple[float, bool]]:
+    """Level and scope of each try, if the part shows a small fall of perplexity at every level.
+
+    Args:
+        scatter: Of the two windows of the part around their mean, nats; the target is 0.01.
+    """
     labels = np.full(WINDOWS, 250.0)
 
     def passed(strength, on_all):
-        rise = 0.01 * strength**2
         windows = labels if on_all else labels[PART]
-        return Observation(
-            strength=strength, rise=windows * (rise if on_all else -0.001), labels=windows, on_all=on_all
-        )
+        rises = np.full(WINDOWS, 0.01 * strength**2) if on_all else np.array([scatter, -scatter]) - 0.001
+        return Observation(strength=strength, rise=windows * rises, labels=windows, on_all=on_all)
 
-    def tries(start_sd: float) -> list[tuple[float, bool]]:
-        found = search(
-            CETT,
-            passed,
-            ppl_ratio=math.exp(0.01),
-            reach=dataclasses.replace(REACH, start=1.0, most=3.0),
-            part=PART,
-            hints=Hints(start_sd=start_sd),
-            by_curve=True,
-        )
-        return [(tried.level, tried.on_all) for tried in found.tries]
+    found = search(
+        CETT,
+        passed,
+        ppl_ratio=math.exp(0.01),
+        reach=dataclasses.replace(REACH, start=1.0, most=3.0),
+        part=PART,
+        hints=Hints(start_sd=start_sd),
+        by_curve=True,
+    )
+    return [(tried.level, tried.on_all) for tried in found.tries]
 
-    assert tries(0.35) == [(1.0, False), (1.0, True)]
-    assert tries(1.0)[1][0] > 1.5, "a start that is hardly known is left"
+
+def test_a_part_without_a_rise_does_not_refute_a_start_that_is_known_better():
+    assert tries_with_a_part_without_a_rise(0.2, 0.02) == [(1.0, False), (1.0, True)]
+    assert tries_with_a_part_without_a_rise(1.0, 0.002)[1][0] > 1.5, "a start that is hardly known is left"
+    assert tries_with_a_part_without_a_rise(0.2, 1e-4)[1][0] > 1.5, "the part shows for sure that none rises"
+
+
+def test_a_part_without_a_rise_at_any_level_does_not_repeat_a_pass():
+    tries = tries_with_a_part_without_a_rise(1.0, 1e-4)
+    assert tries[-1] == (pytest.approx(1.0), True)
+    assert len(tries) == len(set(tries)), "no pass is run twice"

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsing.measuring.even_strengths import EvenStrengths
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SlopePrior
-from sparsing.measuring.search import MOST_PART_ERROR, Hints, SearchResult, relative_error_of_part
+from sparsing.measuring.search import Hints, SearchResult, relative_error_of_part
 from sparsing.rules.scores import scores_of
+from sparsing.rules.selections import SELECTIONS
 
 if TYPE_CHECKING:
     from sparsing.rules import Reach, Rule
@@ -29,11 +31,15 @@ _HALVINGS = 12
 SLOPE_SD = 0.35
 """Standard deviation of the logarithm of the slope. The slopes of 24 rules on the ReLU and the SiLU demo model have a
 median of 2.0 and scatter by 0.3."""
-BY_ERROR_SD = 0.2
-"""Standard deviation of the logarithm of the slope that the curves predict. On the demo models, the slopes of the rules
-with a threshold per site are 0.6 to 1.06 times the predicted slopes, and most of them 0.9 to 1.0 times."""
+BY_ERROR_SD, BY_LIKE_ERROR_SD = 0.25, 0.3
+"""The same of the exponent over even strengths: for thresholds per site, and for rules whose error is that of
+thresholds that keep as many neurons. On the demo models and stories260K the exponents are 0.65 to 1.9 times 2, and on
+the demo models most of them 0.85 to 1.1 times."""
 PART_SD, UNLIKE_PART_SD = 0.2, 0.4
 """Standard deviation of the logarithm of the factor of the part: between rules on the same values, and on others."""
+_FACTOR_SD = 0.8
+"""Standard deviation of the logarithm of a factor before any rule is known. The rougher a part, the nearer to 1 is the
+factor that it teaches: a part with hardly a rise would give any factor."""
 _WIDEST = 1e4
 """The range of strengths around the usual start in which an activation ratio is looked up, as a factor."""
 
@@ -67,17 +73,20 @@ class EarlierSearches:
         if near:
             one = min(near, key=lambda one: abs(math.log(one.mean_rise / math.log(found.target_ppl_ratio))))
             part = one.on_windows(self._part)
-            if part.mean_rise > 0 and relative_error_of_part(part) <= MOST_PART_ERROR:
-                self._log_factors.append((rule, math.log(one.mean_rise / part.mean_rise)))
+            if part.mean_rise > 0 and len(self._part) > 1:
+                weight = _FACTOR_SD**2 / (_FACTOR_SD**2 + relative_error_of_part(part) ** 2)
+                self._log_factors.append((rule, weight * math.log(one.mean_rise / part.mean_rise)))
 
     def hints(self, rule: Rule, ppl_ratio: float) -> Hints:
         """The factor of the part, the noise, and the error of the start of a search of this rule."""
         log_factor, part_sd = self._part_factor(rule)
+        even = self._even(rule, self.reach(rule, ppl_ratio).start)
         return Hints(
             part_factor=math.exp(log_factor),
             part_sd=part_sd,
             start_sd=self._most_alike(rule, ppl_ratio)[1],
-            slope=self._slope(rule, self.reach(rule, ppl_ratio).start),
+            even=even,
+            slope=_slope(rule, is_known=even is not None),
             noise=float(np.median(self._noises)) if self._noises else None,
         )
 
@@ -94,15 +103,9 @@ class EarlierSearches:
             start = self._strength_at(rule, reach, float(np.median(ratios)))
         return dataclasses.replace(reach, start=start)
 
-    def _slope(self, rule: Rule, strength: float) -> SlopePrior:
-        """What the calibration curves tell about the slope at this strength."""
-        step = 0.1
-        low = rule.squared_error(rule.level(strength * math.exp(-step)), self._curves)
-        high = rule.squared_error(rule.level(strength * math.exp(step)), self._curves)
-        if low is None or high is None or not 0 < low < high:
-            return SlopePrior(log_sd=SLOPE_SD)
-        # log(ppl_ratio) is nearly proportional to the mean squared error
-        return SlopePrior(median=math.log(high / low) / (2 * step), log_sd=BY_ERROR_SD)
+    def _even(self, rule: Rule, start: float) -> EvenStrengths | None:
+        """The strengths over which the curve of this rule is expected to be a square."""
+        return EvenStrengths.of(rule, start, rule.reach(self._curves).most, self._curves)
 
     def _most_alike(self, rule: Rule, ppl_ratio: float) -> tuple[list[tuple[Rule, SearchResult]], float]:
         """The finished searches for this perplexity ratio of the rules most like this one, and a standard deviation.
@@ -134,6 +137,13 @@ class EarlierSearches:
             is_denser = rule.expected_ratio(rule.level(math.exp(middle)), self._curves) > ratio
             low, high = (middle, high) if is_denser else (low, middle)
         return math.exp((low + high) / 2)
+
+
+def _slope(rule: Rule, *, is_known: bool) -> SlopePrior:
+    """What is known of the exponent of the rise, over even strengths if these are known."""
+    if not is_known:
+        return SlopePrior(median=rule.usual_exponent, log_sd=SLOPE_SD)
+    return SlopePrior(log_sd=BY_ERROR_SD if SELECTIONS[rule.selection].is_threshold else BY_LIKE_ERROR_SD)
 
 
 def _same_family(one: Rule, two: Rule) -> bool:

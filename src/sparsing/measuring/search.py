@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sparsing.base.results import Result
 from sparsing.errors import InputError, TargetError
+from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
 from sparsing.measuring.intervals import relative_sampling_sd
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import (
@@ -62,6 +63,8 @@ MOST_MOVED = 0.25
 A curve need not be a power law: FAT on `gate` of a SiLU model has a cliff at 0.278, the largest size of negative gates.
 At 0.4 its ratio at PPL-5% was 17.8% [15.5, 20.0] on the demo model, where passes at many levels show about 26%, also if
 a pass over the part lay at the target: few windows do not show the slope well enough."""
+MOST_MOVED_BY_ERROR = 0.5
+"""`MOST_MOVED` where the calibrated error of the rule shows the shape of the curve (`even_strengths.py`)."""
 MOST_MISFIT = 4.0
 """Most standard errors between the curve and a pass near the target. Beyond it the rise follows no power law there."""
 LEAST_SLOPE = 0.7
@@ -81,8 +84,6 @@ _SAME_STRENGTH = 1e-3
 _MAX_TRIES = 40
 _SURPRISE = 2.5
 """Standard deviations beyond which a pass over the part refutes the start of the search."""
-_SURE = 0.5
-"""Largest standard deviation of a start that is kept although a pass over the part shows no rise there."""
 _SHARED_SAMPLING = 0.7
 """Least error of the factor of the part, as a share of the sampling error of the rise over the part."""
 _RIPPLE = 3.0
@@ -148,10 +149,21 @@ class Hints:
     """Standard deviation of the logarithm of `part_factor`: how much it differs between rules."""
     start_sd: float = math.inf
     """Standard deviation of `log(log(ppl_ratio))` at the level where the search begins, around the target."""
+    even: EvenStrengths | None = None
+    """The strengths of the rule over which its curve is expected to be a square; None if that is not known."""
     slope: SlopePrior = dataclasses.field(default_factory=SlopePrior)
-    """Of the curve of the rule."""
+    """Of the curve of the rule over its even strengths."""
     noise: float | None = None
     """Standard deviation of the arithmetic noise of `mean_rise` over the whole corpus, nats; None if not known."""
+
+    def weighed(self, first: Observation, target: float) -> float:
+        """The rise to expect at the start of the search if the first pass over the part shows none, nats.
+
+        It lies between the target, from the earlier searches, and the rise over the part, weighted by their precision.
+        """
+        sampling_sd = relative_sampling_sd(first.rise, first.labels) * abs(first.mean_rise) * self.part_factor
+        weight = 1 / (1 + (self.start_sd * target / max(sampling_sd, 1e-12)) ** 2)
+        return weight * target + (1 - weight) * first.mean_rise * self.part_factor
 
     def factor_after(self, first: Observation, target: float) -> float:
         """The factor of the part after the first pass over the part, at the level where the search begins.
@@ -232,7 +244,15 @@ class _Search:
         hints: Hints,
         by_curve: bool,
     ):
-        self._rule, self._run, self._target, self._reach = rule, run, target, reach
+        self._rule, self._run, self._target = rule, run, target
+        self._even = hints.even or SAME_STRENGTHS
+        self._reach = dataclasses.replace(
+            reach, start=self._even.even(reach.start), most=self._even.even(reach.most)
+        )
+        self._most_moved = MOST_MOVED if hints.even is None else MOST_MOVED_BY_ERROR
+        self._levels: dict[float, float] = {}
+        """The level of each pass by its even strength, which does not give back the same digits."""
+        known = [self._evened(one, rule.level(one.strength)) for one in known]
         self._windows, self._tolerance, self._noisy = part, tolerance, noisy
         self._hints, self._by_curve = hints, by_curve
         self._part_factor = hints.part_factor
@@ -256,24 +276,25 @@ class _Search:
         allowed = self._allowed(final)
         if fit and (self._noisy or not self._by_curve):
             allowed = max(allowed, fit.rise_sd * self._target)
+        stretch = self._even.stretch(self._even.strength(fit.strength if fit else final.strength))
         meets_target = abs(rise - self._target) <= allowed
         return SearchResult(
-            level=self._rule.level(final.strength),
+            level=self._level(final.strength),
             ppl_ratio=ratio,
             target_ppl_ratio=math.exp(self._target),
             converged=self._accepted() is not None if self._by_curve else meets_target,
             meets_target=meets_target,
             monotone=self._is_monotone(noise or 0.0),
-            slope=slope_fit.slope if slope_fit else self._hints.slope.median,
+            slope=stretch * (slope_fit.slope if slope_fit else self._hints.slope.median),
             tries=tuple(
-                Try(level=self._rule.level(one.strength), ppl_ratio=one.ppl_ratio, on_all=one.on_all)
+                Try(level=self._level(one.strength), ppl_ratio=one.ppl_ratio, on_all=one.on_all)
                 for one in self._tries
             ),
             fitted_ppl_ratio=math.exp(fit.rise_at(final.strength)) if fit else None,
             ppl_ratio_noise=None if noise is None else noise * ratio,
-            slope_sd=slope_fit.slope_sd if slope_fit else 0.0,
-            level_sd=self._level_sd(final) if fit else 0.0,
-            fitted_strength=fit.strength if fit else None,
+            slope_sd=stretch * slope_fit.slope_sd if slope_fit else 0.0,
+            level_sd=self._level_sd(final) / stretch if fit else 0.0,
+            fitted_strength=self._even.strength(self._strength_at_target(fit)) if fit else None,
         )
 
     def _level_sd(self, final: Observation) -> float:
@@ -285,6 +306,16 @@ class _Search:
         # the target level drops other neurons than this pass, so moving the figures there adds a sampling error
         way = abs(math.log(final.mean_rise / self._target)) * relative_sampling_sd(final.rise, final.labels)
         return math.hypot(fit.rise_sd, way) / fit.slope
+
+    def _level(self, strength: float) -> float:
+        """The level of an even strength."""
+        return self._levels.get(strength) or self._rule.level(self._even.strength(strength))
+
+    def _evened(self, one: Observation, level: float, strength: float | None = None) -> Observation:
+        """The pass with its even strength in place of its strength."""
+        strength = self._even.even(one.strength) if strength is None else strength
+        self._levels[strength] = level
+        return dataclasses.replace(one, strength=strength)
 
     def _bracket_on_part(self) -> None:
         """Run passes over the part until a pass is near the target. Passes over the whole corpus start at its level."""
@@ -316,8 +347,8 @@ class _Search:
         if is_first and math.isfinite(self._hints.start_sd):
             if rise > 0:
                 self._part_factor = self._hints.factor_after(self._part[-1], self._target)
-            elif self._hints.start_sd <= _SURE:
-                return self._target  # such a part shows less than the earlier searches that suggest the start
+            else:
+                return max(self._hints.weighed(self._part[-1], self._target), rise * self._part_factor)
         return rise * self._part_factor
 
     def _refine(self) -> Observation:
@@ -353,7 +384,7 @@ class _Search:
         nearest = self._nearest()
         if not self._noisy:
             is_met = abs(nearest.mean_rise - self._target) <= self._allowed(nearest)
-            return nearest if is_met or self._can_be_moved(nearest) else None
+            return nearest if is_met or self._can_be_moved(nearest) or self._encloses() else None
         if fit is None or (len(self._all) < PASSES_WITH_NOISE and self._hints.noise is None):
             return None
         if self._can_be_moved(nearest):
@@ -375,12 +406,33 @@ class _Search:
         fit = self._fit()
         if not self._by_curve or fit is None or one.mean_rise <= 0:
             return False
-        is_near = abs(math.log(one.mean_rise / self._target)) <= MOST_MOVED
+        is_near = abs(math.log(one.mean_rise / self._target)) <= self._most_moved
         is_power_law = fit.slope >= LEAST_SLOPE and fit.misfit <= MOST_MISFIT
         is_near = is_near and is_power_law and fit.strength <= self._reach.most
         # only further passes would average the noise away, and the interval contains it
         allowed = max(self._allowed(one, COMPARED_DOUBT), LEFT_NOISE * (self._noise() or 0.0))
         return is_near and fit.rise_sd * self._target <= allowed
+
+    def _encloses(self) -> bool:
+        """Whether the levels on both sides of the target are so near that any level between them will do.
+
+        This ends a comparison at a cliff, where no curve leads to the target.
+        """
+        fit, (below, above) = self._fit(), self._bracket()
+        if not self._by_curve or fit is None or below is None or above is None or below <= 0:
+            return False
+        return math.log(above / below) * fit.slope * self._target <= self._allowed(
+            self._nearest(), COMPARED_DOUBT
+        )
+
+    def _strength_at_target(self, fit: RiseFit) -> float:
+        """Where the curve meets the target, which is between two passes if they enclose the target."""
+        if not self._by_curve or self._noisy or not self._encloses():
+            return fit.strength
+        below, above = self._bracket()
+        assert below is not None
+        assert above is not None
+        return min(max(fit.strength, below), above)
 
     def _informative_on_part(self) -> float | None:
         """The strength of the target if a pass over the part there may show how the curve leads to it; otherwise None.
@@ -398,7 +450,7 @@ class _Search:
         distance = abs(math.log(nearest.mean_rise / self._target)) if nearest.mean_rise > 0 else math.inf
         strength = min(fit.strength, self._reach.most)
         is_new = self._nearest_known(strength, [*self._part, *self._all]) > _ANOTHER_LEVEL
-        return strength if distance <= MOST_MOVED and is_new else None
+        return strength if distance <= self._most_moved and is_new else None
 
     @staticmethod
     def _nearest_known(strength: float, passes: Sequence[Observation]) -> float:
@@ -434,11 +486,20 @@ class _Search:
             return min(latest.strength * 2, self._reach.most)
         proposal = min(max(fit.strength, latest.strength * MOST_DOWN), latest.strength * MOST_UP)
         if below is None or above is None:
+            if not (below or 0.0) < proposal < (above or math.inf):
+                proposal = self._by_power_law(latest)  # passes over the part lead away from the target
             return min(proposal, self._reach.most)
         # bisect if the curve leads out of the bracket, and every fourth time, since the rise may follow no power law
         if not below < proposal < above or ran % 4 == 0:
             return math.sqrt(max(below, above * _BISECTION_FLOOR) * above)
         return proposal
+
+    def _by_power_law(self, latest: Observation) -> float:
+        """Where a power law through this pass alone meets the target."""
+        if latest.mean_rise <= 0:
+            return latest.strength * MOST_UP
+        step = (self._target / latest.mean_rise) ** (1 / self._hints.slope.median)
+        return latest.strength * min(max(step, MOST_DOWN), MOST_UP)
 
     def _most_informative(self, fit: RiseFit) -> float:
         """The candidate strength whose pass would reduce the standard error of the curve at the target most.
@@ -466,7 +527,9 @@ class _Search:
         return min(fresh or [fit.strength * math.exp(3 * _SAME_STRENGTH)], key=error_after)
 
     def _observe(self, strength: float, *, on_all: bool) -> Observation:
-        one = self._run(self._rule.level(strength), on_all)
+        level = self._level(strength)
+        one = self._run(level, on_all)
+        one = self._evened(one, level, strength)
         self._tries.append(one)
         (self._all if on_all else self._part).append(one)
         return one
@@ -531,7 +594,7 @@ class _Search:
 
     def _same_level(self, below: float, above: float) -> bool:
         """Whether two strengths drop practically the same neurons."""
-        return abs(self._rule.level(above) - self._rule.level(below)) <= self._reach.step
+        return abs(self._level(above) - self._level(below)) <= self._reach.step
 
     def _nearest(self) -> Observation:
         """The pass over the whole corpus that is nearest to the target; the sparsest among equally near passes."""
@@ -553,7 +616,7 @@ class _Search:
             return
         last = tries[-1]
         if last.strength >= self._reach.most and last.mean_rise < self._target:
-            level = self._rule.level(last.strength)
+            level = self._level(last.strength)
             raise TargetError(
                 f"no level of {self._rule.label} reaches ppl_ratio {math.exp(self._target):.4f}: the sparsest level"
                 f" ({self._rule.level_name} = {level:.4g}) has ppl_ratio {last.ppl_ratio:.4f};"

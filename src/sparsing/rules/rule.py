@@ -55,6 +55,8 @@ class Rule(abc.ABC):
     """True if the rule needs CETT in these curves, also for its `reach`, and not the activation ratio alone."""
     level_is_error: ClassVar[bool] = False
     """True if the level is the error of the output: then equal levels cost about the same perplexity for all scores."""
+    usual_exponent: ClassVar[float] = 2.0
+    """The rise of the loss is roughly the strength to this power. A search uses it where no error was calibrated."""
     selection: str = "above"
     """How the numbers per site act on the scores: a name in `sparsing.rules.selections.SELECTIONS`."""
 
@@ -111,14 +113,19 @@ class Rule(abc.ABC):
     def squared_error(self, level: float, curves: Curves) -> float | None:
         """Mean over sites of the squared CETT that the curves predict at this level.
 
-        The rise of the loss is nearly proportional to it. None if the rule is not a threshold per site, or if the CETT
-        of its score was not calibrated.
+        The rise of the loss is nearly proportional to it. For a rule that is no threshold per site it is the error of
+        thresholds that keep as many neurons. None if the CETT of its score was not calibrated.
         """
         has_curves = all(score.name in curves.scores for score in scores_of(self.score))
         curve = curves[self.score] if has_curves else None
-        if curve is None or curve.cett is None or not SELECTIONS[self.selection].is_threshold:
+        if curve is None or curve.cett is None:
             return None
-        return float((curve.cett_at(self.values(level, curves, len(curve.thresholds))) ** 2).mean())
+        if SELECTIONS[self.selection].is_threshold:
+            thresholds = self.values(level, curves, len(curve.thresholds))
+        else:
+            ratio = self.expected_ratio(level, curves)
+            thresholds = curve.threshold_at_ratio(np.full(len(curve.thresholds), ratio))
+        return float((curve.cett_at(thresholds) ** 2).mean())
 
     @abc.abstractmethod
     def reach(self, curves: Curves) -> Reach:

@@ -32,6 +32,7 @@ class GaussianTopK(KeepsShare):
     score = "pre_gate"
     level_name = "k, share kept of Gaussian scores"
     selection = "gaussian_top_k"
+    usual_exponent = 1.0
 
     def reach(self, curves: Curves) -> Reach:
         # the threshold grows without bound as k falls, but slowly: at k = 1e-9 it is 6 standard deviations

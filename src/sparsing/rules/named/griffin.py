@@ -19,6 +19,8 @@ from sparsing.rules.selections import PromptSelection, register_selection
 if TYPE_CHECKING:
     import torch
 
+    from sparsing.rules.curves import Curves
+
 
 @register_rule
 class Griffin(KeepsShare):
@@ -27,6 +29,12 @@ class Griffin(KeepsShare):
     name = "griffin"
     score = "h"
     selection = "griffin"
+    usual_exponent = 1.2
+
+    def squared_error(self, level: float, curves: Curves) -> float | None:
+        return (
+            None  # the set of a prompt drops neurons that are large at later tokens, which no threshold does
+        )
 
 
 @register_selection

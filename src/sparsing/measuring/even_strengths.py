@@ -1,0 +1,85 @@
+"""`EvenStrengths`: the strengths of a rule, expressed so that the rise of perplexity is expected to be a square.
+
+A search follows the rise of perplexity over the strength. The rise is nearly proportional to the squared error of the
+outputs of the sites (CETT, Sparsing Law, equation 3), and calibration has measured this error. So the root of the
+expected error takes the place of the strength: whatever the rule, the rise is then about a power law with exponent 2.
+FAT on a SiLU gate shows why that matters. Many gates have nearly the same size, so a small step of its threshold drops
+them all, and the rise over the threshold has a cliff there. Over the root of the error it has none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sparsing.rules import Rule
+    from sparsing.rules.curves import Curves
+
+_RANGE, _STEP = 2.0, 0.05
+"""Logarithms of strengths around the start at which the error is looked up. Beyond them it grows like a square."""
+_FLATTEST, _STEEPEST = 0.1, 10.0
+"""Limits of the stretch: where no neuron lies between two levels the error does not change."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvenStrengths:
+    """Maps strengths to even strengths and back. Both rise together, and 0 is 0."""
+
+    log_strength: NDArray[np.float64]
+    log_even: NDArray[np.float64]
+    """Both rising, shape `(n,)`."""
+
+    @classmethod
+    def of(cls, rule: Rule, start: float, most: float, curves: Curves) -> EvenStrengths | None:
+        """The map for this rule, equal at `start`; None if the curves do not show the error of the rule.
+
+        Args:
+            start: A strength near those that will be tried, above 0.
+            most: The largest strength.
+        """
+        steps = np.arange(-_RANGE, _RANGE + _STEP / 2, _STEP)
+        log_strength = np.unique(np.minimum(math.log(start) + steps, math.log(most)))
+        errors = [rule.squared_error(rule.level(math.exp(x)), curves) for x in log_strength]
+        known = [error for error in errors if error is not None]
+        if len(known) < len(errors) or len(known) < 2:
+            return None
+        log_root = np.log(np.maximum(known, 1e-30)) / 2
+        run = np.diff(log_strength)
+        stretch = np.clip(np.diff(log_root) / run, _FLATTEST, _STEEPEST)
+        log_even = np.concatenate([[0.0], np.cumsum(stretch * run)])
+        return cls(
+            log_strength, log_even + math.log(start) - np.interp(math.log(start), log_strength, log_even)
+        )
+
+    def even(self, strength: float) -> float:
+        """The even strength of a strength."""
+        return _mapped(strength, self.log_strength, self.log_even)
+
+    def strength(self, even: float) -> float:
+        """The strength of an even strength."""
+        return _mapped(even, self.log_even, self.log_strength)
+
+    def stretch(self, strength: float) -> float:
+        """d log(even strength) / d log(strength)."""
+        return math.log(self.even(strength * math.exp(_STEP)) / self.even(strength * math.exp(-_STEP))) / (
+            2 * _STEP
+        )
+
+
+def _mapped(value: float, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> float:
+    """The value, with its logarithm interpolated, and moved by the shift of the nearer end beyond the ends."""
+    if value <= 0 or not math.isfinite(value) or xs is ys:
+        return value
+    x = math.log(value)
+    inside = min(max(x, xs[0]), xs[-1])
+    return math.exp(float(np.interp(inside, xs, ys)) + x - inside)
+
+
+_SAME = np.array([0.0, 1.0])
+SAME_STRENGTHS = EvenStrengths(_SAME, _SAME)
+"""Every strength is its own even strength: the rise is expected to be a square of it."""

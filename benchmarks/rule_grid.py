@@ -26,7 +26,7 @@ from _common import CACHE, ROOT, save
 
 from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
 from sparsing.errors import TargetError
-from sparsing.measuring.frontier import RuleComparison, compare
+from sparsing.measuring.frontier import RuleComparison, compare, scores_with_cett
 from sparsing.measuring.passes import LossOnly, run_pass
 from sparsing.measuring.rule_order import RuleOrder
 from sparsing.measuring.run_folder import open_journal
@@ -139,7 +139,7 @@ def _row(
         "passes_on_all_tokens": len(on_all),
         "passes_on_the_part_alone": len(on_part),
         "part_of_the_tokens": 0.0 if subject.part is None else len(subject.part) / corpus.n_windows,
-        "points": [_point(comparison, rule.label) for rule in reached],
+        "points": [_point(comparison, rule.label) | _passes(subject, rule) for rule in reached],
         "refused": refused,
         "orders": [_order(order) for order in comparison.orders],
         "overlap": comparison.overlap.to_dict() if comparison.overlap else None,
@@ -152,7 +152,7 @@ def _subject(loaded: LoadedModel, corpus: Corpus, rules: list[Rule], **options: 
         loaded,
         corpus,
         scores=sorted({rule.score for rule in rules}),
-        with_cett={rule.score for rule in rules if rule.needs_cett},
+        with_cett=scores_with_cett(rules),
         **options,
     )
 
@@ -193,6 +193,12 @@ def _point(comparison: RuleComparison, label: str) -> dict[str, Any]:
         "union_ratio": savings.union_ratio.mean(0).tolist(),
         "neighbour_jaccard": float(savings.neighbour_jaccard.mean()),
     }
+
+
+def _passes(subject: Subject, rule: Rule) -> dict[str, int]:
+    """How many passes the search of the rule ran."""
+    scopes = [one.on_all for one in subject.passes_of(rule)]
+    return {"passes_on_all_tokens": sum(scopes), "tries_on_the_part": len(scopes) - sum(scopes)}
 
 
 def _order(order: RuleOrder) -> dict[str, Any]:

@@ -100,7 +100,9 @@ class EarlierSearches:
             start = rule.strength(float(np.median([found.level for _, found in known])))
         else:
             ratios = [other.expected_ratio(found.level, self._curves) for other, found in known]
-            start = self._strength_at(rule, reach, float(np.median(ratios)))
+            # another value is seldom a better score, so the search comes from the dense side
+            is_alike = any(_same_values(rule, other) for other, _ in known)
+            start = self._strength_at(rule, reach, float(np.median(ratios) if is_alike else max(ratios)))
         return dataclasses.replace(reach, start=start)
 
     def _even(self, rule: Rule, start: float) -> EvenStrengths | None:
@@ -117,7 +119,7 @@ class EarlierSearches:
             if known := [
                 (other, found)
                 for other, found in self._found
-                if found.target_ppl_ratio == ppl_ratio and is_like(rule, other)
+                if found.target_ppl_ratio == ppl_ratio and is_like(rule, other) and _same_time(rule, other)
             ]:
                 return known, sd
         return [], math.inf
@@ -157,6 +159,11 @@ def _same_level(one: Rule, two: Rule) -> bool:
     return one.level_is_error and two.level_is_error
 
 
+def _same_time(one: Rule, two: Rule) -> bool:
+    """Whether both rules or none choose the neurons before they know their values, which needs many more neurons."""
+    return SELECTIONS[one.selection].from_prompt == SELECTIONS[two.selection].from_prompt
+
+
 def _same_score(one: Rule, two: Rule) -> bool:
     return one.score == two.score
 
@@ -166,8 +173,8 @@ def _same_values(one: Rule, two: Rule) -> bool:
     return _values(one) == _values(two)
 
 
-def _values(rule: Rule) -> set[tuple[str, ...]]:
-    return {(score.value, *score.kinds) for score in scores_of(rule.score)}
+def _values(rule: Rule) -> set[tuple[str, bool]]:
+    return {(score.value, "linear_input" in score.kinds) for score in scores_of(rule.score)}
 
 
 def _same_inputs(one: Rule, two: Rule) -> bool:

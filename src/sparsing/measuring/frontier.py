@@ -23,6 +23,7 @@ from sparsing.measuring.intervals import effective_units
 from sparsing.measuring.rule_order import RuleOrder, RuleOverlap, order_rules
 from sparsing.measuring.savings import Savings
 from sparsing.rules import Rule, make_rule
+from sparsing.rules.selections import SELECTIONS
 
 if TYPE_CHECKING:
     from sparsing.measuring.search import SearchResult
@@ -141,6 +142,15 @@ def check_labels(rules: Sequence[Rule]) -> None:
             f"the same rule is given more than once: {', '.join(twice)} (cett:neuron_norm, for example, is cett);"
             " give each rule once"
         )
+
+
+def scores_with_cett(rules: Sequence[Rule]) -> set[str]:
+    """The scores whose CETT calibration should measure for a comparison of these rules.
+
+    The search of a rule with thresholds needs the error of its score (`even_strengths.py`); the search of a rule that
+    ranks neurons uses the error of its score too, but needs it less.
+    """
+    return {rule.score for rule in rules if rule.needs_cett or SELECTIONS[rule.selection].is_threshold}
 
 
 def searched_targets(ppl_ratio: float) -> list[float]:

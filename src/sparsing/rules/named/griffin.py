@@ -10,10 +10,11 @@ than one token. To count only tokens after the prompt, let windows overlap by ha
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 from sparsing.rules.order_statistics import largest
-from sparsing.rules.rule import KeepsShare, register_rule
+from sparsing.rules.rule import KeepsShare, Reach, register_rule
 from sparsing.rules.selections import PromptSelection, register_selection
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Griffin(KeepsShare):
     score = "h"
     selection = "griffin"
     usual_exponent = 1.2
+
+    def reach(self, curves: Curves) -> Reach:
+        # neurons that are not among the largest of the prompt may be large later, so most neurons are needed
+        return dataclasses.replace(super().reach(curves), start=0.05)
 
     def squared_error(self, level: float, curves: Curves) -> float | None:
         return (

@@ -123,6 +123,28 @@ def test_a_comparison_runs_fewer_passes_than_separate_searches(subject):
     assert count[subject] < count[alone]
 
 
+def test_a_rule_on_other_values_begins_at_the_highest_ratio_found(subject):
+    """A rule on `up` needs more neurons than rules on `h` on all models, so the search comes from the dense side."""
+    earlier, curves = EarlierSearches(subject.curves, subject.part), subject.curves
+    ratios = []
+    for name, level in (("quantile", 0.8), ("quantile:neuron_norm", 0.6)):
+        earlier.add(make_rule(name), found(level), [])
+        ratios.append(make_rule(name).expected_ratio(level, curves))
+    rule = make_rule("quantile:gate")
+    start = rule.expected_ratio(rule.level(earlier.reach(rule, 1.01).start), curves)
+    assert start == pytest.approx(max(ratios), rel=0.05)
+    assert max(ratios) > 1.5 * min(ratios)
+
+
+def test_a_rule_that_chooses_from_the_prompt_learns_no_level_from_others(subject):
+    """GRIFFIN began at the ratio of rules per token, at which its perplexity rose by 80 to 190 times the target."""
+    earlier, griffin = EarlierSearches(subject.curves, subject.part), make_rule("griffin")
+    earlier.add(make_rule("quantile"), found(0.8), [])
+    assert earlier.hints(griffin, 1.01).start_sd == math.inf
+    assert earlier.reach(griffin, 1.01) == griffin.reach(subject.curves)
+    assert griffin.level(griffin.reach(subject.curves).start) > 0.9
+
+
 def test_the_more_alike_an_earlier_rule_is_the_more_its_level_says(subject):
     earlier = EarlierSearches(subject.curves, subject.part)
     assert earlier.hints(make_rule("cett"), 1.01).start_sd == math.inf

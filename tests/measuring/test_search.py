@@ -223,6 +223,23 @@ def test_the_part_is_spread_evenly_and_left_out_when_it_saves_nothing():
     assert len(short) == 5
 
 
+def test_the_level_of_a_known_pass_is_kept_to_the_last_digit():
+    """Thresholds of another last digit are other thresholds, and the pass would run again for its figures."""
+    rule = make_rule("quantile")
+    level = next(one for one in np.linspace(0.3, 0.7, 999) if rule.level(rule.strength(one)) != one)
+    labels = np.full(WINDOWS, 100.0)
+    known = Observation(
+        strength=rule.strength(level), rise=labels * math.log(1.01), labels=labels, on_all=True, level=level
+    )
+
+    def pass_at(level: float, on_all: bool) -> Observation:
+        raise AssertionError(f"no pass is needed, got {level}")
+
+    reach = Reach(start=1.0, most=1e6, step=1e-6)
+    found = search(rule, pass_at, ppl_ratio=1.01, reach=reach, known=(known, known), by_curve=True)
+    assert found.level == level
+
+
 def test_tries_are_told_in_order():
     found = run(lambda s: s**2, part=lambda s: 1.1 * s**2)
     assert [tried.on_all for tried in found.tries] == sorted(tried.on_all for tried in found.tries)

@@ -147,8 +147,7 @@ def check_labels(rules: Sequence[Rule]) -> None:
 def scores_with_cett(rules: Sequence[Rule]) -> set[str]:
     """The scores whose CETT calibration should measure for a comparison of these rules.
 
-    The search of a rule with thresholds needs the error of its score (`even_strengths.py`); the search of a rule that
-    ranks neurons uses the error of its score too, but needs it less.
+    A search needs the error of a score that thresholds cut (`even_strengths.py`). Other rules use it if it is there.
     """
     return {rule.score for rule in rules if rule.needs_cett or SELECTIONS[rule.selection].is_threshold}
 

@@ -26,6 +26,8 @@ class Observation:
     """Predicted tokens of each window, shape `(n_windows,)`."""
     on_all: bool
     """True for a pass over the whole corpus, False for a pass over the bracketing part."""
+    level: float | None = None
+    """The level itself, which `strength` does not give back to the last digit; None if it was not kept."""
 
     @property
     def mean_rise(self) -> float:

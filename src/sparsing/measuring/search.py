@@ -252,7 +252,9 @@ class _Search:
         self._most_moved = MOST_MOVED if hints.even is None else MOST_MOVED_BY_ERROR
         self._levels: dict[float, float] = {}
         """The level of each pass by its even strength, which does not give back the same digits."""
-        known = [self._evened(one, rule.level(one.strength)) for one in known]
+        known = [
+            self._evened(one, rule.level(one.strength) if one.level is None else one.level) for one in known
+        ]
         self._windows, self._tolerance, self._noisy = part, tolerance, noisy
         self._hints, self._by_curve = hints, by_curve
         self._part_factor = hints.part_factor

@@ -183,7 +183,11 @@ class Subject:
             dense = dense[self.part]
             result = self._part_pass(thresholds, label)
         return Observation(
-            strength=rule.strength(level), rise=result.nll - dense, labels=result.labels, on_all=on_all
+            strength=rule.strength(level),
+            rise=result.nll - dense,
+            labels=result.labels,
+            on_all=on_all,
+            level=level,
         )
 
     def sparse_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[SparseTotals]:

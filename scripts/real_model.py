@@ -57,7 +57,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", help="another model (default: SmolLM2-135M-Instruct, downloaded)")
     parser.add_argument(
-        "--text", help="text (default: WikiText-2 in ../shared, else Python's manual and library)"
+        "--text",
+        help="text (default: WikiText-2 in a folder 'shared' beside the repository, else Python's manual)",
     )
     parser.add_argument(
         "--dtype", help="dtype (default: bfloat16 if this machine multiplies it faster, else float32)"

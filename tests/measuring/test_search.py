@@ -167,6 +167,16 @@ def test_it_is_told_when_perplexity_is_not_monotone():
     assert ripple.monotone
 
 
+def test_a_search_that_never_ends_stops_after_the_most_tries_and_says_so():
+    """No two floats are the same level here, so only the limit of tries ends the search at a jump."""
+    found = run(
+        lambda s: 0.005 if s < 0.3 else 0.05, reach=dataclasses.replace(REACH, step=0.0), part=lambda s: 0.01
+    )
+    assert not found.converged
+    assert 40 <= len(found.tries) <= 42
+    assert found.level == pytest.approx(0.3, rel=1e-3)
+
+
 def test_of_several_crossings_one_is_found():
     found = run(lambda s: 0.02 * math.sin(9 * s) ** 2 + 0.02 * s, reach=Reach(start=0.6, most=1, step=1e-7))
     assert found.converged

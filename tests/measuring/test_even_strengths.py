@@ -11,10 +11,11 @@ from sparsing.demo import checkpoints, heldout_text
 from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SlopePrior
-from sparsing.measuring.search import Hints, search
+from sparsing.measuring.search import Hints, SearchResult, search
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import load_model
 from sparsing.rules import Reach, make_rule
+from sparsing.rules.curves import Curves, ScoreCurve
 from sparsing.text.corpus import load_corpus
 
 RULES = (
@@ -114,3 +115,78 @@ def test_a_pass_on_a_cliff_is_moved_if_the_error_shows_the_cliff(start):
     assert found.fitted_strength is not None
     assert 0.01 * cliff(found.fitted_strength) ** 2 == pytest.approx(target, rel=0.01)
     assert found.slope > 10, "of the strength itself, which moves little on the cliff"
+
+
+def test_a_result_is_told_in_strengths_whatever_the_search_stepped_along():
+    """The rise is the fourth power of the strength: a square of even strengths that are its square."""
+    grid = np.log(np.geomspace(0.05, 2.0, 100))
+    labels, scatter = np.full(16, 100.0), 1 + 0.6 * np.sin(np.arange(16.0))
+
+    def passed(level: float, on_all: bool) -> Observation:
+        rises = 0.01 * (level / 0.5) ** 4 * scatter / scatter.mean()
+        return Observation(strength=level, rise=labels * rises, labels=labels, on_all=on_all)
+
+    def found(hints: Hints) -> SearchResult:
+        reach = Reach(start=0.47, most=2.0, step=1e-7)
+        ratio = math.exp(0.01)
+        return search(make_rule("cett"), passed, ppl_ratio=ratio, reach=reach, hints=hints, by_curve=True)
+
+    along_strength = found(Hints(slope=SlopePrior(median=4.0, log_sd=0.15)))
+    along_even = found(Hints(slope=SlopePrior(log_sd=0.15), even=EvenStrengths(grid, 2 * grid)))
+    assert along_even.stretch == pytest.approx(2.0)
+    assert along_strength.stretch is None
+    for one in (along_strength, along_even):
+        assert not one.meets_target
+        assert len(one.tries) == 1
+    for field in ("level", "fitted_strength", "slope", "slope_sd", "level_sd", "fitted_ppl_ratio"):
+        assert getattr(along_even, field) == pytest.approx(getattr(along_strength, field), rel=1e-4), field
+
+
+@pytest.mark.parametrize("name", ["fat:neuron_norm", "quantile:neuron_norm"])
+def test_the_factor_of_the_ratio_follows_even_strengths(subject, name):
+    rule = make_rule(name)
+    found = subject.search(rule, 1.02, compared=True)
+    assert found.stretch is not None
+    even, level = subject.even_strengths(rule, found), found.level
+    middle = even.even(rule.strength(level))
+    for shift in (-0.8, -0.2, 0.0, 0.3):
+        there = rule.level(even.strength(middle * math.exp(shift)))
+        wanted = rule.expected_ratio(there, subject.curves) / rule.expected_ratio(level, subject.curves)
+        assert subject.ratio_factor(rule, level, np.array([shift]), even=even) == pytest.approx(
+            wanted, rel=0.01
+        )
+
+
+def test_the_error_of_a_rule_that_ranks_neurons_is_that_of_each_site():
+    """A site of a ReLU model with fewer neurons than `k` that are not zero drops none, whatever other sites drop."""
+    thresholds = np.tile(np.geomspace(0.01, 1.0, 20), (2, 1))
+    shares = np.linspace(1, 0, 20)
+    curve = ScoreCurve(
+        on="h",
+        thresholds=thresholds,
+        cett=thresholds,
+        ratio=np.stack([0.1 * shares, 0.9 * shares]),
+        nonzero=np.array([0.1, 0.9]),
+    )
+    curves = Curves(
+        sites=("one", "two"),
+        scores={"h": curve},
+        d_ff=100,
+        sampled_tokens=10,
+        num_tokens=10,
+        window_nll=np.ones(1),
+        window_labels=np.ones(1),
+    )
+    for name, level in (("top_k:h", 0.5), ("top_p:h", 0.9)):
+        rule = make_rule(name)
+        kept = rule.site_ratios(level, curves)
+        errors = curve.cett_at(curve.threshold_at_ratio(kept))
+        assert rule.squared_error(level, curves) == pytest.approx((errors**2).mean())
+        assert errors[1] > 0.05
+    assert curve.cett_at(curve.threshold_at_ratio(make_rule("top_k:h").site_ratios(0.5, curves)))[0] == 0.0
+
+
+def test_the_mass_of_other_values_than_h_is_no_error(subject):
+    """`top_p_l2:gate` keeps squared gates, and their mass says nothing about the output."""
+    assert make_rule("top_p_l2:gate").squared_error(0.9, subject.curves) is None
+    assert make_rule("top_p_l2").squared_error(0.9, subject.curves) == pytest.approx(0.1)

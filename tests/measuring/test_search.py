@@ -557,6 +557,22 @@ def test_a_comparison_ends_when_levels_on_both_sides_of_a_jump_are_near(start):
     assert found.level in (below, above)
 
 
+def test_a_jump_far_over_the_target_ends_the_comparison_and_is_told():
+    labels = np.full(WINDOWS, 250.0)
+    scatter = 1 + 0.8 * np.sin(np.arange(WINDOWS))
+
+    def passed(strength: float, on_all: bool) -> Observation:
+        rise = (0.003 if strength < 0.42 else 0.3) * scatter / scatter.mean()
+        return Observation(strength=strength, rise=labels * rise, labels=labels, on_all=on_all)
+
+    reach = dataclasses.replace(REACH, start=0.3)
+    found = search(CETT, passed, ppl_ratio=math.exp(0.01), reach=reach, by_curve=True)
+    assert not found.converged
+    assert not found.meets_target
+    assert found.level == pytest.approx(0.42, rel=0.05)
+    assert found.ppl_ratio == pytest.approx(math.exp(0.003))
+
+
 def rough_search(seed: int, *, start: float) -> tuple[SearchResult, float]:
     """A search by curve over 32 windows that exchange their shares of the rise from level to level.
 
@@ -623,6 +639,36 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
     assert tries(0.2, 1.0)[:2] == [False, False], "the start is too low, whatever the scatter"
     assert tries(9.0, 1.0)[:2] == [False, False], "the start is too high, whatever the scatter"
     assert tries(0.6, 1.0, by_curve=False)[:2] == [False, False], "a measurement refines the level"
+
+
+def test_a_part_of_one_window_without_a_rise_does_not_refute_a_start():
+    """How much its rise scatters is not known, and a part of one window is usual for texts of few long windows."""
+    labels = np.full(4, 250.0)
+
+    def passed(strength, on_all):
+        rises = np.full(4, 0.01 * strength**2) if on_all else np.array([-0.0003])
+        windows = labels if on_all else labels[:1]
+        return Observation(strength=strength, rise=windows * rises, labels=windows, on_all=on_all)
+
+    found = search(
+        CETT,
+        passed,
+        ppl_ratio=math.exp(0.01),
+        reach=dataclasses.replace(REACH, start=1.0, most=3.0),
+        part=np.array([0]),
+        hints=Hints(start_sd=0.2),
+        by_curve=True,
+    )
+    assert [(tried.level, tried.on_all) for tried in found.tries] == [(1.0, False), (1.0, True)]
+
+
+def test_a_pass_without_a_rise_on_the_part_gives_the_passes_over_the_part_no_weight():
+    """The factor between a pass over the part and such a pass is not known, and no error may be NaN."""
+    one, none = (
+        Observation(strength=s, rise=np.array(rise), labels=np.full(len(rise), 10.0), on_all=len(rise) > 2)
+        for s, rise in ((0.3, (0.2, 0.3)), (0.2, (0.0, 0.2, 0.3, 0.0)))
+    )
+    assert SamplingAgainst(reference=none, windows=np.array([0, 3]))(one) == math.inf
 
 
 def tries_with_a_part_without_a_rise(start_sd: float, scatter: float) -> list[tuple[float, bool]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sparsing.measuring.even_strengths import EvenStrengths
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.rise_curve import SlopePrior
+from sparsing.measuring.rise_curve import SLOPE, SlopePrior
 from sparsing.measuring.search import Hints, SearchResult, relative_error_of_part
 from sparsing.rules.scores import scores_of
 from sparsing.rules.selections import SELECTIONS
@@ -56,6 +56,8 @@ class EarlierSearches:
         self._log_factors: list[tuple[Rule, float]] = []
         """Each rule with the logarithm of the factor between the rise on the whole corpus and on the part."""
         self._noises: list[float] = []
+        self._log_exponents = [math.log(SLOPE)]
+        """Of the rise over even strengths: the expected one, and those that searches with several passes have found."""
 
     def add(self, rule: Rule, found: SearchResult, passes: Sequence[Observation]) -> None:
         """Notes a finished search.
@@ -67,9 +69,11 @@ class EarlierSearches:
             self._found.append((rule, found))
         if found.ppl_ratio_noise is not None:
             self._noises.append(found.ppl_ratio_noise / found.ppl_ratio)
+        near = [one for one in passes if one.on_all and one.mean_rise > 0]
+        if found.stretch is not None and len(near) > 1:
+            self._log_exponents.append(math.log(found.slope / found.stretch))
         if self._part is None:
             return
-        near = [one for one in passes if one.on_all and one.mean_rise > 0]
         if near:
             one = min(near, key=lambda one: abs(math.log(one.mean_rise / math.log(found.target_ppl_ratio))))
             part = one.on_windows(self._part)
@@ -86,7 +90,7 @@ class EarlierSearches:
             part_sd=part_sd,
             start_sd=self._most_alike(rule, ppl_ratio)[1],
             even=even,
-            slope=_slope(rule, is_known=even is not None),
+            slope=self._slope(rule, is_known=even is not None),
             noise=float(np.median(self._noises)) if self._noises else None,
         )
 
@@ -108,6 +112,15 @@ class EarlierSearches:
     def _even(self, rule: Rule, start: float) -> EvenStrengths | None:
         """The strengths over which the curve of this rule is expected to be a square."""
         return EvenStrengths.of(rule, start, rule.reach(self._curves).most, self._curves)
+
+    def _slope(self, rule: Rule, *, is_known: bool) -> SlopePrior:
+        """What is known of the exponent of the rise, over even strengths if these are known."""
+        if not is_known:
+            return SlopePrior(median=rule.usual_exponent, log_sd=SLOPE_SD)
+        return SlopePrior(
+            median=math.exp(float(np.mean(self._log_exponents))),
+            log_sd=BY_ERROR_SD if SELECTIONS[rule.selection].is_threshold else BY_LIKE_ERROR_SD,
+        )
 
     def _most_alike(self, rule: Rule, ppl_ratio: float) -> tuple[list[tuple[Rule, SearchResult]], float]:
         """The finished searches for this perplexity ratio of the rules most like this one, and a standard deviation.
@@ -141,17 +154,15 @@ class EarlierSearches:
         return math.exp((low + high) / 2)
 
 
-def _slope(rule: Rule, *, is_known: bool) -> SlopePrior:
-    """What is known of the exponent of the rise, over even strengths if these are known."""
-    if not is_known:
-        return SlopePrior(median=rule.usual_exponent, log_sd=SLOPE_SD)
-    return SlopePrior(log_sd=BY_ERROR_SD if SELECTIONS[rule.selection].is_threshold else BY_LIKE_ERROR_SD)
-
-
 def _same_family(one: Rule, two: Rule) -> bool:
-    """Whether two rules differ at most in the scale of their score, or both limit the same error of the same sites."""
+    """Whether two rules differ at most in the scale of their score."""
     related = one.selection == two.selection and (isinstance(one, type(two)) or isinstance(two, type(one)))
-    return (_same_level(one, two) and _same_inputs(one, two)) or (related and _same_values(one, two))
+    return related and _same_values(one, two)
+
+
+def _same_error(one: Rule, two: Rule) -> bool:
+    """Whether both rules limit the error of the same sites, by other values."""
+    return _same_level(one, two) and _same_inputs(one, two)
 
 
 def _same_level(one: Rule, two: Rule) -> bool:
@@ -190,6 +201,7 @@ _ALIKE = (
     (_same_family, 0.2),
     (_same_score, 0.35),
     (_same_values, 0.35),
+    (_same_error, 0.6),
     (_same_inputs, 1.0),
     (_same_level, 1.0),
 )

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from sparsing.rules import Rule
     from sparsing.rules.curves import Curves
 
-_RANGE, _STEP = 2.0, 0.05
-"""Logarithms of strengths around the start at which the error is looked up. Beyond them it grows like a square."""
+_STEP = 0.05
+"""Distance in log(strength) of the levels at which the error is looked up, near the start."""
+_STEPS = np.array([*range(-40, -20, 2), *range(-20, 20), *range(20, 82, 2)])
+"""Places of these levels in steps from the start. ReLU models need the long way up, since zeros cost nothing. Beyond
+the last levels the error grows like a square."""
+_FEWEST = 10
+"""Fewest levels at which there must be an error."""
 _FLATTEST, _STEEPEST = 0.1, 10.0
 """Limits of the stretch: where no neuron lies between two levels the error does not change."""
 
@@ -42,11 +47,12 @@ class EvenStrengths:
             start: A strength near those that will be tried, above 0.
             most: The largest strength.
         """
-        steps = np.arange(-_RANGE, _RANGE + _STEP / 2, _STEP)
-        log_strength = np.unique(np.minimum(math.log(start) + steps, math.log(most)))
+        # the same levels for starts that are near each other
+        middle = 2 * round(math.log(start) / _STEP / 2)
+        log_strength = np.unique(np.minimum((middle + _STEPS) * _STEP, math.log(most)))
         errors = [rule.squared_error(rule.level(math.exp(x)), curves) for x in log_strength]
         known = [error for error in errors if error is not None]
-        if len(known) < len(errors) or len(known) < 2:
+        if len(known) < len(errors) or sum(error > 0 for error in known) < _FEWEST:
             return None
         log_root = np.log(np.maximum(known, 1e-30)) / 2
         run = np.diff(log_strength)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.errors import InputError, TargetError, WeakResultWarning
+from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
 from sparsing.measuring.intervals import effective_units
 from sparsing.measuring.rule_order import RuleOrder, RuleOverlap, order_rules
 from sparsing.measuring.savings import Savings
@@ -210,7 +211,8 @@ def _frontier(
     most: The highest perplexity ratio.
     """
     searched = [_searched(subject, rule, result) for result in found]
-    between = _strengths_between(rule, found, most, max(0, steps - len(found)))
+    even = subject.even_strengths(rule, found[0])
+    between = _strengths_between(rule, found, most, max(0, steps - len(found)), even)
     others = [_point(subject, rule, rule.level(strength)) for strength in between]
     points = [*(one.point for one in searched), *others]
     return _Frontier(sorted(points, key=lambda point: rule.strength(point.level)), searched)
@@ -285,7 +287,11 @@ def _overlap(subject: Subject, several: Sequence[_Searched]) -> RuleOverlap:
 
 
 def _strengths_between(
-    rule: Rule, found: Sequence[SearchResult], ppl_ratio: float, count: int
+    rule: Rule,
+    found: Sequence[SearchResult],
+    ppl_ratio: float,
+    count: int,
+    even: EvenStrengths = SAME_STRENGTHS,
 ) -> list[float]:
     """`count` strengths whose log(ppl_ratio) are about evenly spaced in the logarithm, apart from those in `found`.
 
@@ -297,12 +303,13 @@ def _strengths_between(
         return []
     ordered = sorted(rising, key=lambda result: result.ppl_ratio)
     rise: Floats = np.log([math.log(result.ppl_ratio) for result in ordered])
-    strength: Floats = np.log([rule.strength(result.level) for result in ordered])
+    strength: Floats = np.log([even.even(rule.strength(result.level)) for result in ordered])
     wanted: Floats = np.log(np.geomspace(LEAST_SHARE, 1, count + 1)[:-1] * math.log(ppl_ratio))
-    # log(ppl_ratio) goes like strength ** slope below the searched levels, where only the slope there is known
-    below = strength[0] + (wanted - rise[0]) / ordered[0].slope
+    # below the searched levels log(ppl_ratio) is a power of the even strength, with the exponent that it has there
+    below = strength[0] + (wanted - rise[0]) / (ordered[0].slope / (ordered[0].stretch or 1.0))
     between: Floats = np.interp(wanted, rise, strength)
-    return [float(np.exp(b if w < rise[0] else i)) for w, b, i in zip(wanted, below, between, strict=True)]
+    logs = [b if w < rise[0] else i for w, b, i in zip(wanted, below, between, strict=True)]
+    return [even.strength(float(np.exp(one))) for one in logs]
 
 
 def _point(subject: Subject, rule: Rule, level: float) -> FrontierPoint:

@@ -28,6 +28,8 @@ class Observation:
     """True for a pass over the whole corpus, False for a pass over the bracketing part."""
     level: float | None = None
     """The level itself, which `strength` does not give back to the last digit; None if it was not kept."""
+    ratio: float | None = None
+    """Activation ratio, mean over sites, on the bracketing part (without a part on all windows); None if not kept."""
 
     @property
     def mean_rise(self) -> float:

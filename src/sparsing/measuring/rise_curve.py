@@ -186,7 +186,7 @@ class SamplingAgainst:
     def __call__(self, one: Observation) -> float:
         """Standard error of `one.mean_rise`, nats, if the rise of the reference is taken as exact.
 
-        Infinite for a pass over a single window, whose scatter is not known.
+        Infinite for a pass over a single window, whose scatter is not known, and if the reference shows no rise.
         """
         if len(one.rise) < 2:
             return math.inf
@@ -195,6 +195,8 @@ class SamplingAgainst:
         else:
             assert self.windows is not None
             reference = self.reference.on_windows(self.windows)
+        if reference.rise.sum() == 0:
+            return math.inf
         sd = relative_sampling_sd(one.rise, reference.rise) * abs(one.mean_rise)
         return sd * student_factor(len(one.rise))
 

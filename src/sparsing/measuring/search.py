@@ -56,15 +56,19 @@ PART_TRIES_WITH_NOISE = 4
 COMPARED_NEARNESS = 0.25
 """`PART_NEARNESS` of a comparison: the pass over the whole corpus goes on at the level of the pass over the part."""
 MOST_PART_ERROR = 0.6
-"""Relative sampling error of the rise beyond which the part refines no level near the target and teaches no factor."""
+"""Relative sampling error of the rise beyond which the part refines no level near the target."""
 MOST_MOVED = 0.25
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
 A curve need not be a power law: FAT on `gate` of a SiLU model has a cliff at 0.278, the largest size of negative gates.
 At 0.4 its ratio at PPL-5% was 17.8% [15.5, 20.0] on the demo model, where passes at many levels show about 26%, also if
-a pass over the part lay at the target: few windows do not show the slope well enough."""
+a pass over the part lay at the target: few windows do not show the slope well enough. Where the error of the rule is
+calibrated, the way is shorter on such a cliff (`MOST_MOVED_BY_ERROR`)."""
 MOST_MOVED_BY_ERROR = 0.5
 """`MOST_MOVED` where the calibrated error of the rule shows the shape of the curve (`even_strengths.py`)."""
+MOST_JUMP = 0.5
+"""Largest distance in `log(log(ppl_ratio))` of the nearest pass from the target where the rise jumps over it. Beyond it
+no level meets the target."""
 MOST_MISFIT = 4.0
 """Most standard errors between the curve and a pass near the target. Beyond it the rise follows no power law there."""
 LEAST_SLOPE = 0.7
@@ -137,6 +141,9 @@ class SearchResult(Result):
     """Standard error of the logarithm of the strength at which the curve meets the target on this corpus."""
     fitted_strength: float | None = None
     """Strength at which the curve meets the target."""
+    stretch: float | None = None
+    """d log(even strength) / d log(strength) near the level, by which `slope` and `level_sd` are those of the strength;
+    None if the search stepped along the strength itself (`even_strengths.py`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +168,8 @@ class Hints:
 
         It lies between the target, from the earlier searches, and the rise over the part, weighted by their precision.
         """
+        if len(first.rise) < 2:
+            return target  # the scatter of the windows is not known
         sampling_sd = relative_sampling_sd(first.rise, first.labels) * abs(first.mean_rise) * self.part_factor
         weight = 1 / (1 + (self.start_sd * target / max(sampling_sd, 1e-12)) ** 2)
         return weight * target + (1 - weight) * first.mean_rise * self.part_factor
@@ -212,8 +221,8 @@ def search(
         known: Passes of earlier searches of this rule on the same tokens; this search uses them too.
         hints: From searches of other rules on the same tokens.
         by_curve: Ends the search as soon as the curve gives the level of the target with an error that is small against
-            the sampling error, although the nearest pass may be some way off (`MOST_MOVED`). The caller then moves the
-            figures of that pass along the curve.
+            the sampling error, although the nearest pass may be some way off (`MOST_MOVED`, `MOST_MOVED_BY_ERROR`). The
+            caller then moves the figures of that pass along the curve.
 
     Raises:
         InputError: if the target is 1 or below.
@@ -229,7 +238,10 @@ def search(
 
 
 class _Search:
-    """The state of one search."""
+    """The state of one search.
+
+    All strengths inside are even strengths (`even_strengths.py`), also in the constants of this module.
+    """
 
     def __init__(
         self,
@@ -278,7 +290,8 @@ class _Search:
         allowed = self._allowed(final)
         if fit and (self._noisy or not self._by_curve):
             allowed = max(allowed, fit.rise_sd * self._target)
-        stretch = self._even.stretch(self._even.strength(fit.strength if fit else final.strength))
+        at_target = self._even.strength(self._strength_at_target(fit) if fit else final.strength)
+        stretch = self._even.stretch(at_target)
         meets_target = abs(rise - self._target) <= allowed
         return SearchResult(
             level=self._level(final.strength),
@@ -296,7 +309,8 @@ class _Search:
             ppl_ratio_noise=None if noise is None else noise * ratio,
             slope_sd=stretch * slope_fit.slope_sd if slope_fit else 0.0,
             level_sd=self._level_sd(final) / stretch if fit else 0.0,
-            fitted_strength=self._even.strength(self._strength_at_target(fit)) if fit else None,
+            fitted_strength=at_target if fit else None,
+            stretch=None if self._hints.even is None else stretch,
         )
 
     def _level_sd(self, final: Observation) -> float:
@@ -307,11 +321,14 @@ class _Search:
             return fit.level_sd
         # the target level drops other neurons than this pass, so moving the figures there adds a sampling error
         way = abs(math.log(final.mean_rise / self._target)) * relative_sampling_sd(final.rise, final.labels)
-        return math.hypot(fit.rise_sd, way) / fit.slope
+        # at a jump the level lies anywhere between the two sides
+        gap = self._gap() if self._encloses() and not self._can_be_moved(final) else 0.0
+        return math.hypot(fit.rise_sd, way, gap * fit.slope / 2) / fit.slope
 
     def _level(self, strength: float) -> float:
         """The level of an even strength."""
-        return self._levels.get(strength) or self._rule.level(self._even.strength(strength))
+        known = self._levels.get(strength)
+        return self._rule.level(self._even.strength(strength)) if known is None else known
 
     def _evened(self, one: Observation, level: float, strength: float | None = None) -> Observation:
         """The pass with its even strength in place of its strength."""
@@ -339,8 +356,11 @@ class _Search:
         if abs(math.log(rise / self._target)) <= (COMPARED_NEARNESS if self._by_curve else PART_NEARNESS):
             return True
         error = relative_error_of_part(self._part[-1])
+        measured = (
+            abs(self._part[-1].mean_rise) * self._part_factor
+        )  # `rise` contains what earlier searches expect
         distance = abs(rise - self._target)
-        return self._by_curve and error > MOST_PART_ERROR and distance <= error * min(rise, self._target)
+        return self._by_curve and error > MOST_PART_ERROR and distance <= error * min(measured, self._target)
 
     def _rise_by_part(self, strength: float) -> float:
         """The rise over the whole corpus that is expected from a pass over the part, nats."""
@@ -372,6 +392,8 @@ class _Search:
             below, above = self._bracket()
             if below == self._reach.most:
                 break
+            if self._encloses():
+                break  # no level between them differs by more than the accepted error
             if below is not None and above is not None and self._same_level(below, above):
                 break  # the rise jumps over the target: no level lies between
             strength = self._next(latest, below, above, ran)
@@ -386,7 +408,8 @@ class _Search:
         nearest = self._nearest()
         if not self._noisy:
             is_met = abs(nearest.mean_rise - self._target) <= self._allowed(nearest)
-            return nearest if is_met or self._can_be_moved(nearest) or self._encloses() else None
+            is_enclosed = self._encloses() and self._is_within(MOST_JUMP, nearest)
+            return nearest if is_met or self._can_be_moved(nearest) or is_enclosed else None
         if fit is None or (len(self._all) < PASSES_WITH_NOISE and self._hints.noise is None):
             return None
         if self._can_be_moved(nearest):
@@ -406,34 +429,39 @@ class _Search:
     def _can_be_moved(self, one: Observation) -> bool:
         """Whether the caller can move the figures of this pass along the curve to the target."""
         fit = self._fit()
-        if not self._by_curve or fit is None or one.mean_rise <= 0:
+        if not self._by_curve or fit is None:
             return False
-        is_near = abs(math.log(one.mean_rise / self._target)) <= self._most_moved
+        is_near = self._is_within(self._most_moved, one)
         is_power_law = fit.slope >= LEAST_SLOPE and fit.misfit <= MOST_MISFIT
         is_near = is_near and is_power_law and fit.strength <= self._reach.most
         # only further passes would average the noise away, and the interval contains it
         allowed = max(self._allowed(one, COMPARED_DOUBT), LEFT_NOISE * (self._noise() or 0.0))
         return is_near and fit.rise_sd * self._target <= allowed
 
+    def _is_within(self, distance: float, one: Observation) -> bool:
+        """Whether the pass is at most this distance in `log(log(ppl_ratio))` from the target."""
+        return one.mean_rise > 0 and abs(math.log(one.mean_rise / self._target)) <= distance
+
     def _encloses(self) -> bool:
         """Whether the levels on both sides of the target are so near that any level between them will do.
 
-        This ends a comparison at a cliff, where no curve leads to the target.
+        This ends a comparison at a jump, where no curve leads to the target.
         """
-        fit, (below, above) = self._fit(), self._bracket()
-        if not self._by_curve or fit is None or below is None or above is None or below <= 0:
+        fit, gap = self._fit(), self._gap()
+        if not self._by_curve or fit is None or gap == 0:
             return False
-        return math.log(above / below) * fit.slope * self._target <= self._allowed(
-            self._nearest(), COMPARED_DOUBT
-        )
+        return gap * fit.slope * self._target <= self._allowed(self._nearest(), COMPARED_DOUBT)
+
+    def _gap(self) -> float:
+        """Distance in log(strength) between the levels on both sides of the target; 0 if they are not both known."""
+        below, above = self._bracket()
+        return math.log(above / below) if below and above else 0.0
 
     def _strength_at_target(self, fit: RiseFit) -> float:
         """Where the curve meets the target, which is between two passes if they enclose the target."""
-        if not self._by_curve or self._noisy or not self._encloses():
-            return fit.strength
         below, above = self._bracket()
-        assert below is not None
-        assert above is not None
+        if not self._by_curve or self._noisy or below is None or above is None:
+            return fit.strength
         return min(max(fit.strength, below), above)
 
     def _informative_on_part(self) -> float | None:

@@ -29,6 +29,7 @@ from sparsing.measuring.active_sets import (
 from sparsing.measuring.calibration import calibrate, row_names
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.earlier_searches import EarlierSearches
+from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
 from sparsing.measuring.finite import exp_of_nats
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.journal import Journal
@@ -62,6 +63,12 @@ T = TypeVar("T", bound=Totals)
 
 USUAL_TRIES = 6
 """Passes of a usual search, over the part or over all tokens."""
+
+
+_LEAST_SPREAD = 0.1
+"""Range of the logarithms of expected activation ratios at which passes show how wrong the curves are."""
+_CURVES_ERROR = 0.15
+"""Deviation of the power from 1 up to which the curves are kept: they are smoother than few passes."""
 
 
 class Outcome(TypedDict):
@@ -134,6 +141,7 @@ class Subject:
         """The identity of thresholds and their counted pass, which the figures of a rule are computed from."""
         self._earlier = EarlierSearches(self.curves, self.part)
         self._factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._prompts: dict[str, float] = {}
         self._dense_errors: dict[str, np.ndarray] = {}
         self._errors_with_shared: dict[str, dict[str, float]] = {}
         self._per_expert = per_expert
@@ -188,7 +196,14 @@ class Subject:
             labels=result.labels,
             on_all=on_all,
             level=level,
+            ratio=self._ratio_on_part(result.totals, on_all, rule.score),
         )
+
+    def _ratio_on_part(self, totals: ActiveTotals, on_all: bool, score: str) -> float:
+        """Activation ratio on the bracketing part, mean over sites, so that passes of both kinds can be compared."""
+        windows = self.part if on_all and self.part is not None else slice(None)
+        active = window_counts(totals)[windows].sum(0)
+        return float((active / self.widths(score)).mean() / totals.tokens.numpy()[windows].sum())
 
     def sparse_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[SparseTotals]:
         """Run a sparse pass over the whole corpus, or take it from the journal."""
@@ -329,48 +344,103 @@ class Subject:
 
         It is the ratio of the pass at `found.level`, moved along the curve to where the curve meets the target.
         """
-        shift = np.array([log_distance(found, rule.strength(found.level))])
-        return scaled_ratios(self.ratios(thresholds), self.ratio_factor(rule, found.level, shift))
+        _, observed, found, factor = self._at_target(rule, found, thresholds)
+        shift = np.array([log_distance(found, observed.strength)])
+        return scaled_ratios(self.ratios(thresholds), factor(shift))
 
     def _at_target(
         self, rule: Rule, found: SearchResult, thresholds: Thresholds
     ) -> tuple[np.ndarray, Observation, SearchResult, Callable[[np.ndarray], np.ndarray]]:
-        """The arguments of `target_interval` after the first: tokens, the pass, the search, the factor of the ratio."""
-        result = self.counted_pass(thresholds)
+        """The arguments of `target_interval` after the first: tokens, the pass, the search, the factor of the ratio.
+
+        Strengths, slopes and shifts are those of even strengths, so that they hold on both sides of a cliff.
+        """
+        result, even, stretch = (
+            self.counted_pass(thresholds),
+            self.even_strengths(rule, found),
+            found.stretch or 1.0,
+        )
         observed = Observation(
-            strength=rule.strength(found.level),
+            strength=even.even(rule.strength(found.level)),
             rise=result.nll - self.curves.window_nll,
             labels=result.labels,
             on_all=True,
         )
-        if not found.converged:  # the figures are those of the pass, and no curve leads to the target
-            found = dataclasses.replace(found, fitted_strength=None)
-        factor = partial(self.ratio_factor, rule, found.level)
+        fitted = found.fitted_strength
+        # without convergence the figures are those of the pass, and no curve leads to the target
+        found = dataclasses.replace(
+            found,
+            slope=found.slope / stretch,
+            slope_sd=found.slope_sd / stretch,
+            level_sd=found.level_sd * stretch,
+            fitted_strength=even.even(fitted) if found.converged and fitted is not None else None,
+        )
+        factor = partial(self.ratio_factor, rule, found.level, even=even)
         return result.totals.tokens.numpy(), observed, found, factor
 
-    def ratio_factor(self, rule: Rule, level: float, shift: np.ndarray) -> np.ndarray:
-        """The factor by which the activation ratio changes if log(strength) changes by `shift`, from the curves."""
-        key = f"{_key(rule)} {level!r}"
-        if key not in self._factors:
-            self._factors[key] = self._ratio_factors(rule, level)
-        return np.interp(shift, *self._factors[key])
+    def even_strengths(self, rule: Rule, found: SearchResult) -> EvenStrengths:
+        """The strengths along which the search of this rule stepped."""
+        near = found.fitted_strength or rule.strength(found.level)
+        if found.stretch is None or near <= 0:
+            return SAME_STRENGTHS
+        return EvenStrengths.of(rule, near, rule.reach(self.curves).most, self.curves) or SAME_STRENGTHS
 
-    def _ratio_factors(self, rule: Rule, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """Shifts of log(strength) from this level, rising, and the factor of the activation ratio at each of them."""
-        strength, most = rule.strength(level), rule.reach(self.curves).most
+    def ratio_factor(
+        self, rule: Rule, level: float, shift: np.ndarray, *, even: EvenStrengths = SAME_STRENGTHS
+    ) -> np.ndarray:
+        """The factor by which the activation ratio changes if log(strength) changes by `shift`.
+
+        It is that of the curves, to the power by which the passes of the search differ from the curves.
+
+        Args:
+            even: Makes `shift` that of the logarithm of the even strength.
+        """
+        key = f"{_key(rule)} {level!r} {even is SAME_STRENGTHS}"
+        if key not in self._factors:
+            self._factors[key] = self._ratio_factors(rule, level, even)
+        return np.interp(shift, *self._factors[key]) ** self._ratio_power(rule)
+
+    def _ratio_power(self, rule: Rule) -> float:
+        """By which power of the activation ratios that the curves predict those of the passes grow.
+
+        The curves take all tokens together. For the mass of a token (`top_p`) that is rough, since few tokens have most
+        of the mass.
+        """
+        pairs = [
+            (self._expected_ratio(rule, one.level), one.ratio)
+            for one in self.passes_of(rule)
+            if one.level is not None and one.ratio
+        ]
+        expected, measured = np.log(np.maximum(np.array(pairs).reshape(-1, 2), 1e-12)).T
+        if len(pairs) < 2 or expected.max() - expected.min() < _LEAST_SPREAD:
+            return 1.0
+        around = expected - expected.mean()
+        power = float(around @ measured / (around @ around))
+        return power if abs(power - 1) > _CURVES_ERROR and power > 0 else 1.0
+
+    def _ratio_factors(self, rule: Rule, level: float, even: EvenStrengths) -> tuple[np.ndarray, np.ndarray]:
+        """Shifts of log(even strength) from this level, rising, and the factor of the activation ratio at each."""
+        strength, most = even.even(rule.strength(level)), even.even(rule.reach(self.curves).most)
         # up to the sparsest level, which stands for resamples whose perplexity does not rise
         grid = np.append(np.linspace(-2, 2, 41), max(2.1, math.log(most / strength)) if strength > 0 else 2.1)
-        strengths = [strength, *(min(strength * math.exp(step), most) for step in grid)]
-        ratios = np.array([rule.expected_ratio(rule.level(one), self.curves) for one in strengths])
-        prompt = self._prompt_share(rule)
-        ratios = prompt * rule.expected_ratio(rule.level(0.0), self.curves) + (1 - prompt) * ratios
+        evens = [strength, *(min(strength * math.exp(step), most) for step in grid)]
+        strengths = [even.strength(one) for one in evens]
+        ratios = np.array([self._expected_ratio(rule, rule.level(one)) for one in strengths])
         return grid, ratios[1:] / max(ratios[0], 1e-12)
 
+    def _expected_ratio(self, rule: Rule, level: float) -> float:
+        """Activation ratio that the curves predict for the counted tokens, some of which may be a dense prompt."""
+        ratio = rule.expected_ratio(level, self.curves)
+        if not SELECTIONS[rule.selection].from_prompt:
+            return ratio
+        if rule.selection not in self._prompts:
+            self._prompts[rule.selection] = self._prompt_share(rule)
+        prompt = self._prompts[rule.selection]
+        return prompt * rule.expected_ratio(rule.level(0.0), self.curves) + (1 - prompt) * ratio
+
     def _prompt_share(self, rule: Rule) -> float:
-        """Share of the counted tokens that are a dense prompt; 0 for rules that choose no set from a prompt."""
-        selection = SELECTIONS[rule.selection]
-        if not isinstance(selection, PromptSelection):
-            return 0.0
+        """Share of the counted tokens that are a dense prompt, for a rule that chooses a set from it."""
+        selection = cast("PromptSelection", SELECTIONS[rule.selection])
         batches = self.corpus.batches(64)
         prompt = sum(int((selection.prompt_of(b.real) & b.counted).sum()) for b in batches)
         return prompt / self.corpus.num_tokens

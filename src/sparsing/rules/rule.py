@@ -106,9 +106,15 @@ class Rule(abc.ABC):
 
     def expected_ratio(self, level: float, curves: Curves) -> float:
         """Activation ratio that the calibration curves predict at this level, mean over sites."""
+        return curves[self.score].mean(self.site_ratios(level, curves))
+
+    def site_ratios(self, level: float, curves: Curves) -> NDArray[np.float64]:
+        """Share of the neurons of each site that the rule keeps at this level, shape `(n_sites,)`.
+
+        A site that has fewer neurons that are not zero keeps those.
+        """
         curve = curves[self.score]
-        ratios = curve.ratio_at(self.values(level, curves, len(curve.thresholds)))
-        return curve.mean(ratios)
+        return curve.ratio_at(self.values(level, curves, len(curve.thresholds)))
 
     def squared_error(self, level: float, curves: Curves) -> float | None:
         """Mean over sites of the squared CETT that the curves predict at this level.
@@ -123,8 +129,7 @@ class Rule(abc.ABC):
         if SELECTIONS[self.selection].is_threshold:
             thresholds = self.values(level, curves, len(curve.thresholds))
         else:
-            ratio = self.expected_ratio(level, curves)
-            thresholds = curve.threshold_at_ratio(np.full(len(curve.thresholds), ratio))
+            thresholds = curve.threshold_at_ratio(self.site_ratios(level, curves))
         return float((curve.cett_at(thresholds) ** 2).mean())
 
     @abc.abstractmethod
@@ -160,6 +165,9 @@ class KeepsShare(Rule):
 
     def expected_ratio(self, level: float, curves: Curves) -> float:
         return level
+
+    def site_ratios(self, level: float, curves: Curves) -> NDArray[np.float64]:
+        return np.full(len(curves[self.score].thresholds), level)
 
     def reach(self, curves: Curves) -> Reach:
         return Reach(start=1.0, most=curves.d_ff - 1, step=1 / curves.d_ff)

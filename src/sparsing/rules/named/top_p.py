@@ -16,6 +16,7 @@ from sparsing.rules.flag_counts import count_over_neurons
 from sparsing.rules.flags import above
 from sparsing.rules.order_statistics import exactly, rising
 from sparsing.rules.rule import Reach, Rule, register_rule
+from sparsing.rules.scores import scores_of
 from sparsing.rules.selections import Selection, register_selection
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ class TopP(Rule):
     def level(self, strength: float) -> float:
         return 1 - strength
 
-    def expected_ratio(self, level: float, curves: Curves) -> float:
-        curve = curves[self.score]
-        return curve.mean(curve.ratio_at_mass(1 - level, self.power))
+    def site_ratios(self, level: float, curves: Curves) -> NDArray[np.float64]:
+        return curves[self.score].ratio_at_mass(1 - level, self.power)
 
     def reach(self, curves: Curves) -> Reach:
         return Reach(start=0.1, most=1 - 1e-6, step=1e-7)
@@ -65,9 +65,13 @@ class TopPL2(TopP):
     level_name = "p, share of the squared norm kept"
     power = 2
 
+    usual_exponent = 1.0
+
     def squared_error(self, level: float, curves: Curves) -> float | None:
-        # neurons cancel each other little, so their squared norms add up to about the squared norm of the output
-        return 1 - level
+        if {score.value for score in scores_of(self.score)} == {"h"}:
+            # neurons cancel each other little, so their squared norms add up to about the squared norm of the output
+            return 1 - level
+        return super().squared_error(level, curves)
 
 
 @register_selection

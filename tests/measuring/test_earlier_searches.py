@@ -27,7 +27,7 @@ def subject():
 
 def found(level: float, ppl_ratio: float = 1.01, **options) -> SearchResult:
     rest = {"target_ppl_ratio": 1.01, "converged": True, "monotone": True, "slope": 2.0, "tries": ()}
-    return SearchResult(level=level, ppl_ratio=ppl_ratio, **rest, **options)
+    return SearchResult(level=level, ppl_ratio=ppl_ratio, **(rest | options))
 
 
 def test_a_rule_on_the_same_score_begins_at_the_same_activation_ratio(subject):
@@ -172,6 +172,29 @@ def test_the_shape_of_the_curve_comes_from_the_calibrated_error(subject):
     assert threshold.slope.median == other.slope.median == 2.0
     assert unknown.slope.median == make_rule("griffin").usual_exponent
     assert threshold.slope.log_sd < other.slope.log_sd < unknown.slope.log_sd
+
+
+def test_the_exponent_is_learned_from_searches_of_several_passes(subject):
+    """On stories260K the rise grows like the third power of the error's root, for nearly every rule."""
+    earlier = EarlierSearches(subject.curves, None)
+    one, two = (
+        Observation(strength=s, rise=np.full(4, s), labels=np.full(4, 47.0), on_all=True) for s in (0.1, 0.2)
+    )
+    rule, result = make_rule("cett"), found(0.13, slope=6.0, stretch=2.0)
+    earlier.add(rule, result, [one])
+    assert earlier.hints(rule, 1.01).slope.median == pytest.approx(2.0), "a single pass shows no exponent"
+    earlier.add(rule, result, [one, two])
+    assert earlier.hints(rule, 1.01).slope.median == pytest.approx(math.sqrt(2.0 * 3.0))
+
+
+def test_equal_errors_of_other_values_are_a_rough_start(subject):
+    """On SmolLM2 the error of `h` at PPL-1% is 2.5 times that of the gate."""
+    earlier = EarlierSearches(subject.curves, subject.part)
+    earlier.add(make_rule("cett:gate"), found(0.13), [])
+    assert earlier.hints(make_rule("cett"), 1.01).start_sd == 0.6
+    earlier.add(make_rule("cett:h"), found(0.2), [])
+    assert earlier.hints(make_rule("cett"), 1.01).start_sd == 0.2
+    assert earlier.reach(make_rule("cett"), 1.01).start == 0.2
 
 
 def test_the_first_pass_over_the_part_corrects_its_factor_unless_it_refutes_the_start():

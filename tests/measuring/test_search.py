@@ -700,6 +700,7 @@ def test_a_part_without_a_rise_does_not_refute_a_start_that_is_known_better():
     assert tries_with_a_part_without_a_rise(0.2, 0.02) == [(1.0, False), (1.0, True)]
     assert tries_with_a_part_without_a_rise(1.0, 0.002)[1][0] > 1.5, "a start that is hardly known is left"
     assert tries_with_a_part_without_a_rise(0.2, 1e-4)[1][0] > 1.5, "the part shows for sure that none rises"
+    assert tries_with_a_part_without_a_rise(0.6, 0.004)[1][0] > 1.1, "its scatter is small against the target"
 
 
 def test_a_part_without_a_rise_at_any_level_does_not_repeat_a_pass():

@@ -10,6 +10,7 @@ them all, and the rise over the threshold has a cliff there. Over the root of th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 
 _STEP = 0.05
 """Distance in log(strength) of the levels at which the error is looked up, near the start."""
-_STEPS = np.array([*range(-40, -20, 2), *range(-20, 20), *range(20, 82, 2)])
-"""Places of these levels in steps from the start. ReLU models need the long way up, since zeros cost nothing. Beyond
-the last levels the error grows like a square."""
+_STEPS = np.array([*range(-50, -30, 2), *range(-30, 30), *range(30, 92, 2)])
+"""Places of these levels in steps, around a place near the start. ReLU models need the long way up, since zeros cost
+nothing. Beyond the last levels the error grows like a square."""
+_SHARED = 20
+"""Starts that are within so many steps of each other share the levels."""
 _FEWEST = 10
 """Fewest levels at which there must be an error."""
 _FLATTEST, _STEEPEST = 0.1, 10.0
@@ -47,20 +50,12 @@ class EvenStrengths:
             start: A strength near those that will be tried, above 0.
             most: The largest strength.
         """
-        # the same levels for starts that are near each other
-        middle = 2 * round(math.log(start) / _STEP / 2)
-        log_strength = np.unique(np.minimum((middle + _STEPS) * _STEP, math.log(most)))
-        errors = [rule.squared_error(rule.level(math.exp(x)), curves) for x in log_strength]
-        known = [error for error in errors if error is not None]
-        if len(known) < len(errors) or sum(error > 0 for error in known) < _FEWEST:
+        log_start = math.log(start)
+        curve = _curve(rule, _SHARED * round(log_start / _STEP / _SHARED), math.log(most), curves)
+        if curve is None:
             return None
-        log_root = np.log(np.maximum(known, 1e-30)) / 2
-        run = np.diff(log_strength)
-        stretch = np.clip(np.diff(log_root) / run, _FLATTEST, _STEEPEST)
-        log_even = np.concatenate([[0.0], np.cumsum(stretch * run)])
-        return cls(
-            log_strength, log_even + math.log(start) - np.interp(math.log(start), log_strength, log_even)
-        )
+        log_strength, log_even = curve
+        return cls(log_strength, log_even + log_start - np.interp(log_start, log_strength, log_even))
 
     def even(self, strength: float) -> float:
         """The even strength of a strength."""
@@ -75,6 +70,22 @@ class EvenStrengths:
         return math.log(self.even(strength * math.exp(_STEP)) / self.even(strength * math.exp(-_STEP))) / (
             2 * _STEP
         )
+
+
+@functools.lru_cache(maxsize=64)  # a search and its intervals ask for the same curve several times
+def _curve(
+    rule: Rule, middle: int, log_most: float, curves: Curves
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Logarithms of strengths and of the roots of the errors there; None if the curves do not show the errors."""
+    log_strength = np.unique(np.minimum((middle + _STEPS) * _STEP, log_most))
+    errors = [rule.squared_error(rule.level(math.exp(x)), curves) for x in log_strength]
+    known = [error for error in errors if error is not None]
+    if len(known) < len(errors) or sum(error > 0 for error in known) < _FEWEST:
+        return None
+    log_root = np.log(np.maximum(known, 1e-30)) / 2
+    run = np.diff(log_strength)
+    stretch = np.clip(np.diff(log_root) / run, _FLATTEST, _STEEPEST)
+    return log_strength, np.concatenate([[0.0], np.cumsum(stretch * run)])
 
 
 def _mapped(value: float, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> float:

@@ -52,6 +52,14 @@ class TopP(Rule):
     def site_ratios(self, level: float, curves: Curves) -> NDArray[np.float64]:
         return curves[self.score].ratio_at_mass(1 - level, self.power)
 
+    def squared_error(self, level: float, curves: Curves) -> float | None:
+        # Neurons cancel each other little, so the squared norms of those that are dropped add up to about the squared
+        # norm of the error. The curves cannot say it, since they take all tokens together and few tokens have most of
+        # the mass.
+        if {score.value for score in scores_of(self.score)} != {"h"}:
+            return None
+        return (1 - level) ** (2 / self.power)
+
     def reach(self, curves: Curves) -> Reach:
         return Reach(start=0.1, most=1 - 1e-6, step=1e-7)
 
@@ -64,14 +72,7 @@ class TopPL2(TopP):
     selection = "top_p_l2"
     level_name = "p, share of the squared norm kept"
     power = 2
-
     usual_exponent = 1.0
-
-    def squared_error(self, level: float, curves: Curves) -> float | None:
-        if {score.value for score in scores_of(self.score)} == {"h"}:
-            # neurons cancel each other little, so their squared norms add up to about the squared norm of the output
-            return 1 - level
-        return super().squared_error(level, curves)
 
 
 @register_selection

@@ -194,7 +194,7 @@ def test_the_mass_of_other_values_than_h_is_no_error(subject):
 def test_a_ratio_is_moved_as_the_passes_show_and_not_only_the_curves():
     """A few tokens have most of the mass, so the curve of `top_p_l2` falls 2.5 times as fast as the ratio.
 
-    On the SiLU demo model its ratio at PPL-1% was 28.8% [16.6, 42.9] where a search of its own gives 34.5%.
+    On the SiLU demo model its ratio at PPL-1% was 28.8% [16.6, 42.9], where `measure` finds 34.5%.
     """
     loaded = load_model(checkpoints("silu")[-1], dtype="float32", device="cpu")
     corpus = load_corpus([heldout_text()], loaded.tokenizer, window=128, max_tokens=8192)

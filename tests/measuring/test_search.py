@@ -641,27 +641,6 @@ def test_a_part_whose_windows_scatter_too_much_is_left_for_a_pass_over_all():
     assert tries(0.6, 1.0, by_curve=False)[:2] == [False, False], "a measurement refines the level"
 
 
-def test_a_part_of_one_window_without_a_rise_does_not_refute_a_start():
-    """How much its rise scatters is not known, and a part of one window is usual for texts of few long windows."""
-    labels = np.full(4, 250.0)
-
-    def passed(strength, on_all):
-        rises = np.full(4, 0.01 * strength**2) if on_all else np.array([-0.0003])
-        windows = labels if on_all else labels[:1]
-        return Observation(strength=strength, rise=windows * rises, labels=windows, on_all=on_all)
-
-    found = search(
-        CETT,
-        passed,
-        ppl_ratio=math.exp(0.01),
-        reach=dataclasses.replace(REACH, start=1.0, most=3.0),
-        part=np.array([0]),
-        hints=Hints(start_sd=0.2),
-        by_curve=True,
-    )
-    assert [(tried.level, tried.on_all) for tried in found.tries] == [(1.0, False), (1.0, True)]
-
-
 def test_a_pass_without_a_rise_on_the_part_gives_the_passes_over_the_part_no_weight():
     """The factor between a pass over the part and such a pass is not known, and no error may be NaN."""
     one, none = (
@@ -671,25 +650,21 @@ def test_a_pass_without_a_rise_on_the_part_gives_the_passes_over_the_part_no_wei
     assert SamplingAgainst(reference=none, windows=np.array([0, 3]))(one) == math.inf
 
 
-def tries_with_a_part_without_a_rise(start_sd: float, scatter: float) -> list[tuple[float, bool]]:
-    """Level and scope of each try, if the part shows a small fall of perplexity at every level.
-
-    Args:
-        scatter: Of the two windows of the part around their mean, nats; the target is 0.01.
-    """
-    labels = np.full(WINDOWS, 250.0)
+def tries_with_a_part(start_sd: float, *rises: float) -> list[tuple[float, bool]]:
+    """Level and scope of each try, if the windows of the part rise by so many nats at every level; the target is 0.01."""
+    labels, part = np.full(WINDOWS, 250.0), PART[: len(rises)]
 
     def passed(strength, on_all):
-        windows = labels if on_all else labels[PART]
-        rises = np.full(WINDOWS, 0.01 * strength**2) if on_all else np.array([scatter, -scatter]) - 0.001
-        return Observation(strength=strength, rise=windows * rises, labels=windows, on_all=on_all)
+        windows = labels if on_all else labels[part]
+        rise = windows * (np.full(WINDOWS, 0.01 * strength**2) if on_all else np.array(rises))
+        return Observation(strength=strength, rise=rise, labels=windows, on_all=on_all)
 
     found = search(
         CETT,
         passed,
         ppl_ratio=math.exp(0.01),
         reach=dataclasses.replace(REACH, start=1.0, most=3.0),
-        part=PART,
+        part=part,
         hints=Hints(start_sd=start_sd),
         by_curve=True,
     )
@@ -697,13 +672,15 @@ def tries_with_a_part_without_a_rise(start_sd: float, scatter: float) -> list[tu
 
 
 def test_a_part_without_a_rise_does_not_refute_a_start_that_is_known_better():
-    assert tries_with_a_part_without_a_rise(0.2, 0.02) == [(1.0, False), (1.0, True)]
-    assert tries_with_a_part_without_a_rise(1.0, 0.002)[1][0] > 1.5, "a start that is hardly known is left"
-    assert tries_with_a_part_without_a_rise(0.2, 1e-4)[1][0] > 1.5, "the part shows for sure that none rises"
-    assert tries_with_a_part_without_a_rise(0.6, 0.004)[1][0] > 1.1, "its scatter is small against the target"
+    kept = [(1.0, False), (1.0, True)]
+    assert tries_with_a_part(0.2, 0.019, -0.021) == kept
+    assert tries_with_a_part(1.0, 0.001, -0.003)[1][0] > 1.5, "a start that is hardly known is left"
+    assert tries_with_a_part(0.2, -0.0009, -0.0011)[1][0] > 1.5, "the part shows for sure that none rises"
+    assert tries_with_a_part(0.6, 0.003, -0.005)[1][0] > 1.1, "its scatter is small against the target"
+    assert tries_with_a_part(0.2, -0.0003) == kept, "how much a single window scatters is not known"
 
 
 def test_a_part_without_a_rise_at_any_level_does_not_repeat_a_pass():
-    tries = tries_with_a_part_without_a_rise(1.0, 1e-4)
+    tries = tries_with_a_part(1.0, -0.0009, -0.0011)
     assert tries[-1] == (pytest.approx(1.0), True)
     assert len(tries) == len(set(tries)), "no pass is run twice"

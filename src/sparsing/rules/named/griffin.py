@@ -37,9 +37,7 @@ class Griffin(KeepsShare):
         return dataclasses.replace(super().reach(curves), start=0.05)
 
     def squared_error(self, level: float, curves: Curves) -> float | None:
-        return (
-            None  # the set of a prompt drops neurons that are large at later tokens, which no threshold does
-        )
+        return None  # a set drops neurons that are large at later tokens, which no threshold does
 
 
 @register_selection

@@ -557,6 +557,24 @@ def test_a_comparison_ends_when_levels_on_both_sides_of_a_jump_are_near(start):
     assert found.level in (below, above)
 
 
+@pytest.mark.parametrize("start", [0.49, 0.499, 0.51])
+def test_near_passes_on_both_sides_do_not_end_a_noisy_comparison(start):
+    """Two passes do not show the noise, and a search that ended there would not have converged."""
+    labels = np.full(WINDOWS, 250.0)
+    scatter = 1 + 0.8 * np.sin(np.arange(WINDOWS))
+
+    def passed(strength: float, on_all: bool) -> Observation:
+        noise = np.random.default_rng(round(strength * 1e9)).standard_normal(WINDOWS) * 4e-4
+        rises = 0.01 * (strength / 0.5) ** 2 * scatter / scatter.mean() + noise
+        return Observation(strength=strength, rise=labels * rises, labels=labels, on_all=on_all)
+
+    reach = dataclasses.replace(REACH, start=start)
+    found = search(CETT, passed, ppl_ratio=math.exp(0.01), reach=reach, noisy=True, by_curve=True)
+    assert found.converged
+    assert on_all(found) >= 3
+    assert found.fitted_strength == pytest.approx(0.5, rel=0.02)
+
+
 def test_a_jump_far_over_the_target_ends_the_comparison_and_is_told():
     labels = np.full(WINDOWS, 250.0)
     scatter = 1 + 0.8 * np.sin(np.arange(WINDOWS))
@@ -651,7 +669,7 @@ def test_a_pass_without_a_rise_on_the_part_gives_the_passes_over_the_part_no_wei
 
 
 def tries_with_a_part(start_sd: float, *rises: float) -> list[tuple[float, bool]]:
-    """Level and scope of each try, if the windows of the part rise by so many nats at every level; the target is 0.01."""
+    """Level and scope of each try, if the windows of the part rise by so many nats at any level; the target is 0.01."""
     labels, part = np.full(WINDOWS, 250.0), PART[: len(rises)]
 
     def passed(strength, on_all):

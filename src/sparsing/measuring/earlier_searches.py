@@ -71,7 +71,7 @@ class EarlierSearches:
             self._noises.append(found.ppl_ratio_noise / found.ppl_ratio)
         near = [one for one in passes if one.on_all and one.mean_rise > 0]
         if found.stretch is not None and len(near) > 1:
-            self._log_exponents.append(math.log(found.slope / found.stretch))
+            self._log_exponents.append(math.log(found.exponent))
         if self._part is None:
             return
         if near:

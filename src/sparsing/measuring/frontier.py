@@ -306,7 +306,7 @@ def _strengths_between(
     strength: Floats = np.log([even.even(rule.strength(result.level)) for result in ordered])
     wanted: Floats = np.log(np.geomspace(LEAST_SHARE, 1, count + 1)[:-1] * math.log(ppl_ratio))
     # below the searched levels log(ppl_ratio) is a power of the even strength, with the exponent that it has there
-    below = strength[0] + (wanted - rise[0]) / (ordered[0].slope / (ordered[0].stretch or 1.0))
+    below = strength[0] + (wanted - rise[0]) / ordered[0].exponent
     between: Floats = np.interp(wanted, rise, strength)
     logs = [b if w < rise[0] else i for w, b, i in zip(wanted, below, between, strict=True)]
     return [even.strength(float(np.exp(one))) for one in logs]

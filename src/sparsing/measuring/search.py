@@ -145,6 +145,11 @@ class SearchResult(Result):
     """d log(even strength) / d log(strength) near the level, by which `slope` and `level_sd` are those of the strength;
     None if the search stepped along the strength itself (`even_strengths.py`)."""
 
+    @property
+    def exponent(self) -> float:
+        """The slope over even strengths."""
+        return self.slope / (self.stretch or 1.0)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hints:
@@ -356,9 +361,8 @@ class _Search:
         if abs(math.log(rise / self._target)) <= (COMPARED_NEARNESS if self._by_curve else PART_NEARNESS):
             return True
         error = relative_error_of_part(self._part[-1])
-        measured = (
-            abs(self._part[-1].mean_rise) * self._part_factor
-        )  # `rise` contains what earlier searches expect
+        # `rise` contains what earlier searches expect
+        measured = abs(self._part[-1].mean_rise) * self._part_factor
         distance = abs(rise - self._target)
         return self._by_curve and error > MOST_PART_ERROR and distance <= error * min(measured, self._target)
 
@@ -445,10 +449,11 @@ class _Search:
     def _encloses(self) -> bool:
         """Whether the levels on both sides of the target are so near that any level between them will do.
 
-        This ends a comparison at a jump, where no curve leads to the target.
+        This ends a comparison at a jump, where no curve leads to the target. In half precision noise may move a pass to
+        the other side, and the search needs further passes to see that.
         """
         fit, gap = self._fit(), self._gap()
-        if not self._by_curve or fit is None or gap == 0:
+        if not self._by_curve or self._noisy or fit is None or gap == 0:
             return False
         return gap * fit.slope * self._target <= self._allowed(self._nearest(), COMPARED_DOUBT)
 

@@ -370,7 +370,7 @@ class Subject:
         # without convergence the figures are those of the pass, and no curve leads to the target
         found = dataclasses.replace(
             found,
-            slope=found.slope / stretch,
+            slope=found.exponent,
             slope_sd=found.slope_sd / stretch,
             level_sd=found.level_sd * stretch,
             fitted_strength=even.even(fitted) if found.converged and fitted is not None else None,

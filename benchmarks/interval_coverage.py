@@ -246,11 +246,8 @@ def run_comparison(name: str, folder: Path, source: Any, args: argparse.Namespac
     loaded = load_model(folder, dtype=args.dtype, device="cpu")
     corpus = load_corpus(source, loaded.tokenizer, window=WINDOW, max_tokens=args.tokens)
     rules = [make_rule(rule) for rule in RULES]
-    scores = {
-        "scores": sorted({rule.score for rule in rules}),
-        "with_cett": {rule.score for rule in rules if rule.needs_cett},
-    }
-    whole = Subject(loaded, corpus, **scores)
+    scores = sorted({rule.score for rule in rules})
+    whole = Subject(loaded, corpus, scores=scores)
     truth = {
         rule.label: float(whole.ratios(whole.thresholds(rule, whole.search(rule, PPL_RATIO).level)).mean())
         for rule in rules
@@ -261,7 +258,7 @@ def run_comparison(name: str, folder: Path, source: Any, args: argparse.Namespac
     )
     for number in range(args.texts):
         windows = np.sort(rng.choice(corpus.n_windows - 1, args.chunk, replace=False))
-        subject = Subject(loaded, corpus.part(windows), **scores)
+        subject = Subject(loaded, corpus.part(windows), scores=scores)
         for point in compare(subject, rules, ppl_ratio=PPL_RATIO, steps=1).points:
             assert point.activation_ratio_interval is not None
             passes = [one.on_all for one in subject.passes_of(make_rule(point.rule))]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import shutil
 import statistics
 import time
@@ -26,7 +27,7 @@ from _common import CACHE, ROOT, save
 
 from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
 from sparsing.errors import TargetError
-from sparsing.measuring.frontier import RuleComparison, compare, scores_with_cett
+from sparsing.measuring.frontier import RuleComparison, compare
 from sparsing.measuring.passes import LossOnly, run_pass
 from sparsing.measuring.rule_order import RuleOrder
 from sparsing.measuring.run_folder import open_journal
@@ -110,6 +111,7 @@ def _row(
         except TargetError as error:
             refused[rule.label] = str(error)
         spent.write_text(str(spent_before + time.process_time() - began))
+        _print_passes(rule, subject, ppl_ratio)
     reached = [rule for rule in rules if rule.label not in refused]
     comparison = compare(subject, reached, ppl_ratio=ppl_ratio, steps=1)
     grid_sec = spent_before + time.process_time() - began
@@ -148,13 +150,7 @@ def _row(
 
 def _subject(loaded: LoadedModel, corpus: Corpus, rules: list[Rule], **options: Any) -> Subject:
     """The model on the corpus, calibrated for all of these rules."""
-    return Subject(
-        loaded,
-        corpus,
-        scores=sorted({rule.score for rule in rules}),
-        with_cett=scores_with_cett(rules),
-        **options,
-    )
+    return Subject(loaded, corpus, scores=sorted({rule.score for rule in rules}), **options)
 
 
 def _add_separate(
@@ -199,6 +195,15 @@ def _passes(subject: Subject, rule: Rule) -> dict[str, int]:
     """How many passes the search of the rule ran."""
     scopes = [one.on_all for one in subject.passes_of(rule)]
     return {"passes_on_all_tokens": sum(scopes), "tries_on_the_part": len(scopes) - sum(scopes)}
+
+
+def _print_passes(rule: Rule, subject: Subject, ppl_ratio: float) -> None:
+    """A line with the rise of each pass, 1 at the target."""
+    passes = [
+        f"{one.mean_rise / math.log(ppl_ratio):.2f}{'' if one.on_all else ' on the part'}"
+        for one in subject.passes_of(rule)
+    ]
+    print(f"{datetime.datetime.now():%H:%M} {rule.label}: rise {', '.join(passes)}", flush=True)
 
 
 def _order(order: RuleOrder) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,14 +66,38 @@ def test_the_scale_of_the_activations_does_not_matter():
 
 
 @pytest.mark.parametrize("entries", [1, 2**20], ids=["one-by-one", "together"])
-def test_several_thresholds_at_once(entries, monkeypatch):
+@pytest.mark.parametrize("as_on_a_cpu", [True, False], ids=["sums-of-steps", "products"])
+@pytest.mark.parametrize("zeros", [0.0, 0.8], ids=["no-zeros", "zeros"])
+def test_several_thresholds_at_once(entries, as_on_a_cpu, zeros, monkeypatch):
     monkeypatch.setattr(sparsing.measuring.cett, "_ENTRIES", entries)
+    monkeypatch.setattr(sparsing.measuring.cett, "on_cpu", lambda _: as_on_a_cpu)
     site = tiny_loaded("llama").sites[0]
-    h = torch.randn(7, site.d_ff, generator=torch.Generator().manual_seed(0))
-    rows, size, thresholds = Rows(h, h, (7,)), h.abs(), torch.tensor([0.0, 0.4, 1.1, 9.0])
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(7, site.d_ff, generator=generator)
+    h[torch.rand(h.shape, generator=generator) < zeros] = 0
+    h[3] = 0
+    h[4, :5] = 0.4  # a size equal to a threshold is dropped
+    rows, size, thresholds = Rows(h, h, (7,)), h.abs(), torch.tensor([0.0, 0.4, 0.4, 1.1, 9.0, 10.0])
     full = norm(neuron_output(site, h, rows))
     together = site_cett_above(site, rows, size, thresholds, full)
-    assert together.shape == (4, 7)
+    assert together.shape == (6, 7)
     for errors, threshold in zip(together, thresholds, strict=True):
         expected = site_cett(site, rows, size > threshold, full)
         torch.testing.assert_close(errors, expected, rtol=1e-5, atol=1e-6)
+    assert together[:, 3].tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_several_thresholds_in_other_precisions(dtype):
+    site = tiny_loaded("llama").sites[0]
+    site = dataclasses.replace(site, down_proj=copy.deepcopy(site.down_proj).to(dtype))
+    h = torch.randn(7, site.d_ff, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows, thresholds = Rows(h, h, (7,)), torch.tensor([0.4, 1.1])
+    weight = site.weight.detach().double()
+    full = norm(h.double() @ weight.T)
+    errors = site_cett_above(site, rows, h.float().abs(), thresholds, full)
+    expected = torch.stack([direct_cett(h.double(), h.float().abs() > t, weight) for t in thresholds])
+    # the activations and weights are rounded, but no product is
+    torch.testing.assert_close(
+        errors.double(), expected, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=0
+    )

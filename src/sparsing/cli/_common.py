@@ -302,7 +302,6 @@ def open_subject(
     searches: int,
     levels: int = 0,
     claim: bool = True,
-    with_cett: set[str] | None = None,
     per_expert: bool = False,
     compared: bool = False,
 ) -> Subject:
@@ -313,7 +312,6 @@ def open_subject(
         searches: Number of searches that will follow, for the estimate of the time.
         levels: Number of given levels that will be measured.
         claim: Whether the results in `folder` are of this model, see `claim_folder`.
-        with_cett: The scores whose CETT is measured; None for all.
         per_expert: Gives each routed expert its own threshold.
         compared: Whether rules are compared, which takes fewer passes.
     """
@@ -342,7 +340,6 @@ def open_subject(
         loaded,
         corpus,
         scores=sorted(scores),
-        with_cett=with_cett,
         heldout=heldout,
         journal=open_journal(folder, loaded, corpus, batch_size=args.batch_size, identity=identity),
         batch_size=args.batch_size,

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     # before PyTorch, which imports tqdm
     shown = args.tasks is not None and set_progress_bars(wanted=not args.quiet)
     from sparsing.errors import InputError
-    from sparsing.measuring.frontier import check_labels, compare, scores_with_cett, searched_targets
+    from sparsing.measuring.frontier import check_labels, compare, searched_targets
     from sparsing.measuring.run_folder import default_folder
     from sparsing.rules import make_rule
 
@@ -98,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
         loaded,
         folder,
         {rule.score for rule in rules},
-        with_cett=scores_with_cett(rules),
         what=f"compare {', '.join(rule.label for rule in rules)}",
         searches=len(rules) * searches,
         levels=len(rules) * max(0, args.steps - searches),

@@ -30,9 +30,8 @@ from sparsing.measuring.threshold_grid import (
 )
 from sparsing.rules.coverage import covering_all
 from sparsing.rules.curves import Curves, ScoreCurve
-from sparsing.rules.flags import kept
+from sparsing.rules.flags import as_array, as_tensor, kept, on_cpu
 from sparsing.rules.mask import Change
-from sparsing.rules.order_statistics import rising
 from sparsing.rules.scores import SCORES, is_above, row_scale, scores_of
 from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.tap import Rows
@@ -247,14 +246,13 @@ class _CurveObserver(Observer[_CurveTotals]):
             scale = row_scale(self._scales[name][place], rows)
             size, centred = score.sizes(score.value_of(rows), scale, mode), from_mode(rows, mode)
             points, quantiles = self._points[name][place], self._quantiles[name][place]
-            ordered = rising(size.flatten())
             # summed in float64, so that the sums of millions of tokens keep all their digits
-            sums.nonzero[place] += _count_above(ordered, ordered.new_zeros(1))[0] / site.width
-            sums.quantile_ratio[place] += _count_above(ordered, quantiles) / site.width
+            sums.nonzero[place] += _count_above(size, size.new_zeros(1))[0] / site.width
+            sums.quantile_ratio[place] += _count_above(size, quantiles) / site.width
             if len(points):
                 errors = site_cett_above(site, centred, size, points, full)
                 sums.cett[place] += errors.sum(1, dtype=torch.float64)
-                sums.ratio[place] += _count_above(ordered, points) / site.width
+                sums.ratio[place] += _count_above(size, points) / site.width
             if site.name in sums.experts:
                 per_row = _counts_above(size, quantiles)
                 self._add_experts(sums.experts[site.name], site, rows, size, points, per_row)
@@ -334,9 +332,13 @@ class _CurveObserver(Observer[_CurveTotals]):
         return rows
 
 
-def _count_above(ordered: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """How many of the rising sizes are above each of the thresholds, shape `(n_thresholds,)`, float64."""
-    return (len(ordered) - torch.searchsorted(ordered, thresholds, right=True)).double()
+def _count_above(size: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """How many sizes are above each of the rising thresholds, shape `(n_thresholds,)`, float64."""
+    if not on_cpu(size):
+        return _counts_above(size.view(1, -1), thresholds)[0].double()
+    # NumPy compares with all thresholds faster than it sorts
+    sizes, limits = as_array(size), as_array(thresholds)
+    return as_tensor(np.array([np.count_nonzero(sizes > limit) for limit in limits], dtype=np.float64))
 
 
 def _counts_above(size: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:

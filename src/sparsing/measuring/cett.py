@@ -7,17 +7,20 @@ exceed 1, because neurons may cancel each other. The CETT of a layer is the mean
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
+import numpy as np
 import torch
 
-from sparsing.rules.flags import above, kept
+from sparsing.rules.flags import above, as_array, as_tensor, kept, on_cpu
+from sparsing.sites.effective_weight import is_plain
 from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows
 
 _ENTRIES = 2**20
-"""Most entries of a tensor with the dropped neurons at several thresholds."""
+"""Most entries of a tensor with the dropped neurons, or with their outputs, at several thresholds."""
 
 
 def output_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -68,6 +71,8 @@ def site_cett_above(
     """
     if rows.routing is not None:
         return torch.stack([site_cett(site, rows, above(size, t), full_norm) for t in thresholds])
+    if on_cpu(size) and is_plain(site.down_proj):
+        return relative_error(_norms_below(rows.h, size, thresholds, site.weight.detach()), full_norm)
     # one product for many thresholds, since the sampled tokens of a batch are few
     at_once = max(1, _ENTRIES // max(1, size.numel()))
     errors: list[torch.Tensor] = []
@@ -77,6 +82,56 @@ def site_cett_above(
         output = neuron_output(site, dropped.flatten(0, 1), rows)
         errors.append(relative_error(norm(output).view(len(few), -1), full_norm))
     return torch.cat(errors)
+
+
+def _norms_below(
+    h: torch.Tensor, size: torch.Tensor, thresholds: torch.Tensor, weight: torch.Tensor
+) -> torch.Tensor:
+    """Norm of the output of the neurons that are not above a threshold, shape `(n_thresholds, tokens)`.
+
+    Each neuron is added once, to the outputs of its step between two thresholds, and running sums over the steps give
+    the outputs below each threshold. On a CPU that is 2 to 6 times as fast as a product for each threshold.
+
+    Args:
+        thresholds: Rising.
+        weight: Shape `(d_model, d_ff)`.
+    """
+    dtype = torch.promote_types(h.dtype, torch.float32)
+    h, neurons = h.to(dtype), weight.to(dtype).T.contiguous()
+    at_once = max(1, _ENTRIES // (len(thresholds) * neurons.shape[1]))
+    pieces = zip(h.split(at_once), size.split(at_once), strict=True)
+    norms = [norm(_sums_below(*piece, thresholds, neurons)) for piece in pieces]
+    return torch.cat(norms).T
+
+
+def _sums_below(
+    h: torch.Tensor, size: torch.Tensor, thresholds: torch.Tensor, neurons: torch.Tensor
+) -> torch.Tensor:
+    """Output of the neurons that are not above a threshold, shape `(tokens, n_thresholds, d_model)`.
+
+    Args:
+        neurons: Output of each neuron at the activation 1, shape `(d_ff, d_model)`.
+    """
+    values, sizes, n = as_array(h), as_array(size), len(thresholds)
+    step = np.zeros(sizes.shape, np.min_scalar_type(n))
+    for threshold in as_array(thresholds):
+        step += sizes > threshold
+    step[values == 0] = n  # adds nothing, like a neuron above all thresholds
+    of_token = (n + 1) * np.arange(len(step))[:, None]
+    counts = np.bincount((of_token + step).ravel(), minlength=(n + 1) * len(step)).reshape(-1, n + 1)[:, :n]
+    by_step = np.argsort(step, axis=-1, kind="stable")
+    added = np.arange(step.shape[1]) < counts.sum(1)[:, None]
+    sums = torch.nn.functional.embedding_bag(
+        as_tensor(by_step[added]),
+        neurons,
+        as_tensor(counts.cumsum() - counts.ravel()),
+        mode="sum",
+        per_sample_weights=as_tensor(np.take_along_axis(values, by_step, -1)[added]),
+    )
+    sums = sums.view(len(step), n, -1)
+    for before, here in itertools.pairwise(sums.unbind(1)):  # faster than `cumsum`
+        here += before
+    return sums
 
 
 def cett(

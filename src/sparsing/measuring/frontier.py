@@ -24,7 +24,6 @@ from sparsing.measuring.intervals import effective_units
 from sparsing.measuring.rule_order import RuleOrder, RuleOverlap, order_rules
 from sparsing.measuring.savings import Savings
 from sparsing.rules import Rule, make_rule
-from sparsing.rules.selections import SELECTIONS
 
 if TYPE_CHECKING:
     from sparsing.measuring.search import SearchResult
@@ -143,14 +142,6 @@ def check_labels(rules: Sequence[Rule]) -> None:
             f"the same rule is given more than once: {', '.join(twice)} (cett:neuron_norm, for example, is cett);"
             " give each rule once"
         )
-
-
-def scores_with_cett(rules: Sequence[Rule]) -> set[str]:
-    """The scores whose CETT calibration should measure for a comparison of these rules.
-
-    A search needs the error of a score that thresholds cut (`even_strengths.py`). Other rules use it if it is there.
-    """
-    return {rule.score for rule in rules if rule.needs_cett or SELECTIONS[rule.selection].is_threshold}
 
 
 def searched_targets(ppl_ratio: float) -> list[float]:

@@ -87,6 +87,14 @@ def test_several_thresholds_at_once(entries, as_on_a_cpu, zeros, monkeypatch):
     assert together[:, 3].tolist() == [0] * 6
 
 
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_several_thresholds_without_a_neuron_to_add(tokens):
+    site = tiny_loaded("llama").sites[0]
+    h = torch.zeros(tokens, site.d_ff)
+    errors = site_cett_above(site, Rows(h, h, (tokens,)), h, torch.tensor([0.4, 1.1]), torch.zeros(tokens))
+    assert torch.equal(errors, torch.zeros(2, tokens))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_several_thresholds_in_other_precisions(dtype):
     site = tiny_loaded("llama").sites[0]

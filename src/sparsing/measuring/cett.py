@@ -99,8 +99,8 @@ def _norms_below(
     dtype = torch.promote_types(h.dtype, torch.float32)
     h, neurons = h.to(dtype), weight.to(dtype).T.contiguous()
     at_once = max(1, _ENTRIES // (len(thresholds) * neurons.shape[1]))
-    pieces = zip(h.split(at_once), size.split(at_once), strict=True)
-    norms = [norm(_sums_below(*piece, thresholds, neurons)) for piece in pieces]
+    pieces = [slice(begin, begin + at_once) for begin in range(0, max(1, len(h)), at_once)]
+    norms = [norm(_sums_below(h[piece], size[piece], thresholds, neurons)) for piece in pieces]
     return torch.cat(norms).T
 
 
@@ -113,14 +113,15 @@ def _sums_below(
         neurons: Output of each neuron at the activation 1, shape `(d_ff, d_model)`.
     """
     values, sizes, n = as_array(h), as_array(size), len(thresholds)
-    step = np.zeros(sizes.shape, np.min_scalar_type(n))
+    tokens, width = size.shape
+    step = np.zeros((tokens, width), np.min_scalar_type(n))
     for threshold in as_array(thresholds):
         step += sizes > threshold
     step[values == 0] = n  # adds nothing, like a neuron above all thresholds
-    of_token = (n + 1) * np.arange(len(step))[:, None]
-    counts = np.bincount((of_token + step).ravel(), minlength=(n + 1) * len(step)).reshape(-1, n + 1)[:, :n]
+    of_token = (n + 1) * np.arange(tokens)[:, None]
+    counts = np.bincount((of_token + step).ravel(), minlength=(n + 1) * tokens).reshape(-1, n + 1)[:, :n]
     by_step = np.argsort(step, axis=-1, kind="stable")
-    added = np.arange(step.shape[1]) < counts.sum(1)[:, None]
+    added = np.arange(width) < counts.sum(1)[:, None]
     sums = torch.nn.functional.embedding_bag(
         as_tensor(by_step[added]),
         neurons,
@@ -128,7 +129,7 @@ def _sums_below(
         mode="sum",
         per_sample_weights=as_tensor(np.take_along_axis(values, by_step, -1)[added]),
     )
-    sums = sums.view(len(step), n, -1)
+    sums = sums.view(tokens, n, neurons.shape[1])
     for before, here in itertools.pairwise(sums.unbind(1)):  # faster than `cumsum`
         here += before
     return sums

@@ -161,26 +161,6 @@ def test_intervals_hold_the_figures():
     )
 
 
-def test_a_shift_beyond_every_level_ends_at_the_sparsest():
-    """Resamples whose perplexity does not rise ask for such a shift; the interval must not stop short of it."""
-    subject, rule = whole(), make_rule("cett")
-    sparsest = rule.expected_ratio(rule.reach(subject.curves).most, subject.curves)
-    for level in (0.01, 0.2):
-        here = rule.expected_ratio(level, subject.curves)
-        far, none = subject.ratio_factor(rule, level, np.array([50.0, 0.0]))
-        assert far * here == pytest.approx(sparsest)
-        assert none == pytest.approx(1.0)
-
-
-def test_the_dense_prompt_of_griffin_counts_in_the_factor_of_its_ratio():
-    """Half of each window stays dense, so the ratio falls by much less than the share of neurons that are kept."""
-    subject = Subject(tiny_loaded(), text_corpus(400), scores=["h"])
-    rule = make_rule("griffin")
-    ratios = [subject.ratios(subject.thresholds(rule, level)).mean() for level in (0.5, 0.25)]
-    shift = np.log([rule.strength(0.25) / rule.strength(0.5)])
-    np.testing.assert_allclose(subject.ratio_factor(rule, 0.5, shift), ratios[1] / ratios[0], rtol=0.02)
-
-
 def test_a_single_window_has_no_interval():
     found = measure(Subject(tiny_loaded(), text_corpus(30)), "cett", level=0.2)
     assert found.activation_ratio_interval is None

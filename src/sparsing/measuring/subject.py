@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
@@ -30,6 +29,7 @@ from sparsing.measuring.calibration import calibrate, row_names
 from sparsing.measuring.cost import Meter
 from sparsing.measuring.earlier_searches import EarlierSearches
 from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
+from sparsing.measuring.expected_ratios import ExpectedRatios
 from sparsing.measuring.finite import exp_of_nats
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.journal import Journal
@@ -50,7 +50,6 @@ from sparsing.models.tokenizer import check_token_ids
 from sparsing.rules import Rule
 from sparsing.rules.coverage import covering
 from sparsing.rules.mask import Mask
-from sparsing.rules.selections import SELECTIONS, PromptSelection
 from sparsing.rules.thresholds import Thresholds, thresholds_at
 from sparsing.text.corpus import Corpus
 
@@ -63,12 +62,6 @@ T = TypeVar("T", bound=Totals)
 
 USUAL_TRIES = 6
 """Passes of a usual search, over the part or over all tokens."""
-
-
-_LEAST_SPREAD = 0.1
-"""Range of the logarithms of expected activation ratios at which passes show how wrong the curves are."""
-_CURVES_ERROR = 0.15
-"""Deviation of the power from 1 up to which the curves are kept: they are smoother than few passes."""
 
 
 class Outcome(TypedDict):
@@ -140,8 +133,7 @@ class Subject:
         self._latest: tuple[str, PassResult[ActiveTotals]] | None = None
         """The identity of thresholds and their counted pass, which the figures of a rule are computed from."""
         self._earlier = EarlierSearches(self.curves, self.part)
-        self._factors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._prompts: dict[str, float] = {}
+        self._expected = ExpectedRatios(self.curves, corpus)
         self._dense_errors: dict[str, np.ndarray] = {}
         self._errors_with_shared: dict[str, dict[str, float]] = {}
         self._per_expert = per_expert
@@ -375,7 +367,7 @@ class Subject:
             level_sd=found.level_sd * stretch,
             fitted_strength=even.even(fitted) if found.converged and fitted is not None else None,
         )
-        factor = partial(self.ratio_factor, rule, found.level, even=even)
+        factor = partial(self._expected.factor, rule, found.level, even=even, passes=self.passes_of(rule))
         return result.totals.tokens.numpy(), observed, found, factor
 
     def even_strengths(self, rule: Rule, found: SearchResult) -> EvenStrengths:
@@ -384,66 +376,6 @@ class Subject:
         if found.stretch is None or near <= 0:
             return SAME_STRENGTHS
         return EvenStrengths.of(rule, near, rule.reach(self.curves).most, self.curves) or SAME_STRENGTHS
-
-    def ratio_factor(
-        self, rule: Rule, level: float, shift: np.ndarray, *, even: EvenStrengths = SAME_STRENGTHS
-    ) -> np.ndarray:
-        """The factor by which the activation ratio changes if log(strength) changes by `shift`.
-
-        It is that of the curves, to the power by which the passes of the search differ from the curves.
-
-        Args:
-            even: Makes `shift` that of the logarithm of the even strength.
-        """
-        key = f"{_key(rule)} {level!r} {even is SAME_STRENGTHS}"
-        if key not in self._factors:
-            self._factors[key] = self._ratio_factors(rule, level, even)
-        return np.interp(shift, *self._factors[key]) ** self._ratio_power(rule)
-
-    def _ratio_power(self, rule: Rule) -> float:
-        """By which power of the activation ratios that the curves predict those of the passes grow.
-
-        The curves take all tokens together. For the mass of a token (`top_p`) that is rough, since few tokens have most
-        of the mass.
-        """
-        pairs = [
-            (self._expected_ratio(rule, one.level), one.ratio)
-            for one in self.passes_of(rule)
-            if one.level is not None and one.ratio
-        ]
-        expected, measured = np.log(np.maximum(np.array(pairs).reshape(-1, 2), 1e-12)).T
-        if len(pairs) < 2 or expected.max() - expected.min() < _LEAST_SPREAD:
-            return 1.0
-        around = expected - expected.mean()
-        power = float(around @ measured / (around @ around))
-        return power if abs(power - 1) > _CURVES_ERROR and power > 0 else 1.0
-
-    def _ratio_factors(self, rule: Rule, level: float, even: EvenStrengths) -> tuple[np.ndarray, np.ndarray]:
-        """Shifts of log(even strength) from this level, rising, and the factor of the activation ratio at each."""
-        strength, most = even.even(rule.strength(level)), even.even(rule.reach(self.curves).most)
-        # up to the sparsest level, which stands for resamples whose perplexity does not rise
-        grid = np.append(np.linspace(-2, 2, 41), max(2.1, math.log(most / strength)) if strength > 0 else 2.1)
-        evens = [strength, *(min(strength * math.exp(step), most) for step in grid)]
-        strengths = [even.strength(one) for one in evens]
-        ratios = np.array([self._expected_ratio(rule, rule.level(one)) for one in strengths])
-        return grid, ratios[1:] / max(ratios[0], 1e-12)
-
-    def _expected_ratio(self, rule: Rule, level: float) -> float:
-        """Activation ratio that the curves predict for the counted tokens, some of which may be a dense prompt."""
-        ratio = rule.expected_ratio(level, self.curves)
-        if not SELECTIONS[rule.selection].from_prompt:
-            return ratio
-        if rule.selection not in self._prompts:
-            self._prompts[rule.selection] = self._prompt_share(rule)
-        prompt = self._prompts[rule.selection]
-        return prompt * rule.expected_ratio(rule.level(0.0), self.curves) + (1 - prompt) * ratio
-
-    def _prompt_share(self, rule: Rule) -> float:
-        """Share of the counted tokens that are a dense prompt, for a rule that chooses a set from it."""
-        selection = cast("PromptSelection", SELECTIONS[rule.selection])
-        batches = self.corpus.batches(64)
-        prompt = sum(int((selection.prompt_of(b.real) & b.counted).sum()) for b in batches)
-        return prompt / self.corpus.num_tokens
 
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each site on dense inputs, exact, shape `(n_sites,)`."""

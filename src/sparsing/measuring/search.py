@@ -457,6 +457,11 @@ class _Search:
             return False
         return gap * fit.slope * self._target <= self._allowed(self._nearest(), COMPARED_DOUBT)
 
+    def _is_enclosed(self) -> bool:
+        """Whether passes over the whole corpus on both sides of the target are near enough to be moved there."""
+        near = [one.mean_rise < self._target for one in self._all if self._is_within(self._most_moved, one)]
+        return self._by_curve and len(set(near)) == 2
+
     def _gap(self) -> float:
         """Distance in log(strength) between the levels on both sides of the target; 0 if they are not both known."""
         below, above = self._bracket()
@@ -477,8 +482,8 @@ class _Search:
         fit = self._fit()
         if not self._by_curve or self._windows is None or fit is None or not self._all:
             return None
-        if len(self._windows) < 2:
-            return None  # the scatter of the windows would not show the error of such a pass
+        if len(self._windows) < 2 or self._is_enclosed():
+            return None  # the scatter of the windows would not show its error, or the curve does not rest on it
         if self._noisy and (self._hints.noise is None or len(self._all) > 1):
             return None  # then further passes over the whole corpus are needed, and the curve rests on them alone
         nearest = self._nearest()
@@ -607,9 +612,10 @@ class _Search:
     def _fittable(self) -> list[Observation]:
         """The passes to fit: all passes over the whole corpus, and the passes over the part, rescaled.
 
-        In half precision two passes over the whole corpus replace the passes over the part, whose scale is too noisy.
+        Where the scale of the part would only disturb, the passes over the whole corpus replace those over the part: in
+        half precision if there are two, and otherwise if two enclose the target so nearly that both could be moved.
         """
-        if self._noisy and len(self._all) >= 2:
+        if (self._noisy and len(self._all) >= 2) or self._is_enclosed():
             return list(self._all)
         part = scaled_part(self._part, self._all, self._windows, self._part_factor)
         return [*part, *self._all]

@@ -69,7 +69,8 @@ def test_everything_comes_back(tmp_path):
 def test_results_with_arrays_are_equal_only_to_themselves():
     """A comparison that the base class generates would compare no fields, and all results would be equal."""
     first, second = (
-        ScoreCurve(on="h", thresholds=np.zeros((1, n)), cett=None, ratio=np.zeros((1, n))) for n in (2, 3)
+        ScoreCurve(on="h", thresholds=np.zeros((1, n)), cett=np.zeros((1, n)), ratio=np.zeros((1, n)))
+        for n in (2, 3)
     )
     assert first == first
     assert first != second

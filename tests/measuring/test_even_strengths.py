@@ -32,7 +32,7 @@ RULES = (
 def subject():
     loaded = load_model(checkpoints("silu")[-1], dtype="float32", device="cpu")
     corpus = load_corpus([heldout_text()], loaded.tokenizer, window=128, max_tokens=4096)
-    return Subject(loaded, corpus, scores=("neuron_norm", "h"), with_cett=("neuron_norm",))
+    return Subject(loaded, corpus, scores=("neuron_norm", "h"))
 
 
 def evened(subject, name: str, start: float = 0.3) -> EvenStrengths:
@@ -72,9 +72,9 @@ def test_the_level_of_cett_is_its_own_even_strength(subject):
     assert evened(subject, "top_p_l2").stretch(0.3) == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("name", ["griffin", "top_k:h"])
+@pytest.mark.parametrize("name", ["griffin", "top_k:up"])
 def test_a_rule_without_a_calibrated_error_has_no_even_strengths(subject, name):
-    """GRIFFIN drops neurons that are large at later tokens; of `h` only the activation ratio was calibrated."""
+    """GRIFFIN drops neurons that are large at later tokens; `up` was not calibrated."""
     assert EvenStrengths.of(make_rule(name), 0.3, 10.0, subject.curves) is None
 
 

@@ -9,7 +9,7 @@ decides whether it is in the sample, so neither the batch size nor the order of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +54,6 @@ def calibrate(
     corpus: Corpus,
     *,
     scores: Sequence[str] = ("neuron_norm",),
-    with_cett: Collection[str] | None = None,
     settings: PassSettings | None = None,
     per_expert: bool = False,
 ) -> Curves:
@@ -62,8 +61,6 @@ def calibrate(
 
     Args:
         scores: Names of scores, also of joint rules. A score with a sign has no curve.
-        with_cett: The scores among them whose CETT is measured, which takes most of the time; None for all. Rules
-            with `needs_cett` need it, for other rules the activation ratio suffices.
         per_expert: Gives each routed expert a curve of its own, from the errors of its own outputs. An expert without
             a sampled token has the curve of its layer.
 
@@ -74,7 +71,6 @@ def calibrate(
     parts = {score.name: score for name in scores for score in scores_of(name)}
     # a value with a sign is cut by no threshold, so it has no curve
     names = sorted(name for name, score in parts.items() if not score.signed)
-    measured = _parts_of(scores if with_cett is None else with_cett).intersection(names)
     blocks, loaded = loaded, covering_all(loaded, names)
     sites = loaded.sites
     if per_expert and any(is_input(site) for site in sites):
@@ -85,7 +81,7 @@ def calibrate(
     few = pilot_part(corpus)
     # few tokens give rough but cheap curves, so a short text has a finer grid
     targets = cett_targets(finer=corpus.num_tokens <= SAMPLE_TOKENS)
-    pilot = Pilot(sites, names, measured, few.n_windows, targets)
+    pilot = Pilot(sites, names, few.n_windows, targets)
     # One window at a time: products of matrices round differently in other batch sizes, and the grid, which the curves
     # rest on, must not depend on the batch size.
     run_pass(loaded, few, pilot, key="pilot", settings=PassSettings(batch_size=1), head=False)
@@ -94,7 +90,7 @@ def calibrate(
         loaded,
         corpus,
         observer,
-        key=f"calibrate {names} CETT {sorted(measured)}{' per expert' if per_expert else ''}",
+        key=f"calibrate {names}{' per expert' if per_expert else ''}",
         settings=settings,
         label="calibration (dense)",
     )
@@ -108,10 +104,6 @@ def calibrate(
         window_nll=result.nll,
         window_labels=result.labels,
     )
-
-
-def _parts_of(names: Collection[str]) -> set[str]:
-    return {score.name for name in names for score in scores_of(name)}
 
 
 def row_names(site: Site, per_expert: bool) -> list[str]:
@@ -239,8 +231,7 @@ class _CurveObserver(Observer[_CurveTotals]):
         site = self._sites[index]
         tokens = self._few if is_input(site) else self._tokens
         rows = rows.of_tokens(tokens.to(rows.h.device), gate=self.needs_gate)
-        measures_cett = any(len(self._points[name][place]) for name, place in self._places[index])
-        full = norm(neuron_output(site, rows.h, rows)) if measures_cett else rows.h.new_zeros(len(rows.h))
+        full = norm(neuron_output(site, rows.h, rows))
         for name, place in self._places[index]:
             score, sums, mode = SCORES[name], self.totals.scores[name], self._grids[name][place].mode
             scale = row_scale(self._scales[name][place], rows)
@@ -249,10 +240,9 @@ class _CurveObserver(Observer[_CurveTotals]):
             # summed in float64, so that the sums of millions of tokens keep all their digits
             sums.nonzero[place] += _count_above(size, size.new_zeros(1))[0] / site.width
             sums.quantile_ratio[place] += _count_above(size, quantiles) / site.width
-            if len(points):
-                errors = site_cett_above(site, centred, size, points, full)
-                sums.cett[place] += errors.sum(1, dtype=torch.float64)
-                sums.ratio[place] += _count_above(size, points) / site.width
+            errors = site_cett_above(site, centred, size, points, full)
+            sums.cett[place] += errors.sum(1, dtype=torch.float64)
+            sums.ratio[place] += _count_above(size, points) / site.width
             if site.name in sums.experts:
                 per_row = _counts_above(size, quantiles)
                 self._add_experts(sums.experts[site.name], site, rows, size, points, per_row)
@@ -289,14 +279,10 @@ class _CurveObserver(Observer[_CurveTotals]):
         by_site = [self._rows(score, place) for place in range(len(self._grids[score]))]
         rows = [row for of_site in by_site for row in of_site.values()]
         columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        share, modes, cett = (columns.pop(name) for name in ("share", "modes", "cett"))
-        has_cett = cett.shape[1] > 0
-        if not has_cett:
-            columns |= {"thresholds": columns["quantiles"], "ratio": columns["quantile_ratio"]}
+        share, modes = (columns.pop(name) for name in ("share", "modes"))
         return ScoreCurve(
             on=score,
             sites=tuple(name for of_site in by_site for name in of_site),
-            cett=cett if has_cett else None,
             share=share / len(by_site) if self.totals.scores[score].experts else None,
             modes=modes if SCORES[score].centred else None,
             **columns,

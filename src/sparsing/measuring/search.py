@@ -483,7 +483,7 @@ class _Search:
         if not self._by_curve or self._windows is None or fit is None or not self._all:
             return None
         if len(self._windows) < 2 or self._is_enclosed():
-            return None  # the scatter of the windows would not show its error, or the curve does not rest on it
+            return None  # the windows do not show the error of such a pass, or the curve does not rest on it
         if self._noisy and (self._hints.noise is None or len(self._all) > 1):
             return None  # then further passes over the whole corpus are needed, and the curve rests on them alone
         nearest = self._nearest()

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
@@ -85,7 +85,6 @@ class Subject:
         corpus: Corpus,
         *,
         scores: Sequence[str] = ("neuron_norm", "gate"),
-        with_cett: Collection[str] | None = None,
         heldout: Corpus | None = None,
         journal: Journal | None = None,
         batch_size: int | None = None,
@@ -97,7 +96,6 @@ class Subject:
 
         Args:
             scores: Names of the scores of the rules that will be measured.
-            with_cett: The scores among them whose CETT is measured, as rules with `needs_cett` require; None for all.
             longer_windows: Allows windows that are longer than the number of positions of the model, as the reference
                 does.
             per_expert: Gives each routed expert its own threshold, and not one threshold to all experts of a layer.
@@ -120,7 +118,6 @@ class Subject:
             loaded,
             corpus,
             scores=scores,
-            with_cett=with_cett,
             settings=self._settings,
             per_expert=per_expert,
         )

@@ -1,14 +1,14 @@
 """The grid of thresholds of each score and site at which `calibrate` measures a curve, chosen from a few tokens.
 
-A curve whose CETT is measured has a threshold for each of a list of CETT values, as the few tokens estimate them. All
-curves have the thresholds at which given shares of the scores are below, where only the activation ratio is measured:
-that is a comparison per neuron and needs no product with a matrix.
+A curve has a threshold for each of a list of CETT values, as the few tokens estimate them. It also has the thresholds
+below which given shares of the scores are, where only the activation ratio is measured: that is a comparison per neuron
+and needs no product with a matrix.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +52,7 @@ class SiteGrid:
     site: int
     """Index of the site among all sites of the pass."""
     thresholds: torch.Tensor
-    """Thresholds at which CETT and ratio are measured, shape `(n_points,)`; empty if CETT is not measured."""
+    """Thresholds at which CETT and ratio are measured, shape `(n_points,)`."""
     quantiles: torch.Tensor
     """Thresholds at which the ratio alone is measured, shape `(n_quantiles,)`."""
     mode: float
@@ -66,20 +66,18 @@ class Pilot(Observer[Totals]):
         self,
         sites: Sequence[Site],
         scores: Sequence[str],
-        with_cett: Collection[str],
         n_windows: int,
         targets: NDArray[np.float64],
     ):
         """Args:
         scores: Names of scores.
-        with_cett: The scores among them whose CETT is to be measured.
         n_windows: Windows that the pilot runs on.
         targets: CETT values of the grid points of feed-forward blocks.
         """
         super().__init__(Totals())
         self.needs_gate = any(SCORES[score].needs_gate for score in scores)
         self.extra = frozenset().union(*(SCORES[score].extra for score in scores))
-        self._sites, self._scores, self._with_cett = sites, scores, with_cett
+        self._sites, self._scores = sites, scores
         self._targets = targets
         self._per_window = -(-PILOT_TOKENS // n_windows)  # rounded up
         self._kept: list[list[Rows]] = [[] for _ in sites]
@@ -121,15 +119,12 @@ class Pilot(Observer[Totals]):
         size = score.sizes(value, row_scale(score.scale(site), rows), mode)
         targets = cett_targets(finer=False) if is_input(site) else self._targets
         positive = size[size > 0].double()
-        none = torch.zeros(0, dtype=torch.float64)
         if positive.numel() == 0:  # every neuron is zero on these tokens, so any grid is as good as another
             points = torch.logspace(-6, 0, len(targets) + 1, dtype=torch.float64)
             quantiles = torch.logspace(-6, 0, len(QUANTILES) + 1, dtype=torch.float64)
-            return SiteGrid(index, points if score.name in self._with_cett else none, quantiles, mode)
-        quantiles = _quantiles(positive)
-        if score.name not in self._with_cett:
-            return SiteGrid(index, none, quantiles, mode)
-        return SiteGrid(index, self._points(site, rows, size, mode, targets), quantiles, mode)
+            return SiteGrid(index, points, quantiles, mode)
+        points = self._points(site, rows, size, mode, targets)
+        return SiteGrid(index, points, _quantiles(positive), mode)
 
     def _points(
         self, site: Site, rows: Rows, size: torch.Tensor, mode: float, targets: NDArray[np.float64]

@@ -35,8 +35,8 @@ class ScoreCurve(Result):
     """The score that is cut."""
     thresholds: Floats
     """Rising along the second axis."""
-    cett: Floats | None
-    """Mean CETT of the sampled tokens; None if only the activation ratio was measured."""
+    cett: Floats
+    """Mean CETT of the sampled tokens."""
     ratio: Floats
     """Activation ratio of the sampled tokens."""
     nonzero: Floats | None = None
@@ -59,15 +59,7 @@ class ScoreCurve(Result):
 
         `inverse_of` interpolates between the points of the curve.
         """
-        self._measured_cett()
         return np.array([of_site(np.float64(target)) for of_site in _inverses(self)])
-
-    def _measured_cett(self) -> Floats:
-        if self.cett is None:
-            raise InputError(
-                f"the CETT of {self.on!r} was not calibrated; calibrate with {self.on!r} in with_cett, or with None"
-            )
-        return self.cett
 
     def ratio_at(self, thresholds: Floats) -> Floats:
         """Activation ratio of each site at its threshold, shape `(n_sites,)`, by interpolation linear in `log t`."""
@@ -91,10 +83,10 @@ class ScoreCurve(Result):
 
     def cett_at(self, thresholds: Floats) -> Floats:
         """CETT of each site at its threshold, shape `(n_sites,)`, by interpolation linear in the logarithms."""
-        found, measured = np.zeros(len(thresholds)), self._measured_cett()
+        found = np.zeros(len(thresholds))
         for site, t in enumerate(thresholds):
             if t > 0:
-                grid, cett = self.thresholds[site], np.maximum(measured[site], 1e-12)
+                grid, cett = self.thresholds[site], np.maximum(self.cett[site], 1e-12)
                 # below the grid CETT is taken to be proportional to the threshold
                 below = cett[0] * t / grid[0]
                 inside = cast("float", np.interp(np.log(t), np.log(grid), np.log(cett)))
@@ -233,7 +225,6 @@ def _joint_curve(curves: Curves, score: str) -> ScoreCurve:
 @functools.lru_cache(maxsize=8)
 def _inverses(curve: ScoreCurve) -> list[Callable[[Floats | np.float64], Floats]]:
     """`inverse_of` the curve of each site."""
-    assert curve.cett is not None
     return [inverse_of(*row) for row in zip(curve.thresholds, curve.cett, strict=True)]
 
 

@@ -51,8 +51,6 @@ class Rule(abc.ABC):
     """Meaning of the level, with its unit, for tables and axes."""
     needs_curves: ClassVar[bool] = False
     """True if the rule needs calibration curves of the model to convert a level."""
-    needs_cett: ClassVar[bool] = False
-    """True if the rule needs CETT in these curves, also for its `reach`, and not the activation ratio alone."""
     level_is_error: ClassVar[bool] = False
     """True if the level is the error of the output: then equal levels cost about the same perplexity for all scores."""
     usual_exponent: ClassVar[float] = 2.0
@@ -120,12 +118,11 @@ class Rule(abc.ABC):
         """Mean over sites of the squared CETT that the curves predict at this level.
 
         The rise of the loss is nearly proportional to it. For a rule that is no threshold per site it is the error of
-        thresholds that keep as many neurons. None if the CETT of its score was not calibrated.
+        thresholds that keep as many neurons. None if its score has no curve.
         """
-        has_curves = all(score.name in curves.scores for score in scores_of(self.score))
-        curve = curves[self.score] if has_curves else None
-        if curve is None or curve.cett is None:
+        if any(score.name not in curves.scores for score in scores_of(self.score)):
             return None
+        curve = curves[self.score]
         if SELECTIONS[self.selection].is_threshold:
             thresholds = self.values(level, curves, len(curve.thresholds))
         else:

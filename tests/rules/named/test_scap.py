@@ -57,7 +57,7 @@ def test_one_score_of_a_joint_rule_may_be_centred(rule, score):
     """The sites of the other score have the centre 0, and their inactive inputs become 0."""
     loaded, corpus = tiny_loaded("gpt2"), text_corpus(200)
     rule = make_rule(f"{rule}:{score}")
-    subject = Subject(loaded, corpus, scores=[rule.score], with_cett=[])
+    subject = Subject(loaded, corpus, scores=[rule.score])
     thresholds = subject.thresholds(rule, 0.5)
     for site, centre in zip(subject.sites(rule.score), thresholds.centres, strict=True):
         assert (centre != 0) == (site.kind == ("ffn" if score.startswith("h_centred") else "linear_input"))

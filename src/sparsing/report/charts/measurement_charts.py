@@ -69,7 +69,6 @@ def measurement_pictures(measurement: Measurement, curves: Curves | None = None)
     if (
         curves is not None
         and measurement.thresholds.on in curves.scores
-        and curves.scores[measurement.thresholds.on].cett is not None
         and curves.sites == measurement.sites
     ):
         pictures["calibration_curves"] = [calibration_curves(curves, measurement)]
@@ -342,7 +341,6 @@ def _outlier_note(ratios: np.ndarray, what: str) -> str:
 def calibration_curves(curves: Curves, measurement: Measurement) -> Chart:
     """Activation ratio of each layer against its CETT in the dense pass, with the thresholds in use."""
     curve = curves.scores[measurement.thresholds.on]
-    assert curve.cett is not None, "without CETT there is nothing to draw"
     last = max(len(curve.cett) - 1, 1)
     chosen = [
         np.interp(realised, cett, ratio)

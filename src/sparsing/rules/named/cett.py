@@ -26,7 +26,6 @@ class CETT(Rule):
     score = "neuron_norm"
     level_name = "CETT"
     needs_curves = True
-    needs_cett = True
     level_is_error = True
 
     def check(self, level: float) -> None:

@@ -20,7 +20,6 @@ class FAT(Rule):
     name = "fat"
     score = "gate"
     level_name = "eps"
-    needs_cett = True
 
     def check(self, level: float) -> None:
         self._check_range(level, low=0, high=np.inf, open_low=False, hint="0 drops exact zeros only")

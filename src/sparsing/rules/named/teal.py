@@ -34,7 +34,6 @@ class TEAL(DropsShare):
     name = "teal"
     score = "x"
     level_name = "sparsity, share of weights dropped"
-    needs_cett = True
 
     def values(self, level: float, curves: Curves | None, n_sites: int) -> NDArray[np.float64]:
         if curves is None:

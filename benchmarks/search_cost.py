@@ -83,6 +83,7 @@ def _row(loaded: LoadedModel, corpus: Corpus, targets: tuple[int, ...]) -> dict[
     before = _dense(loaded, corpus)
     began = time.perf_counter()
     subject = Subject(loaded, corpus, scores=["neuron_norm"], heldout=heldout)
+    calibration_sec = time.perf_counter() - began
     results = measure_all(subject, [Request(rule="cett", ppl_ratio=1 + p / 100) for p in targets])
     ours_sec = time.perf_counter() - began
     after = _dense(loaded, corpus)
@@ -97,6 +98,7 @@ def _row(loaded: LoadedModel, corpus: Corpus, targets: tuple[int, ...]) -> dict[
         "dense_tok_per_sec": corpus.num_tokens / dense_sec,
         "ours_sec": ours_sec,
         "dense_equivalents": ours_sec / dense_sec,
+        "calibration_dense_equivalents": calibration_sec / dense_sec,
         "full_passes": sum(one.on_all for one in tries),
         "part_passes": sum(not one.on_all for one in tries),
         "levels": [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sparsing.measuring.calibration
 from sparsing.errors import InputError
-from sparsing.measuring.calibration import calibrate, in_sample
+from sparsing.measuring.calibration import _count_above, calibrate, in_sample
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.observers import DenseErrorObserver
 from sparsing.measuring.passes import PassSettings, run_pass
@@ -186,6 +186,23 @@ def test_the_inverse_is_finite_and_rises_with_the_target_whatever_the_curve(valu
 def test_neighbouring_values_that_differ_in_the_last_bit():
     made = curve([0.1, 0.2, 0.4], [0.3, np.nextafter(0.3, 1), 0.5])
     assert 0.2 <= made.threshold_at_cett(0.4)[0] <= 0.4
+
+
+@pytest.mark.parametrize("as_on_a_cpu", [True, False])
+def test_sizes_above_thresholds_are_counted(as_on_a_cpu, monkeypatch):
+    monkeypatch.setattr(sparsing.measuring.calibration, "on_cpu", lambda _: as_on_a_cpu)
+    size = torch.tensor([[0.0, 0.5, 0.5, 2.0], [0.0, 0.6, 3.0, 0.0]])
+    counts = _count_above(size, torch.tensor([0.0, 0.5, 0.5, 2.0, 9.0]))
+    assert counts.tolist() == [5, 3, 3, 1, 0]
+    assert counts.dtype == torch.float64
+
+
+def test_a_score_without_a_curve_costs_no_product(monkeypatch):
+    def fail(*_: object) -> None:
+        raise AssertionError("a product that nothing reads")
+
+    monkeypatch.setattr(sparsing.measuring.calibration, "site_norm", fail)
+    assert calibrate(tiny_loaded(), text_corpus(100), scores=["pre_gate"]).scores == {}
 
 
 def test_the_sample_is_a_fixed_share_of_all_places():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sparsing.measuring.cett
-from sparsing.measuring.cett import cett, norm, output_norm, site_cett, site_cett_above
+from sparsing.measuring.cett import cett, norm, output_norm, site_cett, site_cett_above, site_norm
 from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.tap import Rows
 
@@ -102,10 +102,32 @@ def test_several_thresholds_in_other_precisions(dtype):
     h = torch.randn(7, site.d_ff, generator=torch.Generator().manual_seed(0)).to(dtype)
     rows, thresholds = Rows(h, h, (7,)), torch.tensor([0.4, 1.1])
     weight = site.weight.detach().double()
-    full = norm(h.double() @ weight.T)
-    errors = site_cett_above(site, rows, h.float().abs(), thresholds, full)
+    errors = site_cett_above(site, rows, h.float().abs(), thresholds, site_norm(site, rows))
     expected = torch.stack([direct_cett(h.double(), h.float().abs() > t, weight) for t in thresholds])
     # the activations and weights are rounded, but no product is
     torch.testing.assert_close(
         errors.double(), expected, rtol=1e-12 if dtype == torch.float64 else 1e-5, atol=0
     )
+
+
+def test_outputs_that_vanish_in_half_precision_have_errors():
+    """In float16 the product is 0, and a finite error over it would be infinite."""
+    site = tiny_loaded("llama").sites[0]
+    site = dataclasses.replace(site, down_proj=copy.deepcopy(site.down_proj).half())
+    site.down_proj.weight.data.mul_(0.1)
+    h = torch.zeros(2, site.d_ff).half()
+    h[:, 3] = 1e-7
+    rows = Rows(h, h, (2,))
+    assert neuron_output(site, h, rows).abs().max() == 0
+    errors = site_cett_above(site, rows, h.float(), torch.tensor([1.0]), site_norm(site, rows))
+    torch.testing.assert_close(errors, torch.ones(1, 2))
+
+
+def test_more_thresholds_than_a_byte_counts_and_a_transposed_weight():
+    site = tiny_loaded("gpt2").sites[0]
+    assert site.transposed
+    h = torch.randn(5, site.d_ff, generator=torch.Generator().manual_seed(0))
+    rows, thresholds = Rows(h, h, (5,)), torch.linspace(0, 4, 300)
+    errors = site_cett_above(site, rows, h.abs(), thresholds, site_norm(site, rows))
+    expected = torch.stack([direct_cett(h, h.abs() > t, site.weight.detach()) for t in thresholds])
+    torch.testing.assert_close(errors.double(), expected, rtol=1e-5, atol=1e-6)

@@ -583,6 +583,18 @@ def test_a_comparison_ends_when_levels_on_both_sides_of_a_jump_are_near(start):
     assert found.level in (below, above)
 
 
+@pytest.mark.parametrize("start", [0.3, 0.4, 0.45, 0.48, 0.55, 0.6, 0.7])
+def test_no_pass_is_moved_over_a_jump_between_two_near_passes(start):
+    """The line through two passes fits both, wherever the jump between them is; only its slope shows the jump."""
+
+    def rise(strength: float) -> float:
+        return 0.01 * (0.7 if strength < 0.5 else 1.35) * (strength / 0.5) ** 2
+
+    found = uneven_search(rise, start=start, hints=Hints(even=SAME_STRENGTHS, slope=SlopePrior(log_sd=0.25)))
+    assert found.converged
+    assert math.log(found.fitted_strength / 0.5) == pytest.approx(0, abs=0.004)
+
+
 @pytest.mark.parametrize("start", [0.49, 0.499, 0.51])
 def test_near_passes_on_both_sides_do_not_end_a_noisy_comparison(start):
     """Two passes do not show the noise, and a search that ended there would not have converged."""

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparsing.errors import InputError
-from sparsing.measuring.cett import norm, relative_error, site_cett_above
+from sparsing.measuring.cett import norm, relative_error, site_cett_above, site_norm
 from sparsing.measuring.passes import Observer, PassSettings, Totals, run_pass
 from sparsing.measuring.threshold_grid import (
     INPUT_STEP,
@@ -33,7 +33,6 @@ from sparsing.rules.curves import Curves, ScoreCurve
 from sparsing.rules.flags import as_array, as_tensor, kept, on_cpu
 from sparsing.rules.mask import Change
 from sparsing.rules.scores import SCORES, is_above, row_scale, scores_of
-from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
 
@@ -228,10 +227,12 @@ class _CurveObserver(Observer[_CurveTotals]):
         self.totals.sampled_inputs += len(self._few)
 
     def see(self, index: int, rows: Rows, change: Change | None) -> None:
+        if not self._places[index]:
+            return  # no score with a curve is defined on it
         site = self._sites[index]
         tokens = self._few if is_input(site) else self._tokens
         rows = rows.of_tokens(tokens.to(rows.h.device), gate=self.needs_gate)
-        full = norm(neuron_output(site, rows.h, rows))
+        full = site_norm(site, rows)
         for name, place in self._places[index]:
             score, sums, mode = SCORES[name], self.totals.scores[name], self._grids[name][place].mode
             scale = row_scale(self._scales[name][place], rows)

@@ -7,6 +7,7 @@ exceed 1, because neurons may cancel each other. The CETT of a layer is the mean
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any, cast
 
@@ -20,7 +21,8 @@ from sparsing.sites.site import Site
 from sparsing.sites.tap import Rows
 
 _ENTRIES = 2**20
-"""Most entries of a tensor with the dropped neurons, or with their outputs, at several thresholds."""
+"""Most entries of a tensor with the dropped neurons, or with their outputs, at several thresholds; also most weights
+that are added at once on a CPU, since more would not stay in its cache."""
 
 
 def output_norm(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -64,14 +66,14 @@ def site_cett_above(
 
     Args:
         size: Scores of the neurons, shape `(rows, d_ff)`, float32.
-        thresholds: Shape `(n_thresholds,)`, float32, on the device of the site.
-        full_norm: As in `site_cett`.
+        thresholds: Rising, shape `(n_thresholds,)`, float32, on the device of the site.
+        full_norm: From `site_norm`.
 
     Returns: Shape `(n_thresholds, tokens)`, float32.
     """
     if rows.routing is not None:
         return torch.stack([site_cett(site, rows, above(size, t), full_norm) for t in thresholds])
-    if on_cpu(size) and is_plain(site.down_proj):
+    if _adds_neurons(site, rows):
         return relative_error(_norms_below(rows.h, size, thresholds, site.weight.detach()), full_norm)
     # one product for many thresholds, since the sampled tokens of a batch are few
     at_once = max(1, _ENTRIES // max(1, size.numel()))
@@ -84,55 +86,92 @@ def site_cett_above(
     return torch.cat(errors)
 
 
+def site_norm(site: Site, rows: Rows) -> torch.Tensor:
+    """Norm of the output of all neurons per token, shape `(tokens,)`, as precise as `site_cett_above`."""
+    if not _adds_neurons(site, rows):
+        return norm(neuron_output(site, rows.h, rows))
+    dtype = _wide(rows.h)
+    return output_norm(rows.h.to(dtype), site.weight.detach().to(dtype))
+
+
+def _adds_neurons(site: Site, rows: Rows) -> bool:
+    """Whether errors at several thresholds are sums of the outputs of single neurons, which only a CPU does well."""
+    return on_cpu(rows.h) and rows.routing is None and is_plain(site.down_proj)
+
+
+def _wide(h: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(h.dtype, torch.float32)
+
+
 def _norms_below(
     h: torch.Tensor, size: torch.Tensor, thresholds: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:
     """Norm of the output of the neurons that are not above a threshold, shape `(n_thresholds, tokens)`.
 
     Each neuron is added once, to the outputs of its step between two thresholds, and running sums over the steps give
-    the outputs below each threshold. On a CPU that is 2 to 6 times as fast as a product for each threshold.
+    the outputs below each threshold. For 16 thresholds in float32 that is 3 to 5 times as fast as 16 products.
 
     Args:
         thresholds: Rising.
         weight: Shape `(d_model, d_ff)`.
     """
-    dtype = torch.promote_types(h.dtype, torch.float32)
-    h, neurons = h.to(dtype), weight.to(dtype).T.contiguous()
-    at_once = max(1, _ENTRIES // (len(thresholds) * neurons.shape[1]))
-    pieces = [slice(begin, begin + at_once) for begin in range(0, max(1, len(h)), at_once)]
-    norms = [norm(_sums_below(h[piece], size[piece], thresholds, neurons)) for piece in pieces]
-    return torch.cat(norms).T
+    h, n = h.to(_wide(h)), len(thresholds)
+    squares = h.new_zeros(len(h), n)
+    outputs_at_once = max(1, _ENTRIES // weight.shape[1])
+    at_once = max(1, _ENTRIES // (n * min(outputs_at_once, len(weight))))
+    pieces = [slice(begin, begin + at_once) for begin in range(0, len(h), at_once)]
+    steps = [_Steps.of(h[piece], size[piece], thresholds) for piece in pieces]
+    for begin in range(0, len(weight) if pieces else 0, outputs_at_once):
+        neurons = weight[begin : begin + outputs_at_once].to(h.dtype).T.contiguous()
+        for piece, of_piece in zip(pieces, steps, strict=True):
+            squares[piece] += of_piece.sums_below(neurons).square().sum(-1)
+    return squares.sqrt().T
 
 
-def _sums_below(
-    h: torch.Tensor, size: torch.Tensor, thresholds: torch.Tensor, neurons: torch.Tensor
-) -> torch.Tensor:
-    """Output of the neurons that are not above a threshold, shape `(tokens, n_thresholds, d_model)`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Steps:
+    """The neurons of some tokens, ordered by the step between two thresholds to which they belong."""
 
-    Args:
-        neurons: Output of each neuron at the activation 1, shape `(d_ff, d_model)`.
-    """
-    values, sizes, n = as_array(h), as_array(size), len(thresholds)
-    tokens, width = size.shape
-    step = np.zeros((tokens, width), np.min_scalar_type(n))
-    for threshold in as_array(thresholds):
-        step += sizes > threshold
-    step[values == 0] = n  # adds nothing, like a neuron above all thresholds
-    of_token = (n + 1) * np.arange(tokens)[:, None]
-    counts = np.bincount((of_token + step).ravel(), minlength=(n + 1) * tokens).reshape(-1, n + 1)[:, :n]
-    by_step = np.argsort(step, axis=-1, kind="stable")
-    added = np.arange(width) < counts.sum(1)[:, None]
-    sums = torch.nn.functional.embedding_bag(
-        as_tensor(by_step[added]),
-        neurons,
-        as_tensor(counts.cumsum() - counts.ravel()),
-        mode="sum",
-        per_sample_weights=as_tensor(np.take_along_axis(values, by_step, -1)[added]),
-    )
-    sums = sums.view(tokens, n, neurons.shape[1])
-    for before, here in itertools.pairwise(sums.unbind(1)):  # faster than `cumsum`
-        here += before
-    return sums
+    n_thresholds: int
+    neuron: torch.Tensor
+    """Neurons of the first step of the first token, of its second step and so on, then of the other tokens, int64."""
+    value: torch.Tensor
+    """Their activations, same shape."""
+    begin: torch.Tensor
+    """Where each step of each token begins, shape `(tokens * n_thresholds,)`, int64."""
+
+    @classmethod
+    def of(cls, h: torch.Tensor, size: torch.Tensor, thresholds: torch.Tensor) -> _Steps:
+        values, sizes, n = as_array(h), as_array(size), len(thresholds)
+        tokens, width = size.shape
+        step = np.zeros((tokens, width), np.min_scalar_type(n))
+        for threshold in as_array(thresholds):
+            step += sizes > threshold
+        step[values == 0] = n  # adds nothing, like a neuron above all thresholds
+        of_token = (n + 1) * np.arange(tokens)[:, None]
+        counts = np.bincount((of_token + step).ravel(), minlength=(n + 1) * tokens)
+        counts = counts.reshape(tokens, n + 1)[:, :n]
+        order = np.argsort(step, axis=-1, kind="stable")
+        added = np.arange(width) < counts.sum(1)[:, None]
+        return cls(
+            n_thresholds=n,
+            neuron=as_tensor(order[added]),
+            value=as_tensor(np.take_along_axis(values, order, -1)[added]),
+            begin=as_tensor(counts.cumsum() - counts.ravel()),
+        )
+
+    def sums_below(self, neurons: torch.Tensor) -> torch.Tensor:
+        """Summed outputs of the neurons that are not above a threshold, shape `(tokens, n_thresholds, n_outputs)`.
+
+        Args:
+            neurons: Outputs of each neuron at the activation 1, shape `(d_ff, n_outputs)`.
+        """
+        sums = torch.nn.functional.embedding_bag(
+            self.neuron, neurons, self.begin, mode="sum", per_sample_weights=self.value
+        ).view(-1, self.n_thresholds, neurons.shape[1])
+        for before, here in itertools.pairwise(sums.unbind(1)):  # faster than `cumsum`
+            here += before
+        return sums
 
 
 def cett(

@@ -70,7 +70,8 @@ MOST_JUMP = 0.5
 """Largest distance in `log(log(ppl_ratio))` of the nearest pass from the target where the rise jumps over it. Beyond it
 no level meets the target."""
 MOST_MISFIT = 4.0
-"""Most standard errors between the curve and a pass near the target. Beyond it the rise follows no power law there."""
+"""Most standard errors between the curve and a pass near the target, and between the slope of two passes on both sides
+of the target and the expected one. Beyond it the rise follows no power law there."""
 LEAST_SLOPE = 0.7
 """Least slope of a curve along which a comparison moves a pass. A flatter curve is that of a rule that jumps."""
 _ANOTHER_LEVEL = 0.04
@@ -436,7 +437,7 @@ class _Search:
         if not self._by_curve or fit is None:
             return False
         is_near = self._is_within(self._most_moved, one)
-        is_power_law = fit.slope >= LEAST_SLOPE and fit.misfit <= MOST_MISFIT
+        is_power_law = fit.slope >= LEAST_SLOPE and self._is_usual(fit.slope) and fit.misfit <= MOST_MISFIT
         is_near = is_near and is_power_law and fit.strength <= self._reach.most
         # only further passes would average the noise away, and the interval contains it
         allowed = max(self._allowed(one, COMPARED_DOUBT), LEFT_NOISE * (self._noise() or 0.0))
@@ -458,9 +459,22 @@ class _Search:
         return gap * fit.slope * self._target <= self._allowed(self._nearest(), COMPARED_DOUBT)
 
     def _is_enclosed(self) -> bool:
-        """Whether passes over the whole corpus on both sides of the target are near enough to be moved there."""
-        near = [one.mean_rise < self._target for one in self._all if self._is_within(self._most_moved, one)]
-        return self._by_curve and len(set(near)) == 2
+        """Whether passes over the whole corpus on both sides of the target are near enough to be moved there.
+
+        A slope between them that is far from what is known shows a jump, over which no pass is moved.
+        """
+        near = sorted(
+            (one.strength, one.mean_rise) for one in self._all if self._is_within(self._most_moved, one)
+        )
+        for (below, low), (above, high) in itertools.pairwise(near):
+            if low < self._target <= high:
+                return self._by_curve and self._is_usual(math.log(high / low) / math.log(above / below))
+        return False
+
+    def _is_usual(self, slope: float) -> bool:
+        """Whether a slope agrees with what is known. A steeper one is that of a jump or of the edge of a cliff."""
+        known = self._hints.slope
+        return abs(math.log(slope / known.median)) <= MOST_MISFIT * known.log_sd
 
     def _gap(self) -> float:
         """Distance in log(strength) between the levels on both sides of the target; 0 if they are not both known."""

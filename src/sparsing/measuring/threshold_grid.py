@@ -16,13 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from sparsing.errors import UnsupportedModelError
-from sparsing.measuring.cett import norm, site_cett_above
+from sparsing.measuring.cett import site_cett_above, site_norm
 from sparsing.measuring.passes import Observer, Totals
 from sparsing.rules.curves import inverse_of
 from sparsing.rules.mask import Change
 from sparsing.rules.order_statistics import rising
 from sparsing.rules.scores import SCORES, Score, row_scale
-from sparsing.sites.neuron_output import neuron_output
 from sparsing.sites.tap import Rows
 from sparsing.text.corpus import Batch, Corpus
 
@@ -138,7 +137,7 @@ class Pilot(Observer[Totals]):
         ladder = (
             torch.logspace(-decades, 0, round(10 * decades), dtype=torch.float64, device=top.device) * top
         )
-        full = norm(neuron_output(site, rows.h, rows))
+        full = site_norm(site, rows)
         centred = from_mode(rows, mode)
         values = site_cett_above(site, centred, size, ladder.float(), full).mean(1).double()
         points = inverse_of(ladder.cpu().numpy(), values.cpu().numpy())(targets)

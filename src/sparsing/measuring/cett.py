@@ -109,8 +109,8 @@ def _norms_below(
     """Norm of the output of the neurons that are not above a threshold, shape `(n_thresholds, tokens)`.
 
     Each neuron is added once, to the outputs of its step between two thresholds, and running sums over the steps give
-    the outputs below each threshold. For 64 tokens and 16 thresholds in float32 that takes about a third of the time of 16
-    products; for a few tokens the copy of the weights takes as long as the products.
+    the outputs below each threshold. For 64 tokens and 16 thresholds in float32 that takes about a third of the time of
+    16 products; for a few tokens the copy of the weights takes as long as the products.
 
     Args:
         thresholds: Rising.

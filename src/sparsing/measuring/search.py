@@ -70,8 +70,8 @@ MOST_JUMP = 0.5
 """Largest distance in `log(log(ppl_ratio))` of the nearest pass from the target where the rise jumps over it. Beyond it
 no level meets the target."""
 MOST_MISFIT = 4.0
-"""Most standard errors between the curve and a pass near the target, and between the slope of two passes on both sides
-of the target and the expected one. Beyond it the rise follows no power law there."""
+"""Most standard errors between the curve and a pass near the target, and most standard deviations between a slope and
+the expected one. Beyond it the rise follows no power law there."""
 LEAST_SLOPE = 0.7
 """Least slope of a curve along which a comparison moves a pass. A flatter curve is that of a rule that jumps."""
 _ANOTHER_LEVEL = 0.04
@@ -463,12 +463,13 @@ class _Search:
 
         A slope between them that is far from what is known shows a jump, over which no pass is moved.
         """
-        near = sorted(
-            (one.strength, one.mean_rise) for one in self._all if self._is_within(self._most_moved, one)
-        )
-        for (below, low), (above, high) in itertools.pairwise(near):
+        if not self._by_curve:
+            return False
+        near = [one for one in self._all if self._is_within(self._most_moved, one)]
+        points = sorted((one.strength, one.mean_rise) for one in near)
+        for (below, low), (above, high) in itertools.pairwise(points):
             if low < self._target <= high:
-                return self._by_curve and self._is_usual(math.log(high / low) / math.log(above / below))
+                return self._is_usual(math.log(high / low) / math.log(above / below))
         return False
 
     def _is_usual(self, slope: float) -> bool:

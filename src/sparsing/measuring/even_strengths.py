@@ -1,8 +1,8 @@
 """`EvenStrengths`: the strengths of a rule, expressed so that the rise of perplexity is expected to be a square.
 
-A search follows the rise of perplexity over the strength. The rise is nearly proportional to the squared error of the
-outputs of the sites (CETT, Sparsing Law, equation 3), and calibration has measured this error. So the root of the
-expected error takes the place of the strength: whatever the rule, the rise is then about a power law with exponent 2.
+A search follows the rise of perplexity over the strength. The rise is nearly a weighted sum of the squared errors of
+the outputs of the sites (CETT, Sparsing Law, equation 3), which calibration has measured (`expected_rise.py`). So the
+root of this sum takes the place of the strength: whatever the rule, the rise is then about a power law with exponent 2.
 FAT on a SiLU gate shows why that matters. Many gates have nearly the same size, so a small step of its threshold drops
 them all, and the rise over the threshold has a cliff there. Over the root of the error it has none.
 """
@@ -43,19 +43,27 @@ class EvenStrengths:
     """Both rising, shape `(n,)`."""
 
     @classmethod
-    def of(cls, rule: Rule, start: float, most: float, curves: Curves) -> EvenStrengths | None:
+    def of(
+        cls, rule: Rule, start: float, most: float, curves: Curves, weights: NDArray[np.float64] | None = None
+    ) -> EvenStrengths | None:
         """The map for this rule, equal at `start`; None if the curves do not show the error of the rule.
 
         Args:
             start: A strength near those that will be tried, above 0.
             most: The largest strength.
+            weights: How much an error at each site hurts, up to a common factor, shape `(n_sites,)`; None for equally.
         """
         log_start = math.log(start)
-        curve = _curve(rule, _SHARED * round(log_start / _STEP / _SHARED), math.log(most), curves)
-        if curve is None:
+        log_strength = _places(log_start, math.log(most))
+        errors = _errors(rule, log_strength, curves)
+        if errors is None:
             return None
-        log_strength, log_even = curve
-        return cls(log_strength, log_even + log_start - np.interp(log_start, log_strength, log_even))
+        log_even = _integrated(log_strength, errors.mean(1) if weights is None else errors @ weights)
+        if log_even is None:
+            return None
+        return cls(
+            np.array(log_strength), log_even + log_start - np.interp(log_start, log_strength, log_even)
+        )
 
     def even(self, strength: float) -> float:
         """The even strength of a strength."""
@@ -72,20 +80,27 @@ class EvenStrengths:
         )
 
 
-@functools.lru_cache(maxsize=64)  # a search and its intervals ask for the same curve several times
-def _curve(
-    rule: Rule, middle: int, log_most: float, curves: Curves
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Logarithms of strengths and of the roots of the errors there; None if the curves do not show the errors."""
-    log_strength = np.unique(np.minimum((middle + _STEPS) * _STEP, log_most))
-    errors = [rule.squared_error(rule.level(math.exp(x)), curves) for x in log_strength]
+def _places(log_start: float, log_most: float) -> tuple[float, ...]:
+    """Logarithms of the strengths at which the errors are looked up, rising."""
+    middle = _SHARED * round(log_start / _STEP / _SHARED)
+    return tuple(np.unique(np.minimum((middle + _STEPS) * _STEP, log_most)).tolist())
+
+
+@functools.lru_cache(maxsize=64)  # a search and its intervals ask for the same errors several times
+def _errors(rule: Rule, log_strength: tuple[float, ...], curves: Curves) -> NDArray[np.float64] | None:
+    """Squared errors of each site, shape `(n, n_sites)`; None if the curves do not show them."""
+    errors = [rule.squared_errors(rule.level(math.exp(x)), curves) for x in log_strength]
     known = [error for error in errors if error is not None]
-    if len(known) < len(errors) or sum(error > 0 for error in known) < _FEWEST:
+    return np.stack(known) if len(known) == len(errors) else None
+
+
+def _integrated(log_strength: tuple[float, ...], errors: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Logarithms of the roots of the errors from the first on; None if too few levels have an error."""
+    if (errors > 0).sum() < _FEWEST:
         return None
-    log_root = np.log(np.maximum(known, 1e-30)) / 2
     run = np.diff(log_strength)
-    stretch = np.clip(np.diff(log_root) / run, _FLATTEST, _STEEPEST)
-    return log_strength, np.concatenate([[0.0], np.cumsum(stretch * run)])
+    stretch = np.clip(np.diff(np.log(np.maximum(errors, 1e-30)) / 2) / run, _FLATTEST, _STEEPEST)
+    return np.concatenate([[0.0], np.cumsum(stretch * run)])
 
 
 def _mapped(value: float, xs: NDArray[np.float64], ys: NDArray[np.float64]) -> float:

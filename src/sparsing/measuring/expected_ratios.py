@@ -34,7 +34,7 @@ class ExpectedRatios:
 
     def __init__(self, curves: Curves, corpus: Corpus):
         self._curves, self._corpus = curves, corpus
-        self._factors: dict[tuple[str, str, float, bool], tuple[Floats, Floats]] = {}
+        self._factors: dict[tuple[str, str, float, EvenStrengths], tuple[Floats, Floats]] = {}
         self._prompts: dict[str, float] = {}
 
     def factor(
@@ -54,10 +54,20 @@ class ExpectedRatios:
             even: Makes `shift` that of the logarithm of the even strength.
             passes: Of the search of this rule.
         """
-        key = (rule.label, rule.selection, level, even is SAME_STRENGTHS)
+        key = (rule.label, rule.selection, level, even)
         if key not in self._factors:
             self._factors[key] = self._table(rule, level, even)
         return np.interp(shift, *self._factors[key]) ** self._power(rule, passes)
+
+    def needs_pass(self, rule: Rule, level: float, passes: Sequence[Observation]) -> bool:
+        """Whether a pass at this level would show how the ratio of the rule changes, and the passes do not.
+
+        Only for rules whose activation ratio the curves predict roughly.
+        """
+        if not rule.ratio_is_rough:
+            return False
+        expected = [self._expected(rule, one.level) for one in passes if one.level is not None and one.ratio]
+        return not _spread(expected) and _spread([*expected, self._expected(rule, level)])
 
     def _power(self, rule: Rule, passes: Sequence[Observation]) -> float:
         """By which power of the activation ratios that the curves predict those of the passes grow.
@@ -70,9 +80,9 @@ class ExpectedRatios:
             for one in passes
             if one.level is not None and one.ratio
         ]
-        expected, measured = np.log(np.maximum(np.array(pairs).reshape(-1, 2), 1e-12)).T
-        if len(pairs) < 2 or expected.max() - expected.min() < _LEAST_SPREAD:
+        if not _spread([one for one, _ in pairs]):
             return 1.0
+        expected, measured = np.log(np.maximum(np.array(pairs), 1e-12)).T
         around = expected - expected.mean()
         power = float(around @ measured / (around @ around))
         return power if abs(power - 1) > _CURVES_ERROR and power > 0 else 1.0
@@ -103,3 +113,8 @@ class ExpectedRatios:
         batches = self._corpus.batches(64)
         prompt = sum(int((selection.prompt_of(b.real) & b.counted).sum()) for b in batches)
         return prompt / self._corpus.num_tokens
+
+
+def _spread(ratios: Sequence[float]) -> bool:
+    """Whether ratios differ enough to show how others change with them."""
+    return len(ratios) > 1 and max(ratios) > math.exp(_LEAST_SPREAD) * max(min(ratios), 1e-12)

@@ -61,7 +61,7 @@ class RiseFit:
     target: float
     """The target `log(ppl_ratio)`."""
     misfit: float
-    """Largest distance of a pass near the target from the line, in standard errors of the pass."""
+    """Largest distance from the line of a pass near the target or next to it, in standard errors of the pass."""
 
     def rise_at(self, strength: float) -> float:
         """`log(ppl_ratio)` at this strength by the line."""
@@ -155,7 +155,7 @@ def _fit_line(
     log_s, log_slope = (float(parameter) for parameter in best.x)
     jacobian: NDArray[np.float64] = best.jac
     covariance = np.linalg.pinv(jacobian.T @ jacobian)
-    misfits = np.abs(residuals(best.x)[:-1][np.abs(distance) <= AT_TARGET])
+    misfits = np.abs(residuals(best.x)[:-1][(np.abs(distance) <= AT_TARGET) | _next_to_target(rise, part)])
     slope = math.exp(log_slope)
     if not math.isfinite(log_s):
         return None
@@ -167,6 +167,15 @@ def _fit_line(
         target=target,
         misfit=float(misfits.max(initial=0.0)),
     )
+
+
+def _next_to_target(rise: NDArray[np.float64], part: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The passes over the whole corpus that are next to the target on both sides. `rise` is relative to the target."""
+    found = np.zeros(len(rise), dtype=np.bool_)
+    for side in (rise < 1, rise >= 1):
+        if (own := np.flatnonzero(side & ~part)).size:
+            found[own[np.argmin(np.abs(rise[own] - 1))]] = True
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -54,9 +54,9 @@ NOISE_GUESS = 0.2
 PART_TRIES_WITH_NOISE = 4
 """Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
 COMPARED_NEARNESS = 0.25
-"""`PART_NEARNESS` of a comparison: the pass over the whole corpus goes on at the level of the pass over the part."""
-MOST_PART_ERROR = 0.6
-"""Relative sampling error of the rise beyond which the part refines no level near the target."""
+"""`PART_NEARNESS` of a comparison, whose pass over the whole corpus goes on at the level of the pass over the part."""
+COMPARED_PART_TRIES = 6
+"""Most passes over the part in a comparison."""
 MOST_MOVED = 0.25
 """Largest distance in `log(log(ppl_ratio))` over which a comparison moves a pass along the curve to the target.
 
@@ -64,14 +64,15 @@ A curve need not be a power law: FAT on `gate` of a SiLU model has a cliff at 0.
 At 0.4 its ratio at PPL-5% was 17.8% [15.5, 20.0] on the demo model, where passes at many levels show about 26%, also if
 a pass over the part lay at the target: few windows do not show the slope well enough. Where the error of the rule is
 calibrated, the way is shorter on such a cliff (`MOST_MOVED_BY_ERROR`)."""
-MOST_MOVED_BY_ERROR = 0.5
+MOST_MOVED_BY_ERROR = 0.6
 """`MOST_MOVED` where the calibrated error of the rule shows the shape of the curve (`even_strengths.py`)."""
 MOST_JUMP = 0.5
 """Largest distance in `log(log(ppl_ratio))` of the nearest pass from the target where the rise jumps over it. Beyond it
 no level meets the target."""
 MOST_MISFIT = 4.0
-"""Most standard errors between the curve and a pass near the target, and most standard deviations between a slope and
-the expected one. Beyond it the rise follows no power law there."""
+"""Most standard errors between the curve and a pass near the target. Beyond it the rise follows no power law there."""
+MOST_UNUSUAL = 3.0
+"""Most standard deviations between a slope and the expected one. A steeper slope is that of a jump."""
 LEAST_SLOPE = 0.7
 """Least slope of a curve along which a comparison moves a pass. A flatter curve is that of a rule that jumps."""
 _ANOTHER_LEVEL = 0.04
@@ -87,10 +88,14 @@ _BISECTION_FLOOR = 1e-3
 _SAME_STRENGTH = 1e-3
 """Strengths whose logarithms differ by less than this count as the same: a repeated pass repeats its rounding."""
 _MAX_TRIES = 40
-_SURPRISE = 2.5
-"""Standard deviations beyond which a pass over the part refutes the start of the search."""
-_SHARED_SAMPLING = 0.7
-"""Least error of the factor of the part, as a share of the sampling error of the rise over the part."""
+_TAILS = 4
+"""Degrees of freedom of the rise where a search begins, around the target."""
+_FARTHEST = 6.0
+"""Largest distance in `log(log(ppl_ratio))` of the start of a search from the target that is considered."""
+_OFF_CURVE = 0.1
+"""Deviation of any rise from a power law, as a share of the target: few dropped neurons may lower the loss."""
+UNKNOWN_START_SD = 1.5
+"""Standard deviation of `log(log(ppl_ratio))` where a search begins of which nothing is known, around the target."""
 _RIPPLE = 3.0
 """A fall of perplexity counts if it exceeds this many standard deviations of the arithmetic noise."""
 
@@ -160,7 +165,7 @@ class Hints:
     """Rise over the whole corpus divided by the rise over the bracketing part, at the same level."""
     part_sd: float = 0.4
     """Standard deviation of the logarithm of `part_factor`: how much it differs between rules."""
-    start_sd: float = math.inf
+    start_sd: float = UNKNOWN_START_SD
     """Standard deviation of `log(log(ppl_ratio))` at the level where the search begins, around the target."""
     even: EvenStrengths | None = None
     """The strengths of the rule over which its curve is expected to be a square; None if that is not known."""
@@ -169,34 +174,36 @@ class Hints:
     noise: float | None = None
     """Standard deviation of the arithmetic noise of `mean_rise` over the whole corpus, nats; None if not known."""
 
-    def weighed(self, first: Observation, target: float) -> float:
-        """The rise to expect at the start of the search if the first pass over the part shows none, nats.
+    def distance_after(self, one: Observation, target: float, start_sd: float) -> tuple[float, float]:
+        """Where a pass over the part lies: `log(rise / target)` over the whole corpus, and its standard deviation.
 
-        It lies between the target, from the earlier searches, and the rise over the part, weighted by their precision.
-        """
-        if len(first.rise) < 2:
-            return target  # the scatter of the windows is not known
-        sampling_sd = relative_sampling_sd(first.rise, first.labels) * abs(first.mean_rise) * self.part_factor
-        weight = 1 / (1 + (self.start_sd * target / max(sampling_sd, 1e-12)) ** 2)
-        return weight * target + (1 - weight) * first.mean_rise * self.part_factor
-
-    def factor_after(self, first: Observation, target: float) -> float:
-        """The factor of the part after the first pass over the part, at the level where the search begins.
+        Median and width of the posterior. The rise over the part has the errors of its windows and of its factor.
 
         Args:
-            first: The pass; its rise is above 0.
-            target: The rise over the whole corpus that is expected there from the earlier searches, nats.
+            start_sd: Standard deviation of the distance before the pass, with wide tails.
         """
-        start, known = math.log(target / first.mean_rise), math.log(self.part_factor)
-        sampling_sd = relative_error_of_part(first)
-        # relative to the rise that is expected from the factor, since a small rise has a large relative error
-        sampling_sd *= min(1.0, first.mean_rise * self.part_factor / target)
-        part_sd = max(self.part_sd, _SHARED_SAMPLING * sampling_sd)
-        if abs(start - known) > _SURPRISE * math.hypot(self.start_sd, part_sd):
-            return self.part_factor  # the search begins far from the target
-        # two estimates of the logarithm, weighted by their precision
-        weight = part_sd**2 / (part_sd**2 + self.start_sd**2)
-        return math.exp(weight * start + (1 - weight) * known)
+        measured = one.mean_rise * self.part_factor / target
+        # of a single window the scatter is not known
+        error = relative_error_of_part(one) * max(abs(measured), float(len(one.rise) == 1))
+        error = math.hypot(error, _OFF_CURVE)
+        z = np.linspace(-_FARTHEST, _FARTHEST, 601)
+        nodes = np.linspace(-3, 3, 31)
+        factors = np.exp(self.part_sd * nodes)
+        likelihood = np.exp(-(((measured - np.exp(z)[:, None] / factors) / error) ** 2) / 2)
+        density = likelihood @ np.exp(-(nodes**2) / 2) * _student(z / start_sd)
+        return _median_and_width(z, density)
+
+
+def _student(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Density of Student's t with `_TAILS` degrees of freedom, up to a factor."""
+    return (1 + x**2 / _TAILS) ** (-(_TAILS + 1) / 2)
+
+
+def _median_and_width(x: NDArray[np.float64], density: NDArray[np.float64]) -> tuple[float, float]:
+    """Median of a distribution and half the distance between its quantiles at one standard deviation."""
+    total = np.cumsum(density) / density.sum()
+    low, middle, high = (float(np.interp(share, total, x)) for share in (0.159, 0.5, 0.841))
+    return middle, (high - low) / 2
 
 
 NO_HINTS = Hints()
@@ -285,7 +292,10 @@ class _Search:
     def result(self) -> SearchResult:
         """Run the search."""
         if self._windows is not None and not self._is_near([*self._part, *self._all]):
-            self._bracket_on_part()
+            if self._by_curve:
+                self._weigh_on_part()
+            else:
+                self._bracket_on_part()
         final = self._refine()
         fit, noise = self._fit(), self._noise()
         slope_fit = self._fit_with_sampling(final, noise or 0.0) or fit
@@ -348,35 +358,41 @@ class _Search:
             self._rise_by_part,
             self._target,
             self._reach,
-            self._ends_bracketing,
+            lambda rise: rise > 0 and abs(math.log(rise / self._target)) <= PART_NEARNESS,
             self._same_level,
             self._hints.slope.median,
             most_tries=PART_TRIES_WITH_NOISE if self._noisy else _MAX_TRIES,
         )
         self._reach = dataclasses.replace(self._reach, start=start)
 
-    def _ends_bracketing(self, rise: float) -> bool:
-        """Whether the latest pass over the part, from which this rise is expected, is near enough to the target."""
-        if rise <= 0:
-            return False
-        if abs(math.log(rise / self._target)) <= (COMPARED_NEARNESS if self._by_curve else PART_NEARNESS):
-            return True
-        error = relative_error_of_part(self._part[-1])
-        # `rise` contains what earlier searches expect
-        measured = abs(self._part[-1].mean_rise) * self._part_factor
-        distance = abs(rise - self._target)
-        return self._by_curve and error > MOST_PART_ERROR and distance <= error * min(measured, self._target)
-
     def _rise_by_part(self, strength: float) -> float:
         """The rise over the whole corpus that is expected from a pass over the part, nats."""
-        is_first = not self._part
-        rise = self._observe(strength, on_all=False).mean_rise
-        if is_first and math.isfinite(self._hints.start_sd):
-            if rise > 0:
-                self._part_factor = self._hints.factor_after(self._part[-1], self._target)
-            else:
-                return max(self._hints.weighed(self._part[-1], self._target), rise * self._part_factor)
-        return rise * self._part_factor
+        return self._observe(strength, on_all=False).mean_rise * self._part_factor
+
+    def _weigh_on_part(self) -> None:
+        """As `_bracket_on_part`, but weigh each pass over the part against what is known before it.
+
+        Further passes over the part repeat the error of its windows, so they serve only while the way to the target is
+        so long that the slope is too uncertain.
+        """
+        slope, strength, sd = (
+            self._hints.slope,
+            min(self._reach.start, self._reach.most),
+            self._hints.start_sd,
+        )
+        for _ in range(COMPARED_PART_TRIES):
+            one = self._observe(strength, on_all=False)
+            distance, sd = self._hints.distance_after(one, self._target, sd)
+            if abs(distance) <= COMPARED_NEARNESS or (strength == self._reach.most and distance < 0):
+                break
+            factor = min(max(math.exp(-distance / slope.median), MOST_DOWN), MOST_UP)
+            strength = min(strength * factor, self._reach.most)
+            way = math.log(factor) * slope.median
+            unknown = abs(way) * slope.log_sd
+            if unknown <= COMPARED_NEARNESS and abs(distance + way) <= COMPARED_NEARNESS:
+                break
+            sd = math.hypot(sd, unknown, distance + way)
+        self._reach = dataclasses.replace(self._reach, start=strength)
 
     def _refine(self) -> Observation:
         """Run passes over the whole corpus until the target is met; returns the pass whose level is reported."""
@@ -475,7 +491,7 @@ class _Search:
     def _is_usual(self, slope: float) -> bool:
         """Whether a slope agrees with what is known. A steeper one is that of a jump or of the edge of a cliff."""
         known = self._hints.slope
-        return abs(math.log(slope / known.median)) <= MOST_MISFIT * known.log_sd
+        return abs(math.log(slope / known.median)) <= MOST_UNUSUAL * known.log_sd
 
     def _gap(self) -> float:
         """Distance in log(strength) between the levels on both sides of the target; 0 if they are not both known."""
@@ -599,7 +615,7 @@ class _Search:
         known = self._fittable()
         # the first fit assumes a noise for half precision, because the estimate of the noise needs a curve
         guess = self._hints.noise or NOISE_GUESS * self._target
-        sampling_sd = self._sampling_of_part()
+        sampling_sd = self._sampling()
         fit = functools.partial(
             fit_rise, known, self._target, sampling_sd=sampling_sd, slope=self._hints.slope
         )
@@ -607,14 +623,13 @@ class _Search:
         noise = arithmetic_noise(self._all, first) if self._noisy else None
         return fit(noise) if noise else first
 
-    def _sampling_of_part(self) -> Callable[[Observation], float] | None:
-        """The sampling errors of the passes over the part, against the nearest pass over the whole corpus.
+    def _sampling(self) -> Callable[[Observation], float] | None:
+        """The sampling errors of the passes of a comparison, against the nearest pass over the whole corpus.
 
-        The passes over the whole corpus have none, since the curve is that of this corpus."""
-        if not self._by_curve or not self._all or not self._part:
+        Two levels drop other neurons of each token, so also passes over the whole corpus lie on no smooth curve."""
+        if not self._by_curve or not self._all:
             return None
-        against = SamplingAgainst(reference=self._nearest(), windows=self._windows)
-        return lambda one: 0.0 if one.on_all else against(one)
+        return SamplingAgainst(reference=self._nearest(), windows=self._windows)
 
     def _fit_with_sampling(self, reference: Observation, noise: float) -> RiseFit | None:
         """The curve of texts of this kind, for the slope; None for a single window, which shows no sampling error."""

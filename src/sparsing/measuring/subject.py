@@ -130,6 +130,8 @@ class Subject:
         self._latest: tuple[str, PassResult[ActiveTotals]] | None = None
         """The identity of thresholds and their counted pass, which the figures of a rule are computed from."""
         self._earlier = EarlierSearches(self.curves, self.part)
+        self._even: dict[tuple[str, float], EvenStrengths] = {}
+        """The strengths along which the search of a rule for a target stepped."""
         self._expected = ExpectedRatios(self.curves, corpus)
         self._dense_errors: dict[str, np.ndarray] = {}
         self._errors_with_shared: dict[str, dict[str, float]] = {}
@@ -270,18 +272,24 @@ class Subject:
             return known[-1]
 
         before = len(known)
+        reach, hints = self._earlier.start(rule, target) if compared else (rule.reach(self.curves), NO_HINTS)
         found = search(
             rule,
             run,
             ppl_ratio=target,
-            reach=self._earlier.reach(rule, target) if compared else rule.reach(self.curves),
+            reach=reach,
             part=self.part,
             tolerance=tolerance,
             noisy=self.is_half_precision,
             known=tuple(known),
-            hints=self._earlier.hints(rule, target) if compared else NO_HINTS,
+            hints=hints,
             by_curve=compared,
         )
+        self._even[_key(rule), target] = hints.even or SAME_STRENGTHS
+        if compared and found.converged and not found.meets_target and found.fitted_strength is not None:
+            at_target = rule.level(found.fitted_strength)
+            if self.part is not None and self._expected.needs_pass(rule, at_target, known):
+                run(at_target, False)
         self._earlier.add(rule, found, known[before:])
         return found
 
@@ -369,10 +377,9 @@ class Subject:
 
     def even_strengths(self, rule: Rule, found: SearchResult) -> EvenStrengths:
         """The strengths along which the search of this rule stepped."""
-        near = found.fitted_strength or rule.strength(found.level)
-        if found.stretch is None or near <= 0:
+        if found.stretch is None:
             return SAME_STRENGTHS
-        return EvenStrengths.of(rule, near, rule.reach(self.curves).most, self.curves) or SAME_STRENGTHS
+        return self._even[_key(rule), found.target_ppl_ratio]
 
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each site on dense inputs, exact, shape `(n_sites,)`."""

@@ -55,6 +55,8 @@ class Rule(abc.ABC):
     """True if the level is the error of the output: then equal levels cost about the same perplexity for all scores."""
     usual_exponent: ClassVar[float] = 2.0
     """The rise of the loss is roughly the strength to this power. A search uses it where no error was calibrated."""
+    ratio_is_rough: ClassVar[bool] = False
+    """True if the curves, which take all tokens together, predict the activation ratio of the rule only roughly."""
     selection: str = "above"
     """How the numbers per site act on the scores: a name in `sparsing.rules.selections.SELECTIONS`."""
 
@@ -114,11 +116,11 @@ class Rule(abc.ABC):
         curve = curves[self.score]
         return curve.ratio_at(self.values(level, curves, len(curve.thresholds)))
 
-    def squared_error(self, level: float, curves: Curves) -> float | None:
-        """Mean over sites of the squared CETT that the curves predict at this level.
+    def squared_errors(self, level: float, curves: Curves) -> NDArray[np.float64] | None:
+        """Squared CETT of each site that the curves predict at this level, shape `(n_sites,)`.
 
-        The rise of the loss is nearly proportional to it. For a rule that is no threshold per site it is the error of
-        thresholds that keep as many neurons. None if its score has no curve.
+        The rise of the loss is nearly a weighted sum of them. For a rule that is no threshold per site they are the
+        errors of thresholds that keep as many neurons. None if its score has no curve.
         """
         if any(score.name not in curves.scores for score in scores_of(self.score)):
             return None
@@ -127,7 +129,7 @@ class Rule(abc.ABC):
             thresholds = self.values(level, curves, len(curve.thresholds))
         else:
             thresholds = curve.threshold_at_ratio(self.site_ratios(level, curves))
-        return float((curve.cett_at(thresholds) ** 2).mean())
+        return curve.cett_at(thresholds) ** 2
 
     @abc.abstractmethod
     def reach(self, curves: Curves) -> Reach:

@@ -123,6 +123,11 @@ def scores_of(names: str) -> tuple[Score, ...]:
     return scores
 
 
+def cuts_inputs(names: str) -> bool:
+    """Whether one of the scores is defined on inputs of linears, not only on neurons of feed-forward blocks."""
+    return any("linear_input" in score.kinds for score in scores_of(names))
+
+
 def score_for(scores: Sequence[Score], site: Site) -> Score:
     """The one of these scores that is defined on the site.
 

@@ -33,6 +33,7 @@ class GaussianTopK(KeepsShare):
     level_name = "k, share kept of Gaussian scores"
     selection = "gaussian_top_k"
     usual_exponent = 1.0
+    ratio_is_rough = True  # scores are not Gaussian
 
     def reach(self, curves: Curves) -> Reach:
         # the threshold grows without bound as k falls, but slowly: at k = 1e-9 it is 6 standard deviations

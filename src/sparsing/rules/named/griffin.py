@@ -18,7 +18,9 @@ from sparsing.rules.rule import KeepsShare, Reach, register_rule
 from sparsing.rules.selections import PromptSelection, register_selection
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from sparsing.rules.curves import Curves
 
@@ -36,7 +38,7 @@ class Griffin(KeepsShare):
         # neurons that are not among the largest of the prompt may be large later, so most neurons are needed
         return dataclasses.replace(super().reach(curves), start=0.05)
 
-    def squared_error(self, level: float, curves: Curves) -> float | None:
+    def squared_errors(self, level: float, curves: Curves) -> NDArray[np.float64] | None:
         return None  # a set drops neurons that are large at later tokens, which no threshold does
 
 

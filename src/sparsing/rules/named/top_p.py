@@ -33,6 +33,7 @@ class TopP(Rule):
     score = "h"
     level_name = "p, share of the mass kept"
     selection = "top_p"
+    ratio_is_rough = True  # a few tokens have most of the mass
     power: ClassVar[int] = 1
     """The mass of a neuron is its score to this power."""
 
@@ -52,13 +53,13 @@ class TopP(Rule):
     def site_ratios(self, level: float, curves: Curves) -> NDArray[np.float64]:
         return curves[self.score].ratio_at_mass(1 - level, self.power)
 
-    def squared_error(self, level: float, curves: Curves) -> float | None:
+    def squared_errors(self, level: float, curves: Curves) -> NDArray[np.float64] | None:
         # Neurons cancel each other little, so the squared norms of those that are dropped add up to about the squared
         # norm of the error. The curves cannot say it, since they take all tokens together and few tokens have most of
         # the mass.
         if {score.value for score in scores_of(self.score)} != {"h"}:
             return None
-        return (1 - level) ** (2 / self.power)
+        return np.full(len(curves[self.score].thresholds), (1 - level) ** (2 / self.power))
 
     def reach(self, curves: Curves) -> Reach:
         return Reach(start=0.1, most=1 - 1e-6, step=1e-7)

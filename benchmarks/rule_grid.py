@@ -103,7 +103,11 @@ def _row(
     spent_before = float(spent.read_text()) if spent.exists() else 0.0
     began = time.process_time()
     subject = _subject(loaded, corpus, rules, journal=open_journal(folder, loaded, corpus))
-    calibration_sec = time.process_time() - began
+    calibration = folder / "calibration_sec"
+    if not calibration.exists():  # an interrupted run continues with the calibration of its journal
+        calibration.write_text(str(time.process_time() - began))
+    calibration_sec = float(calibration.read_text())
+    spent.write_text(str(spent_before + time.process_time() - began))
     refused = dict[str, str]()
     for rule in sorted(rules, key=lambda rule: not rule.level_is_error):  # the order of `compare`
         try:
@@ -141,7 +145,8 @@ def _row(
         "passes_on_all_tokens": len(on_all),
         "passes_on_the_part_alone": len(on_part),
         "part_of_the_tokens": 0.0 if subject.part is None else len(subject.part) / corpus.n_windows,
-        "points": [_point(comparison, rule.label) | _passes(subject, rule) for rule in reached],
+        "points": [_point(comparison, subject, rule) | _passes(subject, rule) for rule in reached],
+        "block_weights": _block_weights(subject),
         "refused": refused,
         "orders": [_order(order) for order in comparison.orders],
         "overlap": comparison.overlap.to_dict() if comparison.overlap else None,
@@ -172,16 +177,24 @@ def _dense_cpu_sec(loaded: LoadedModel, corpus: Corpus) -> float:
     return time.process_time() - began
 
 
-def _point(comparison: RuleComparison, label: str) -> dict[str, Any]:
-    (point,) = comparison.of(label)
+def _block_weights(subject: Subject) -> list[float] | None:
+    """How much an error of each feed-forward block hurts, relative to the mean, as the searches have shown."""
+    rule = make_rule("cett")
+    weights = subject.site_weights(rule) if rule.score in subject.curves.scores else None
+    return None if weights is None else (weights / weights.mean()).tolist()
+
+
+def _point(comparison: RuleComparison, subject: Subject, rule: Rule) -> dict[str, Any]:
+    (point,) = comparison.of(rule.label)
     assert point.savings is not None
-    savings = point.savings
+    savings, errors = point.savings, rule.squared_errors(point.level, subject.curves)
     return {
-        "rule": label,
+        "rule": rule.label,
         "level": point.level,
         "activation_ratio": point.activation_ratio,
         "activation_ratio_interval": point.activation_ratio_interval,
         "measured_ppl_ratio": point.measured_ppl_ratio,
+        "mean_squared_cett": None if errors is None else float(errors.mean()),
         "bytes_share_score_first": savings.active_bytes(known=False) / savings.dense_bytes,
         "bytes_share_known": savings.active_bytes(known=True) / savings.dense_bytes,
         "group_ratio": savings.group_ratio.mean(0).tolist(),

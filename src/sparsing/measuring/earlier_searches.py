@@ -93,7 +93,7 @@ class EarlierSearches:
         """The range of strengths of a search, which begins where the target is expected, and what else is known."""
         reach, start_sd = self._reach(rule, ppl_ratio)
         log_factor, part_sd = self._part_factor(rule)
-        even = EvenStrengths.of(rule, reach.start, reach.most, self._curves, self._expected.weights(rule))
+        even = EvenStrengths.of(rule, reach.start, reach.most, self._curves, self.weights(rule))
         return reach, Hints(
             part_factor=math.exp(log_factor),
             part_sd=part_sd,
@@ -102,6 +102,10 @@ class EarlierSearches:
             slope=self._slope(rule, is_known=even is not None),
             noise=float(np.median(self._noises)) if self._noises else None,
         )
+
+    def weights(self, rule: Rule) -> NDArray[np.float64] | None:
+        """How much an error at each site hurts, up to a common factor; None if the rule has no curve."""
+        return self._expected.weights(rule)
 
     def _reach(self, rule: Rule, ppl_ratio: float) -> tuple[Reach, float]:
         """The range of a search and the standard deviation of `log(log(ppl_ratio))` at its start, around the target."""

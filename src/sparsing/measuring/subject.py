@@ -293,6 +293,13 @@ class Subject:
         self._earlier.add(rule, found, known[before:])
         return found
 
+    def site_weights(self, rule: Rule) -> np.ndarray | None:
+        """How much an error at each site of the rule hurts, as the searches of a comparison have shown.
+
+        Up to a common factor (`expected_rise.py`), shape `(n_sites,)`; None if the rule has no curve.
+        """
+        return self._earlier.weights(rule)
+
     def passes_of(self, rule: Rule) -> tuple[Observation, ...]:
         """The passes that the searches of this rule have run, on the whole corpus and on the bracketing part."""
         return tuple(self._known.get(_key(rule), ()))

@@ -189,9 +189,10 @@ class Hints:
         z = np.linspace(-_FARTHEST, _FARTHEST, 601)
         nodes = np.linspace(-3, 3, 31)
         factors = np.exp(self.part_sd * nodes)
-        likelihood = np.exp(-(((measured - np.exp(z)[:, None] / factors) / error) ** 2) / 2)
-        density = likelihood @ np.exp(-(nodes**2) / 2) * _student(z / start_sd)
-        return _median_and_width(z, density)
+        log_likelihood = -(((measured - np.exp(z)[:, None] / factors) / error) ** 2 + nodes**2) / 2
+        # relative to the largest, since far from every distance all of them vanish
+        likelihood = np.exp(log_likelihood - log_likelihood.max()).sum(1)
+        return _median_and_width(z, likelihood * _student(z / start_sd))
 
 
 def _student(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -627,9 +628,12 @@ class _Search:
         """The sampling errors of the passes of a comparison, against the nearest pass over the whole corpus.
 
         Two levels drop other neurons of each token, so also passes over the whole corpus lie on no smooth curve."""
-        if not self._by_curve or not self._all:
+        rising = [one for one in self._all if one.mean_rise > 0]
+        if not self._by_curve or not rising:
             return None
-        return SamplingAgainst(reference=self._nearest(), windows=self._windows)
+        # a rise near 0 has a large relative error, however near to the target it is
+        reference = min(rising, key=lambda one: abs(math.log(one.mean_rise / self._target)))
+        return SamplingAgainst(reference=reference, windows=self._windows)
 
     def _fit_with_sampling(self, reference: Observation, noise: float) -> RiseFit | None:
         """The curve of texts of this kind, for the slope; None for a single window, which shows no sampling error."""

@@ -614,6 +614,26 @@ def test_near_passes_on_both_sides_do_not_end_a_noisy_comparison(start):
     assert found.fitted_strength == pytest.approx(0.5, rel=0.02)
 
 
+def test_a_pass_without_a_rise_does_not_make_the_others_worthless():
+    """On SmolLM2 in bfloat16 a joint rule had 2.35 and 0.05 times the target, and then 60, 99 and 69 times it."""
+    labels = np.full(WINDOWS, 250.0)
+
+    def passed(strength: float, on_all: bool) -> Observation:
+        noise = np.random.default_rng(round(strength * 1e9)).standard_normal(WINDOWS) * 1e-2
+        rises = 0.01 * strength**4 + noise - noise.mean()
+        return Observation(strength=strength, rise=labels * rises, labels=labels, on_all=on_all)
+
+    known = [passed(strength, True) for strength in (1.24, 0.47)]
+    assert [round(one.mean_rise / 0.01, 2) for one in known] == [2.36, 0.05]
+    reach = dataclasses.replace(REACH, start=1.24, most=9.0)
+    found = search(
+        CETT, passed, ppl_ratio=math.exp(0.01), reach=reach, known=known, noisy=True, by_curve=True
+    )
+    assert found.converged
+    assert max(tried.level for tried in found.tries) < 1.6
+    assert found.fitted_strength == pytest.approx(1.0, rel=0.05)
+
+
 def test_a_jump_far_over_the_target_ends_the_comparison_and_is_told():
     labels = np.full(WINDOWS, 250.0)
     scatter = 1 + 0.8 * np.sin(np.arange(WINDOWS))

@@ -10,8 +10,9 @@ import pytest
 
 from sparsing.measuring.earlier_searches import EarlierSearches
 from sparsing.measuring.expected_rise import RULE_SD
+from sparsing.measuring.hints import UNKNOWN_START_SD, Hints
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.search import UNKNOWN_START_SD, Hints, SearchResult
+from sparsing.measuring.search import SearchResult
 from sparsing.measuring.subject import Subject
 from sparsing.rules import make_rule
 from sparsing.text.corpus import load_corpus

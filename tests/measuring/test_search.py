@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from sparsing.errors import InputError, TargetError
 from sparsing.measuring.even_strengths import SAME_STRENGTHS
+from sparsing.measuring.hints import NO_HINTS, Hints
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SamplingAgainst, SlopePrior, fit_rise
 from sparsing.measuring.search import (
     DOUBT,
-    NO_HINTS,
     TOLERANCE,
-    Hints,
     SearchResult,
     part_windows,
     search,

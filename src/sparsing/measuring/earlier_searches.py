@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from sparsing.measuring.even_strengths import EvenStrengths
 from sparsing.measuring.expected_rise import ExpectedRise
+from sparsing.measuring.hints import UNKNOWN_START_SD, Hints, relative_error_of_part
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SLOPE, SlopePrior
-from sparsing.measuring.search import UNKNOWN_START_SD, Hints, SearchResult, relative_error_of_part
+from sparsing.measuring.search import SearchResult
 from sparsing.rules.scores import cuts_inputs, scores_of
 from sparsing.rules.selections import SELECTIONS
 

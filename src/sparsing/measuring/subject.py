@@ -31,6 +31,7 @@ from sparsing.measuring.earlier_searches import EarlierSearches
 from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
 from sparsing.measuring.expected_ratios import ExpectedRatios
 from sparsing.measuring.finite import exp_of_nats
+from sparsing.measuring.hints import NO_HINTS
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import HeldOut, Interval
@@ -39,7 +40,7 @@ from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, Spa
 from sparsing.measuring.overlap import OverlapObserver
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.savings import Savings
-from sparsing.measuring.search import NO_HINTS, TOLERANCE, SearchResult, part_windows, search
+from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
 from sparsing.measuring.target_interval import (
     log_distance,
     resampled_at_target,

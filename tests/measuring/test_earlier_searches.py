@@ -8,12 +8,15 @@ import math
 import numpy as np
 import pytest
 
+from sparsing.demo import checkpoints, heldout_text
 from sparsing.measuring.earlier_searches import EarlierSearches
+from sparsing.measuring.even_strengths import EvenStrengths
 from sparsing.measuring.expected_rise import RULE_SD
 from sparsing.measuring.hints import UNKNOWN_START_SD, Hints
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.search import SearchResult
 from sparsing.measuring.subject import Subject
+from sparsing.models.loading import load_model
 from sparsing.rules import make_rule
 from sparsing.text.corpus import load_corpus
 
@@ -48,6 +51,20 @@ def test_a_search_begins_where_the_target_is_expected(subject):
         # `top_k` keeps a whole number of 96 neurons
         assert expected == pytest.approx(math.log(math.log(1.01)), abs=0.2)
         assert hints.start_sd == sd
+
+
+def test_a_search_steps_along_the_errors_of_the_sites_that_hurt(subject):
+    earlier, rule = EarlierSearches(subject.curves, subject.part), make_rule("quantile:gate")
+    for name, level in (("cett:gate", 0.13), ("fat", 0.4), ("fat:h", 0.2)):
+        earlier.add(make_rule(name), found(level), [])
+    reach, hints = earlier.start(rule, 1.01)
+    weights = earlier.weights(rule)
+    assert weights.max() > 1.05 * weights.min()
+    by_weight, equal = (
+        EvenStrengths.of(rule, reach.start, reach.most, subject.curves, own) for own in (weights, None)
+    )
+    strength = 3 * reach.start
+    assert hints.even.even(strength) == by_weight.even(strength) != equal.even(strength)
 
 
 def test_an_equal_error_of_other_values_costs_about_as_much(subject):
@@ -144,6 +161,21 @@ def test_a_comparison_runs_fewer_passes_than_separate_searches(subject):
     }
     assert count[subject] <= len(rules) + 2
     assert count[subject] < count[alone]
+
+
+def test_a_search_on_a_short_text_does_not_stall():
+    """Each pass was 0.5% away from the last one, since a pass that missed hardly changed the curve: 40 passes."""
+    loaded = load_model(checkpoints("relu")[-1], dtype="float32", device="cpu")
+    corpus = load_corpus([heldout_text()[20_000:50_000]], loaded.tokenizer, window=256, max_tokens=1000)
+    rules = [make_rule(name) for name in ("cett", "cett:gate", "top_k", "fat", "quantile:x")]
+    subject = Subject(loaded, corpus, scores=sorted({rule.score for rule in rules}))
+    tries = [
+        len(subject.search(rule, ppl_ratio, compared=True).tries)
+        for rule in rules
+        for ppl_ratio in (1.01, 1.05, 1.1)
+    ]
+    assert max(tries) <= 12
+    assert sum(tries) <= 4 * len(tries)
 
 
 def test_a_rule_without_an_error_begins_at_the_highest_ratio_found(subject):
@@ -244,5 +276,7 @@ def test_a_pass_over_the_part_is_weighed_against_what_is_known():
     equal = first(0.03)
     single = dataclasses.replace(equal, rise=equal.rise[:1], labels=labels[:1])
     assert 0 < distance(single) < distance(equal)
+    for far in (-100.0, -1.0, 50.0, 1e5):
+        assert abs(distance(first(far))) > 4, "no likelihood vanishes, however far the pass is"
     sds = [Hints(part_sd=0.2).distance_after(first(0.01, scatter), 0.01, 0.5)[1] for scatter in (0.0, 2.0)]
     assert 0.15 < sds[0] < sds[1] < 0.55

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -71,17 +72,30 @@ def test_a_ratio_that_the_curves_predict_roughly_is_seen_where_a_pass_is_moved_t
         assert not ratios.needs_pass(rule, far, [one, two]), "the passes show it"
 
 
-def test_a_comparison_runs_such_a_pass():
+def test_a_comparison_runs_such_a_pass(subject, monkeypatch):
     """A rule whose only pass was moved far had the ratio of the curves, 28.8% where `measure` finds 34.5%."""
-    loaded = load_model(checkpoints("silu")[-1], dtype="float32", device="cpu")
-    corpus = load_corpus([heldout_text()], loaded.tokenizer, window=128, max_tokens=8192)
-    subject, rule = Subject(loaded, corpus, scores=("h",)), make_rule("top_p_l2")
-    for ppl_ratio in np.linspace(1.006, 1.03, 5):
-        found = subject.search(rule, float(ppl_ratio), compared=True)
-        if found.meets_target:
-            continue
-        at_target = rule.level(found.fitted_strength)
-        assert not ExpectedRatios(subject.curves, corpus).needs_pass(rule, at_target, subject.passes_of(rule))
+    monkeypatch.setattr(ExpectedRatios, "needs_pass", lambda *_: True)
+    rule = make_rule("top_p_l2")
+    moved = [
+        found
+        for ppl_ratio in (1.007, 1.012, 1.018, 1.023)
+        if not (found := subject.search(rule, ppl_ratio, compared=True)).meets_target
+    ]
+    assert moved
+    levels = [one.level for one in subject.passes_of(rule) if not one.on_all]
+    assert all(rule.level(found.fitted_strength) in levels for found in moved)
+
+
+def test_a_search_keeps_the_strengths_along_which_it_stepped(subject):
+    """A later search of the same rule must not change the interval of the first."""
+    rule = make_rule("fat:neuron_norm")
+    found = subject.search(rule, 1.03, compared=True)
+    even = subject.even_strengths(rule, found)
+    subject.search(rule, 1.03)
+    subject.search(make_rule("cett"), 1.03, compared=True)
+    assert subject.even_strengths(rule, found) is even
+    other = subject.even_strengths(rule, dataclasses.replace(found, level_sd=0.1))
+    assert other.stretch(found.fitted_strength) == pytest.approx(even.stretch(found.fitted_strength), rel=0.2)
 
 
 def test_a_shift_beyond_every_level_ends_at_the_sparsest(subject):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -88,12 +89,12 @@ def test_rules_that_differ_teach_which_site_hurts_and_so_the_rise_of_the_next_ru
 def test_the_mean_of_the_posterior_is_a_maximum():
     """The linear approximation converges: no parameter can be moved without lowering the density."""
     expected = learned(curves(), ("cett:h", 0.05), ("fat:h", 0.05), ("quantile:gate", 0.1), ("cett:x", 0.1))
-    parameters, _ = expected._fitted()
-    mean, sd = expected._priors()
+    fitted = expected._fitted()
+    parameters, (mean, sd) = fitted.parameters, expected._priors()
 
     def log_density(values: np.ndarray) -> float:
-        expected._known = values, np.eye(len(values))
-        residuals = [log_rise - expected._expected(cut)[0] for cut, log_rise in expected._observed]
+        expected._known = dataclasses.replace(fitted, parameters=values)
+        residuals = [log_rise - expected._expected(cut)[0] for cut, log_rise in expected._observed.values()]
         return -0.5 * (
             float(np.sum(((values - mean) / sd) ** 2)) + float(np.sum(np.square(residuals))) / RULE_SD**2
         )
@@ -104,6 +105,12 @@ def test_the_mean_of_the_posterior_is_a_maximum():
             moved = parameters.copy()
             moved[place] += step
             assert log_density(moved) < best
+
+
+def test_a_repeated_search_adds_nothing():
+    known, rule = curves(), make_rule("quantile:h")
+    once, twice = (learned(known, *[("fat:h", 0.05)] * times).at(rule, 0.1, 1.01) for times in (1, 2))
+    assert once == twice
 
 
 def test_other_inputs_other_targets_and_other_ways_to_rank_are_known_less():

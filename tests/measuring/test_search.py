@@ -633,6 +633,25 @@ def test_a_pass_without_a_rise_does_not_make_the_others_worthless():
     assert found.fitted_strength == pytest.approx(1.0, rel=0.05)
 
 
+def test_a_text_of_one_window_is_searched_by_its_passes():
+    """It shows no sampling error, and with infinite errors no pass would count: CETT had 24.0% for 15.9%."""
+    labels = np.full(1, 250.0)
+
+    def passed(strength: float, on_all: bool) -> Observation:
+        return Observation(strength=strength, rise=labels * 0.01 * strength**4, labels=labels, on_all=on_all)
+
+    found = search(
+        CETT,
+        passed,
+        ppl_ratio=math.exp(0.01),
+        reach=dataclasses.replace(REACH, start=0.89, most=9.0),
+        hints=Hints(even=SAME_STRENGTHS, slope=SlopePrior(log_sd=0.25)),
+        by_curve=True,
+    )
+    assert found.converged
+    assert found.fitted_strength == pytest.approx(1.0, rel=0.005)
+
+
 def test_a_jump_far_over_the_target_ends_the_comparison_and_is_told():
     labels = np.full(WINDOWS, 250.0)
     scatter = 1 + 0.8 * np.sin(np.arange(WINDOWS))

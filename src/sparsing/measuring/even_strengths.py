@@ -86,7 +86,7 @@ def _places(log_start: float, log_most: float) -> tuple[float, ...]:
     return tuple(np.unique(np.minimum((middle + _STEPS) * _STEP, log_most)).tolist())
 
 
-@functools.lru_cache(maxsize=64)  # a search and its intervals ask for the same errors several times
+@functools.lru_cache(maxsize=64)  # the targets of a rule ask for the same errors
 def _errors(rule: Rule, log_strength: tuple[float, ...], curves: Curves) -> NDArray[np.float64] | None:
     """Squared errors of each site, shape `(n, n_sites)`; None if the curves do not show them."""
     errors = [rule.squared_errors(rule.level(math.exp(x)), curves) for x in log_strength]

@@ -65,20 +65,40 @@ class _Cut:
     """Factor of each parameter that is an effect of the rule."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Posterior:
+    """The most probable parameters after some observations, and what is known of linear functions of them."""
+
+    parameters: Floats
+    """Shape `(n,)`."""
+    prior_variance: Floats
+    """Shape `(n,)`."""
+    rows: Floats
+    """Derivatives of the observations, shape `(n_observations, n)`."""
+    precision: Floats
+    """Inverse of the covariance of the observations before they are known, shape `(n_observations, n_observations)`."""
+
+    def variance(self, row: Floats) -> float:
+        """Variance of the linear function with these derivatives, shape `(n,)`."""
+        spread = self.rows @ (self.prior_variance * row)
+        return max(float(row**2 @ self.prior_variance - spread @ self.precision @ spread), 0.0)
+
+
 class ExpectedRise:
     """The rise of the loss that rules on one model and corpus are expected to cause."""
 
     def __init__(self, curves: Curves):
         self._curves, self._blocks = curves, set(curves.sites)
         self._places: dict[Effect, int] = {("all",): 0, ("inputs",): 1}
-        self._observed: list[tuple[_Cut, float]] = []
-        self._known: tuple[Floats, Floats] | None = None
-        """Parameters and their covariance at the maximum of the posterior; None if they must be computed again."""
+        self._observed: dict[tuple[str, str, float], tuple[_Cut, float]] = {}
+        """A cut and the logarithm of its rise. The keys are such that a repeated search adds nothing."""
+        self._known: _Posterior | None = None
+        """None if it must be computed again."""
 
     def add(self, rule: Rule, level: float, ppl_ratio: float) -> None:
         """Notes that this level of the rule has this perplexity ratio, which is above 1."""
         if (cut := self._cut(rule, level, ppl_ratio)) is not None:
-            self._observed.append((cut, math.log(math.log(ppl_ratio))))
+            self._observed[rule.label, rule.selection, ppl_ratio] = cut, math.log(math.log(ppl_ratio))
             self._known = None
 
     def at(self, rule: Rule, level: float, ppl_ratio: float) -> tuple[float, float] | None:
@@ -90,15 +110,14 @@ class ExpectedRise:
         if (cut := self._cut(rule, level, ppl_ratio)) is None:
             return None
         expected, row = self._expected(cut)
-        _, covariance = self._fitted()
-        return expected, math.hypot(RULE_SD, math.sqrt(float(row @ covariance @ row)))
+        return expected, math.hypot(RULE_SD, math.sqrt(self._fitted().variance(row)))
 
     def weights(self, rule: Rule) -> Floats | None:
         """The weight of each site of the rule, up to a common factor, shape `(n_sites,)`; None if it has no curve."""
         if any(score.name not in self._curves.scores for score in scores_of(rule.score)):
             return None
         sites, inputs = self._sites(rule)
-        parameters, _ = self._fitted()
+        parameters = self._fitted().parameters
         return np.exp(parameters[sites] + inputs * parameters[self._place("inputs")]) * self._shares(rule)
 
     def _cut(self, rule: Rule, level: float, ppl_ratio: float) -> _Cut | None:
@@ -137,7 +156,7 @@ class ExpectedRise:
 
     def _expected(self, cut: _Cut) -> tuple[float, Floats]:
         """The logarithm of the rise of a cut, and its derivative by each parameter."""
-        return _linear(cut, self._fitted()[0], self._place("inputs"))
+        return _linear(cut, self._fitted().parameters, self._place("inputs"))
 
     def _priors(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of each parameter before any observation."""
@@ -146,12 +165,12 @@ class ExpectedRise:
         mean[self._place("all")] -= math.log(len(self._blocks))
         return mean, sd
 
-    def _fitted(self) -> tuple[Floats, Floats]:
-        """Parameters and their covariance after the observations."""
+    def _fitted(self) -> _Posterior:
+        """What is known of the parameters after the observations."""
         inputs = self._place("inputs")
         if self._known is None:
             mean, sd = self._priors()
-            self._known = _maximum(self._observed, mean, sd**2, inputs)
+            self._known = _maximum([*self._observed.values()], mean, sd**2, inputs)
         return self._known
 
 
@@ -168,25 +187,25 @@ def _linear(cut: _Cut, parameters: Floats, inputs: int) -> tuple[float, Floats]:
 
 def _maximum(
     observed: Sequence[tuple[_Cut, float]], mean: Floats, variance: Floats, inputs: int
-) -> tuple[Floats, Floats]:
-    """The parameters that are most probable after the observations, and their covariance.
+) -> _Posterior:
+    """The parameters that are most probable after the observations.
 
     Args:
         mean: Of the prior, shape `(n,)`.
         variance: Of the prior, same shape.
         inputs: Place of the parameter for sites outside of the blocks.
     """
-    parameters, covariance = mean.copy(), np.diag(variance)
+    known = _Posterior(mean.copy(), variance, np.zeros((0, len(mean))), np.zeros((0, 0)))
     # there are fewer observations than parameters, so the equations are solved in the space of the observations
     for _ in range(_STEPS if observed else 0):
-        linear = [_linear(cut, parameters, inputs) for cut, _ in observed]
+        linear = [_linear(cut, known.parameters, inputs) for cut, _ in observed]
         rows = np.stack([row for _, row in linear])
         left = np.array([rise - expected for (_, rise), (expected, _) in zip(observed, linear, strict=True)])
-        spread = variance[:, None] * rows.T
-        gain = spread @ np.linalg.inv(rows @ spread + RULE_SD**2 * np.eye(len(observed)))
-        step = mean + gain @ (left + rows @ (parameters - mean)) - parameters
-        covariance = np.diag(variance) - gain @ spread.T
-        parameters = parameters + np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        precision = np.linalg.inv((rows * variance) @ rows.T + RULE_SD**2 * np.eye(len(observed)))
+        best = mean + variance * (rows.T @ (precision @ (left + rows @ (known.parameters - mean))))
+        step = best - known.parameters
+        moved = known.parameters + np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+        known = _Posterior(moved, variance, rows, np.asarray(precision, dtype=np.float64))
         if np.abs(step).max() < _CLOSE:
             break
-    return parameters, covariance
+    return known

@@ -171,7 +171,7 @@ def _search_all(
     subject: Subject, rules: Sequence[Rule], targets: Sequence[float]
 ) -> dict[str, list[SearchResult]]:
     """The levels of each rule that reaches all targets, by its label."""
-    # errors first: they are the same for every score, so they lead the searches of other rules on the same score
+    # errors first: they are the same at all sites, so they show how much all of them hurt together
     ordered = sorted(rules, key=lambda rule: not rule.level_is_error)
     found: dict[str, list[SearchResult]] = {}
     for rule in ordered:

@@ -1,10 +1,11 @@
 """`search`: the level of a rule at which perplexity rises by a wanted factor, with few real sparse passes.
 
 PPL-p% (Sparsing Law, section 3) is `search(cett, ppl_ratio=1 + p / 100)`; the search works the same for every
-rule. It first brackets the level roughly, with passes over a part of the corpus. It then runs passes over the
-whole corpus: after each pass it fits a smooth curve of the rise (`rise_curve.py`) and tries the level at which
-the curve meets the target. The search stops when the error of the level is small compared with the sampling
-error of the corpus. It never refines the level beyond the tolerance, the sampling error or the arithmetic noise.
+rule. It first brackets the level roughly, with passes over a part of the corpus; a comparison of rules weighs them
+against what searches of other rules have found (`hints.py`). It then runs passes over the whole corpus: after each
+pass it fits a smooth curve of the rise (`rise_curve.py`) and tries the level at which the curve meets the target. The
+search stops when the error of the level is small compared with the sampling error of the corpus. It never refines the
+level beyond the tolerance, the sampling error or the arithmetic noise.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ MOST_WITH_NOISE = 5
 NOISE_GUESS = 0.2
 """Assumed arithmetic noise in half precision, as a share of the target rise, until the passes show the noise."""
 PART_TRIES_WITH_NOISE = 4
-"""Most passes over the part in half precision. Further passes do not help: the part is noisier than the whole."""
+"""Most passes over the part of a measurement in half precision: the part is noisier than the whole."""
 COMPARED_NEARNESS = 0.25
 """`PART_NEARNESS` of a comparison, whose pass over the whole corpus goes on at the level of the pass over the part."""
 COMPARED_PART_TRIES = 6
@@ -218,7 +219,6 @@ class _Search:
         ]
         self._windows, self._tolerance, self._noisy = part, tolerance, noisy
         self._hints, self._by_curve = hints, by_curve
-        self._part_factor = hints.part_factor
         self._part = [one for one in known if not one.on_all]
         self._all = [one for one in known if one.on_all]
         self._tries: list[Observation] = []
@@ -303,7 +303,7 @@ class _Search:
 
     def _rise_by_part(self, strength: float) -> float:
         """The rise over the whole corpus that is expected from a pass over the part, nats."""
-        return self._observe(strength, on_all=False).mean_rise * self._part_factor
+        return self._observe(strength, on_all=False).mean_rise * self._hints.part_factor
 
     def _weigh_on_part(self) -> None:
         """As `_bracket_on_part`, but weigh each pass over the part against what is known before it.
@@ -493,13 +493,23 @@ class _Search:
             return min(latest.strength * 2, self._reach.most)
         proposal = min(max(fit.strength, latest.strength * MOST_DOWN), latest.strength * MOST_UP)
         if below is None or above is None:
-            if not (below or 0.0) < proposal < (above or math.inf):
+            if not (below or 0.0) < proposal < (above or math.inf) or self._is_refuted(proposal):
                 proposal = self._by_power_law(latest)  # passes over the part lead away from the target
             return min(proposal, self._reach.most)
         # bisect if the curve leads out of the bracket, and every fourth time, since the rise may follow no power law
-        if not below < proposal < above or ran % 4 == 0:
+        if not below < proposal < above or ran % 4 == 0 or self._is_refuted(proposal):
             return math.sqrt(max(below, above * _BISECTION_FLOOR) * above)
         return proposal
+
+    def _is_refuted(self, proposal: float) -> bool:
+        """Whether a pass over the whole corpus at nearly this level has shown that it does not meet the target.
+
+        The curve of a comparison follows such a pass little, since its other passes count with their sampling errors.
+        """
+        if not self._by_curve:
+            return False
+        near = [one for one in self._all if self._nearest_known(proposal, [one]) <= _ANOTHER_LEVEL]
+        return any(not self._is_within(3 * _ANOTHER_LEVEL, one) for one in near)
 
     def _by_power_law(self, latest: Observation) -> float:
         """Where a power law through this pass alone meets the target."""
@@ -563,9 +573,9 @@ class _Search:
         """The sampling errors of the passes of a comparison, against the nearest pass over the whole corpus.
 
         Two levels drop other neurons of each token, so also passes over the whole corpus lie on no smooth curve."""
-        rising = [one for one in self._all if one.mean_rise > 0]
+        rising = [one for one in self._all if one.mean_rise > 0 and len(one.rise) > 1]
         if not self._by_curve or not rising:
-            return None
+            return None  # a single window shows no sampling error
         # a rise near 0 has a large relative error, however near to the target it is
         reference = min(rising, key=lambda one: abs(math.log(one.mean_rise / self._target)))
         return SamplingAgainst(reference=reference, windows=self._windows)
@@ -586,7 +596,7 @@ class _Search:
         """
         if (self._noisy and len(self._all) >= 2) or self._is_enclosed():
             return list(self._all)
-        part = scaled_part(self._part, self._all, self._windows, self._part_factor)
+        part = scaled_part(self._part, self._all, self._windows, self._hints.part_factor)
         return [*part, *self._all]
 
     def _noise(self) -> float | None:

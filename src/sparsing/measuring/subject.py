@@ -131,8 +131,8 @@ class Subject:
         self._latest: tuple[str, PassResult[ActiveTotals]] | None = None
         """The identity of thresholds and their counted pass, which the figures of a rule are computed from."""
         self._earlier = EarlierSearches(self.curves, self.part)
-        self._even: dict[tuple[str, float], EvenStrengths] = {}
-        """The strengths along which the search of a rule for a target stepped."""
+        self._even: dict[SearchResult, EvenStrengths] = {}
+        """The strengths along which each search stepped."""
         self._expected = ExpectedRatios(self.curves, corpus)
         self._dense_errors: dict[str, np.ndarray] = {}
         self._errors_with_shared: dict[str, dict[str, float]] = {}
@@ -286,7 +286,7 @@ class Subject:
             hints=hints,
             by_curve=compared,
         )
-        self._even[_key(rule), target] = hints.even or SAME_STRENGTHS
+        self._even[found] = hints.even or SAME_STRENGTHS
         if compared and found.converged and not found.meets_target and found.fitted_strength is not None:
             at_target = rule.level(found.fitted_strength)
             if self.part is not None and self._expected.needs_pass(rule, at_target, known):
@@ -387,7 +387,16 @@ class Subject:
         """The strengths along which the search of this rule stepped."""
         if found.stretch is None:
             return SAME_STRENGTHS
-        return self._even[_key(rule), found.target_ppl_ratio]
+        if found in self._even:
+            return self._even[found]
+        # a search of another subject
+        near, curves = found.fitted_strength or rule.strength(found.level), self.curves
+        if near <= 0:
+            return SAME_STRENGTHS
+        return (
+            EvenStrengths.of(rule, near, rule.reach(curves).most, curves, self.site_weights(rule))
+            or SAME_STRENGTHS
+        )
 
     def dense_error(self, thresholds: Thresholds) -> np.ndarray:
         """Realised CETT of each site on dense inputs, exact, shape `(n_sites,)`."""

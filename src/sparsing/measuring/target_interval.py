@@ -81,7 +81,8 @@ def resampled_at_target(
     # a level without a rise, which a few tokens may give to a rule whose levels are far apart, has no curve
     curve = math.log(max(found.fitted_ppl_ratio or found.ppl_ratio, 1)) or math.log(found.target_ppl_ratio)
     # at the target, where the relative error is another one than at the level of the pass
-    farther = (math.log(found.target_ppl_ratio) / curve) ** SAMPLING_POWER
+    is_moved = found.fitted_strength is not None
+    farther = (math.log(found.target_ppl_ratio) / curve) ** SAMPLING_POWER if is_moved else 1.0
     relative = 1 + (rise / labels - observed.mean_rise) / curve * farther
     # no level meets the target if the perplexity of a resample does not rise: it counts with the sparsest level
     shift = -np.log(np.maximum(relative, 1e-9)) / slope + level_error + log_distance(found, observed.strength)

@@ -52,7 +52,7 @@ class Rule(abc.ABC):
     needs_curves: ClassVar[bool] = False
     """True if the rule needs calibration curves of the model to convert a level."""
     level_is_error: ClassVar[bool] = False
-    """True if the level is the error of the output: then equal levels cost about the same perplexity for all scores."""
+    """True if the level is the error of the output, the same at all sites. A comparison begins with such rules."""
     usual_exponent: ClassVar[float] = 2.0
     """The rise of the loss is roughly the strength to this power. A search uses it where no error was calibrated."""
     ratio_is_rough: ClassVar[bool] = False

@@ -5,7 +5,7 @@ loss is about a weighted sum of the squared errors:
 
     log(rise) = log(sum over sites of w_s * CETT_s**2) + effects of the rule
 
-The weight of a site is how much an error there hurts. On SmolLM2 the error of the last block hurts 50 times as much as
+The weight of a site is how much an error there hurts. On SmolLM2 the error of the last block hurts 60 times as much as
 that of other blocks, so a rule that cuts there more than others costs more. The weights and the effects are Gaussian
 on the scale of the logarithm. Each finished search is an observation, so the first rules of a comparison teach what the
 next rules will cost. The maximum of the posterior is found by Gauss-Newton steps, and its width is that of the linear

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sparsing.demo import checkpoints, heldout_text
+from sparsing.measuring.even_strengths import EvenStrengths
 from sparsing.measuring.expected_ratios import ExpectedRatios
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import load_model
@@ -41,6 +42,19 @@ def test_the_factor_of_the_ratio_follows_even_strengths(subject, name):
         there = rule.level(even.strength(middle * math.exp(shift)))
         wanted = rule.expected_ratio(there, subject.curves) / rule.expected_ratio(level, subject.curves)
         assert factor(subject, rule, level, shift, even=even) == pytest.approx(wanted, rel=0.01)
+
+
+def test_the_factor_is_that_of_the_strengths_that_were_asked_for(subject):
+    """Two searches of a rule may end at the same level, and step along other strengths."""
+    rule, level = make_rule("fat:neuron_norm"), 0.3
+    maps = [
+        EvenStrengths.of(rule, 0.3, rule.reach(subject.curves).most, subject.curves, weights)
+        for weights in np.eye(4)[[0, 3]]
+    ]
+    ratios = ExpectedRatios(subject.curves, subject.corpus)
+    first, second = (ratios.factor(rule, level, np.array([0.3]), even=even) for even in maps)
+    alone = ExpectedRatios(subject.curves, subject.corpus).factor(rule, level, np.array([0.3]), even=maps[1])
+    assert second == alone != first
 
 
 def test_a_ratio_is_moved_as_the_passes_show_and_not_only_the_curves(subject):

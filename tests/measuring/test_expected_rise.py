@@ -1,4 +1,4 @@
-"""Expected rises: the weights of sites are found from rules that differ, and unknown things are told as unknown."""
+"""The expected rise of a rule: earlier rules show which sites hurt most, and its error grows with what is not known."""
 
 from __future__ import annotations
 

@@ -633,6 +633,23 @@ def test_a_pass_without_a_rise_does_not_make_the_others_worthless():
     assert found.fitted_strength == pytest.approx(1.0, rel=0.05)
 
 
+def test_a_curve_that_misses_the_pass_beyond_the_target_shows_it():
+    """The pass at 1.9 is farther than `AT_TARGET` from the target, but no other pass lies between the two."""
+    labels = np.full(WINDOWS, 250.0)
+
+    def misfit(beyond: float) -> float:
+        passes = [
+            Observation(strength=s, rise=labels * 0.01 * rise, labels=labels, on_all=True)
+            for s, rise in ((0.75, 0.5625), (0.9, 0.81), (1.0488, beyond))
+        ]
+        fit = fit_rise(passes, 0.01, 0.0, slope=SlopePrior(log_sd=0.05))
+        assert fit is not None
+        return fit.misfit
+
+    assert misfit(1.1) < 1
+    assert misfit(1.9) > 4
+
+
 def test_a_text_of_one_window_is_searched_by_its_passes():
     """It shows no sampling error, and with infinite errors no pass would count: CETT had 24.0% for 15.9%."""
     labels = np.full(1, 250.0)

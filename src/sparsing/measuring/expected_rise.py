@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from sparsing.rules.curves import Curves
 
 Floats = NDArray[np.float64]
-Effect = tuple[str, ...]
+_ALL, _INPUTS = 0, 1
+"""Places of the two parameters that every model has, the first two kinds below."""
 
 _PRIORS: dict[str, tuple[float, float]] = {
     "all": (0.7, 1.0),
@@ -89,7 +90,8 @@ class ExpectedRise:
 
     def __init__(self, curves: Curves):
         self._curves, self._blocks = curves, set(curves.sites)
-        self._places: dict[Effect, int] = {("all",): 0, ("inputs",): 1}
+        self._places: dict[tuple[str, ...], int] = {("all",): _ALL, ("inputs",): _INPUTS}
+        """Place of each parameter by its kind and name."""
         self._observed: dict[tuple[str, str, float], tuple[_Cut, float]] = {}
         """A cut and the logarithm of its rise. The keys are such that a repeated search adds nothing."""
         self._known: _Posterior | None = None
@@ -118,7 +120,7 @@ class ExpectedRise:
             return None
         sites, inputs = self._sites(rule)
         parameters = self._fitted().parameters
-        return np.exp(parameters[sites] + inputs * parameters[self._place("inputs")]) * self._shares(rule)
+        return np.exp(parameters[sites] + inputs * parameters[_INPUTS]) * self._shares(rule)
 
     def _cut(self, rule: Rule, level: float, ppl_ratio: float) -> _Cut | None:
         errors = rule.squared_errors(level, self._curves)
@@ -126,7 +128,7 @@ class ExpectedRise:
             return None
         errors = errors * self._shares(rule)
         sites, inputs = self._sites(rule)
-        effects = {self._place("all"): 1.0, self._place("target", f"{ppl_ratio:.6g}"): 1.0}
+        effects = {_ALL: 1.0, self._place("target", f"{ppl_ratio:.6g}"): 1.0}
         if not SELECTIONS[rule.selection].is_threshold:
             effects[self._place("ranking", rule.selection, str(cuts_inputs(rule.score)))] = 1.0
         scores = scores_of(rule.score)
@@ -147,58 +149,54 @@ class ExpectedRise:
         share = self._curves[rule.score].share
         return 1.0 if share is None else share * len(share)
 
-    def _place(self, *effect: str) -> int:
-        """Index of a parameter."""
-        if effect not in self._places:
-            self._places[effect] = len(self._places)
+    def _place(self, *name: str) -> int:
+        """Index of a parameter, by its kind and name."""
+        if name not in self._places:
+            self._places[name] = len(self._places)
             self._known = None
-        return self._places[effect]
+        return self._places[name]
 
     def _expected(self, cut: _Cut) -> tuple[float, Floats]:
         """The logarithm of the rise of a cut, and its derivative by each parameter."""
-        return _linear(cut, self._fitted().parameters, self._place("inputs"))
+        return _linear(cut, self._fitted().parameters)
 
     def _priors(self) -> tuple[Floats, Floats]:
         """Mean and standard deviation of each parameter before any observation."""
         mean, sd = np.array([_PRIORS[kind] for kind, *_ in self._places]).T
         # a sum over blocks, whose number does not change the rise
-        mean[self._place("all")] -= math.log(len(self._blocks))
+        mean[_ALL] -= math.log(len(self._blocks))
         return mean, sd
 
     def _fitted(self) -> _Posterior:
         """What is known of the parameters after the observations."""
-        inputs = self._place("inputs")
         if self._known is None:
             mean, sd = self._priors()
-            self._known = _maximum([*self._observed.values()], mean, sd**2, inputs)
+            self._known = _maximum([*self._observed.values()], mean, sd**2)
         return self._known
 
 
-def _linear(cut: _Cut, parameters: Floats, inputs: int) -> tuple[float, Floats]:
+def _linear(cut: _Cut, parameters: Floats) -> tuple[float, Floats]:
     """The logarithm of the rise of a cut, and its derivative by each parameter, shape of `parameters`."""
-    parts = cut.errors * np.exp(parameters[cut.sites] + cut.inputs * parameters[inputs])
+    parts = cut.errors * np.exp(parameters[cut.sites] + cut.inputs * parameters[_INPUTS])
     total, row = parts.sum(), np.zeros(len(parameters))
     np.add.at(row, cut.sites, parts / total)
-    row[inputs] = parts @ cut.inputs / total
+    row[_INPUTS] = parts @ cut.inputs / total
     for place, factor in cut.effects.items():
         row[place] += factor
     return math.log(total) + sum(f * parameters[place] for place, f in cut.effects.items()), row
 
 
-def _maximum(
-    observed: Sequence[tuple[_Cut, float]], mean: Floats, variance: Floats, inputs: int
-) -> _Posterior:
+def _maximum(observed: Sequence[tuple[_Cut, float]], mean: Floats, variance: Floats) -> _Posterior:
     """The parameters that are most probable after the observations.
 
     Args:
         mean: Of the prior, shape `(n,)`.
         variance: Of the prior, same shape.
-        inputs: Place of the parameter for sites outside of the blocks.
     """
     known = _Posterior(mean.copy(), variance, np.zeros((0, len(mean))), np.zeros((0, 0)))
     # there are fewer observations than parameters, so the equations are solved in the space of the observations
     for _ in range(_STEPS if observed else 0):
-        linear = [_linear(cut, known.parameters, inputs) for cut, _ in observed]
+        linear = [_linear(cut, known.parameters) for cut, _ in observed]
         rows = np.stack([row for _, row in linear])
         left = np.array([rise - expected for (_, rise), (expected, _) in zip(observed, linear, strict=True)])
         precision = np.linalg.inv((rows * variance) @ rows.T + RULE_SD**2 * np.eye(len(observed)))

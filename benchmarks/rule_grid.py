@@ -99,32 +99,27 @@ def _row(
     run_pass(loaded, corpus, LossOnly(), key="warm-up")
     dense = [_dense_cpu_sec(loaded, corpus) for _ in range(DENSE_PASSES)]
     folder = _folder(key)
-    spent = folder / "cpu_sec"
-    spent_before = float(spent.read_text()) if spent.exists() else 0.0
+    spent = _Spent(folder / "spent.json")
     began = time.process_time()
     subject = _subject(loaded, corpus, rules, journal=open_journal(folder, loaded, corpus))
     calibration = folder / "calibration_sec"
     if not calibration.exists():  # an interrupted run continues with the calibration of its journal
         calibration.write_text(str(time.process_time() - began))
     calibration_sec = float(calibration.read_text())
-    spent.write_text(str(spent_before + time.process_time() - began))
+    spent.note(subject)
     refused = dict[str, str]()
     for rule in sorted(rules, key=lambda rule: not rule.level_is_error):  # the order of `compare`
         try:
             subject.search(rule, ppl_ratio, compared=True)
         except TargetError as error:
             refused[rule.label] = str(error)
-        spent.write_text(str(spent_before + time.process_time() - began))
+        spent.note(subject)
         _print_passes(rule, subject, ppl_ratio)
     reached = [rule for rule in rules if rule.label not in refused]
     comparison = compare(subject, reached, ppl_ratio=ppl_ratio, steps=1)
-    grid_sec = spent_before + time.process_time() - began
+    spent.note(subject)
     dense += [_dense_cpu_sec(loaded, corpus) for _ in range(DENSE_PASSES)]
     dense_sec = statistics.median(dense)
-    passes = [(rule.label, one) for rule in rules for one in subject.passes_of(rule)]
-    on_all = {(label, one.strength) for label, one in passes if one.on_all}
-    # a pass over all tokens contains the try on the part at its level, which is not counted again
-    on_part = {(label, one.strength) for label, one in passes} - on_all
     # all rules cost the same perplexity, so the chart of both would show nothing
     _, chart = frontier_charts(comparison.points, at=ppl_ratio)
     save_picture(
@@ -139,11 +134,10 @@ def _row(
         "ppl_ratio": ppl_ratio,
         "dense_cpu_sec": dense_sec,
         "calibration_dense_passes": calibration_sec / dense_sec,
-        "grid_dense_passes": grid_sec / dense_sec,
+        "grid_dense_passes": spent.cpu_sec / dense_sec,
         "rules": len(rules),
-        "dense_passes_per_cell": grid_sec / dense_sec / len(rules),
-        "passes_on_all_tokens": len(on_all),
-        "passes_on_the_part_alone": len(on_part),
+        "dense_passes_per_cell": spent.cpu_sec / dense_sec / len(rules),
+        "forward_passes": spent.forward_passes,
         "part_of_the_tokens": 0.0 if subject.part is None else len(subject.part) / corpus.n_windows,
         "points": [_point(comparison, subject, rule) | _passes(subject, rule) for rule in reached],
         "block_weights": _block_weights(subject),
@@ -151,6 +145,22 @@ def _row(
         "orders": [_order(order) for order in comparison.orders],
         "overlap": comparison.overlap.to_dict() if comparison.overlap else None,
     }
+
+
+class _Spent:
+    """CPU time and forward passes of a grid, also of the runs before it was interrupted."""
+
+    def __init__(self, path: Path):
+        self._path, self._began = path, time.process_time()
+        before = json.loads(path.read_text()) if path.exists() else {"cpu_sec": 0.0, "forward_passes": 0.0}
+        self._before, self.cpu_sec, self.forward_passes = before, 0.0, 0.0
+
+    def note(self, subject: Subject) -> None:
+        """Saves what was spent so far."""
+        self.cpu_sec = self._before["cpu_sec"] + time.process_time() - self._began
+        self.forward_passes = self._before["forward_passes"] + subject.meter.cost().forward_passes
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps({"cpu_sec": self.cpu_sec, "forward_passes": self.forward_passes}))
 
 
 def _subject(loaded: LoadedModel, corpus: Corpus, rules: list[Rule], **options: Any) -> Subject:
@@ -205,15 +215,21 @@ def _point(comparison: RuleComparison, subject: Subject, rule: Rule) -> dict[str
 
 
 def _passes(subject: Subject, rule: Rule) -> dict[str, int]:
-    """How many passes the search of the rule ran."""
-    scopes = [one.on_all for one in subject.passes_of(rule)]
-    return {"passes_on_all_tokens": sum(scopes), "tries_on_the_part": len(scopes) - sum(scopes)}
+    """How many passes the search of the rule ran. A pass over all tokens goes on with a try on the part."""
+    passes = subject.passes_of(rule)
+    on_all = [one for one in passes if one.on_all]
+    return {
+        "passes_on_all_tokens": len(on_all),
+        "passes_at_several_levels": sum(len(one.stages) > 0 for one in on_all),
+        "tries_on_the_part": len(passes) - len(on_all),
+    }
 
 
 def _print_passes(rule: Rule, subject: Subject, ppl_ratio: float) -> None:
     """A line with the rise of each pass, 1 at the target."""
     passes = [
         f"{one.mean_rise / math.log(ppl_ratio):.2f}{'' if one.on_all else ' on the part'}"
+        f"{' at several levels' if one.stages else ''}"
         for one in subject.passes_of(rule)
     ]
     print(f"{datetime.datetime.now():%H:%M} {rule.label}: rise {', '.join(passes)}", flush=True)

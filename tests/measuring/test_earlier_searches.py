@@ -248,6 +248,23 @@ def test_the_exponent_is_learned_from_searches_of_several_passes(subject):
     assert hints_of(earlier, rule, 1.01).slope.median == pytest.approx(math.sqrt(2.0 * 3.0))
 
 
+def test_a_slope_is_wanted_until_enough_searches_have_shown_one(subject):
+    earlier, rule = EarlierSearches(subject.curves, None), make_rule("cett")
+    on_all = Observation(strength=0.1, rise=np.full(4, 0.1), labels=np.full(4, 47.0), on_all=True)
+    on_part = Observation(strength=0.2, rise=np.full(2, 0.1), labels=np.full(2, 47.0), on_all=False)
+    measured = found(0.13, slope=6.0, stretch=2.0, slope_sd=0.3)
+    rough = found(0.13, slope=6.0, stretch=2.0, slope_sd=1.2)
+    for _ in range(4):
+        assert hints_of(earlier, rule, 1.01).wants_slope
+        earlier.add(rule, rough, [on_part, on_all])
+        assert hints_of(earlier, rule, 1.01).slope.median < 3, "the prior, not what the passes show"
+        earlier.add(rule, measured, [on_part, on_all])
+    assert not hints_of(earlier, rule, 1.01).wants_slope
+    assert not hints_of(earlier, make_rule("griffin"), 1.01).wants_slope, (
+        "its slope says nothing of the others"
+    )
+
+
 def test_a_pass_over_the_part_is_weighed_against_what_is_known():
     labels = np.full(16, 100.0)
     uneven = np.random.default_rng(0).standard_normal(16)

@@ -253,7 +253,7 @@ def test_a_long_corpus_is_bracketed_on_a_part():
 
 
 @pytest.mark.parametrize(("rule", "level"), [("cett", 0.2), ("top_k", 0.3), ("quantile:x", 0.4)])
-def test_a_counted_pass_in_two_parts_equals_one_pass(rule, level):
+def test_a_counted_pass_in_stages_equals_one_pass(rule, level):
     corpus = load_corpus([source_text()[:10000]], tiny_tokenizer(), window=32)
     rule = make_rule(rule)
     subject = Subject(trained(), corpus, scores=(rule.score,))

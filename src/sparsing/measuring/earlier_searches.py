@@ -39,6 +39,11 @@ whose error is that of thresholds that keep as many neurons. On the demo models 
 0.07 to 0.2 around means of 0.9, 1.04 and 1.5 times 2."""
 MEAN_EXPONENT_SD = 0.18
 """Standard deviation of the logarithm of the mean of a model before it is known."""
+MEASURED_SLOPE_SD = 0.15
+"""Largest standard deviation of the logarithm of a slope that passes over the part have shown: without them it is
+larger."""
+ENOUGH_EXPONENTS = 5
+"""Number of exponents that show the mean of a model, the expected one included."""
 PART_SD, UNLIKE_PART_SD = 0.15, 0.3
 """Standard deviation of the logarithm of the factor of the part: between rules on the same values, and on others."""
 _FACTOR_SD = 0.3
@@ -79,7 +84,8 @@ class EarlierSearches:
         if found.ppl_ratio_noise is not None:
             self._noises.append(found.ppl_ratio_noise / found.ppl_ratio)
         near = [one for one in passes if one.on_all and one.mean_rise > 0]
-        if found.stretch is not None and len(near) > 1:
+        shown_on_part = len(passes) > 1 and 0 < found.slope_sd < MEASURED_SLOPE_SD * found.slope
+        if found.stretch is not None and (len(near) > 1 or shown_on_part):
             self._log_exponents.append(math.log(found.exponent))
         if self._part is None:
             return
@@ -101,6 +107,7 @@ class EarlierSearches:
             start_sd=start_sd,
             even=even,
             slope=self._slope(rule, is_known=even is not None),
+            wants_slope=even is not None and len(self._log_exponents) < ENOUGH_EXPONENTS,
             noise=float(np.median(self._noises)) if self._noises else None,
         )
 

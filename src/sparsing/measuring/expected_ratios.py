@@ -59,6 +59,16 @@ class ExpectedRatios:
             self._factors[key] = self._table(rule, level, even)
         return np.interp(shift, *self._factors[key]) ** self._power(rule, passes)
 
+    def at(self, rule: Rule, level: float) -> float:
+        """Activation ratio that the curves predict for the counted tokens, some of which may be a dense prompt."""
+        ratio = rule.expected_ratio(level, self._curves)
+        if not SELECTIONS[rule.selection].from_prompt:
+            return ratio
+        if rule.selection not in self._prompts:
+            self._prompts[rule.selection] = self._prompt_share(rule)
+        prompt = self._prompts[rule.selection]
+        return prompt * rule.expected_ratio(rule.level(0.0), self._curves) + (1 - prompt) * ratio
+
     def needs_pass(self, rule: Rule, level: float, passes: Sequence[Observation]) -> bool:
         """Whether a pass at this level would show how the ratio of the rule changes, and the passes do not.
 
@@ -66,8 +76,8 @@ class ExpectedRatios:
         """
         if not rule.ratio_is_rough:
             return False
-        expected = [self._expected(rule, one.level) for one in passes if one.level is not None and one.ratio]
-        return not _spread(expected) and _spread([*expected, self._expected(rule, level)])
+        expected = [self.at(rule, one.level) for one in passes if one.level is not None and one.ratio]
+        return not _spread(expected) and _spread([*expected, self.at(rule, level)])
 
     def _power(self, rule: Rule, passes: Sequence[Observation]) -> float:
         """By which power of the activation ratios that the curves predict those of the passes grow.
@@ -76,9 +86,7 @@ class ExpectedRatios:
         of the mass.
         """
         pairs = [
-            (self._expected(rule, one.level), one.ratio)
-            for one in passes
-            if one.level is not None and one.ratio
+            (self.at(rule, one.level), one.ratio) for one in passes if one.level is not None and one.ratio
         ]
         if not _spread([one for one, _ in pairs]):
             return 1.0
@@ -94,18 +102,8 @@ class ExpectedRatios:
         grid = np.append(np.linspace(-2, 2, 41), max(2.1, math.log(most / strength)) if strength > 0 else 2.1)
         evens = [strength, *(min(strength * math.exp(step), most) for step in grid)]
         strengths = [even.strength(one) for one in evens]
-        ratios = np.array([self._expected(rule, rule.level(one)) for one in strengths])
+        ratios = np.array([self.at(rule, rule.level(one)) for one in strengths])
         return grid, ratios[1:] / max(ratios[0], 1e-12)
-
-    def _expected(self, rule: Rule, level: float) -> float:
-        """Activation ratio that the curves predict for the counted tokens, some of which may be a dense prompt."""
-        ratio = rule.expected_ratio(level, self._curves)
-        if not SELECTIONS[rule.selection].from_prompt:
-            return ratio
-        if rule.selection not in self._prompts:
-            self._prompts[rule.selection] = self._prompt_share(rule)
-        prompt = self._prompts[rule.selection]
-        return prompt * rule.expected_ratio(rule.level(0.0), self._curves) + (1 - prompt) * ratio
 
     def _prompt_share(self, rule: Rule) -> float:
         """Share of the counted tokens that are a dense prompt, for a rule that chooses a set from it."""

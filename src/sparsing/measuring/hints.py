@@ -45,16 +45,33 @@ class Hints:
     """The strengths of the rule over which its curve is expected to be a square; None if that is not known."""
     slope: SlopePrior = dataclasses.field(default_factory=SlopePrior)
     """Of the curve of the rule over its even strengths."""
+    wants_slope: bool = False
+    """Whether the slope of this search would help the next ones, since few searches have shown one."""
     noise: float | None = None
     """Standard deviation of the arithmetic noise of `mean_rise` over the whole corpus, nats; None if not known."""
 
-    def distance_after(self, one: Observation, target: float, start_sd: float) -> tuple[float, float]:
+    def with_more_windows(self, part_share: float, share: float) -> Hints:
+        """The hints for the part together with other windows, as a larger part.
+
+        Args:
+            part_share: Share of the part in the tokens of the corpus.
+            share: Share of all these windows.
+        """
+        others = max(1 - part_share / self.part_factor, 0.0) / (1 - part_share)
+        factor = share / (part_share / self.part_factor + (share - part_share) * others)
+        sd = self.part_sd * part_share * (1 - share) / ((1 - part_share) * share)
+        return dataclasses.replace(self, part_factor=factor, part_sd=sd)
+
+    def distance_after(
+        self, one: Observation, target: float, start_sd: float, expected: float = 0.0
+    ) -> tuple[float, float]:
         """Where a pass over the part lies: `log(rise / target)` over the whole corpus, and its standard deviation.
 
         Median and width of the posterior. The rise over the part has the errors of its windows and of its factor.
 
         Args:
             start_sd: Standard deviation of the distance before the pass, with wide tails.
+            expected: The distance that was expected before the pass.
         """
         measured = one.mean_rise * self.part_factor / target
         # of a single window the scatter is not known
@@ -66,7 +83,7 @@ class Hints:
         log_likelihood = -(((measured - np.exp(z)[:, None] / factors) / error) ** 2 + nodes**2) / 2
         # relative to the largest, since far from every distance all of them vanish
         likelihood = np.exp(log_likelihood - log_likelihood.max()).sum(1)
-        return _median_and_width(z, likelihood * _student(z / start_sd))
+        return _median_and_width(z, likelihood * _student((z - expected) / start_sd))
 
 
 def _student(x: NDArray[np.float64]) -> NDArray[np.float64]:

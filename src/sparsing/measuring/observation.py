@@ -14,6 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageLevel:
+    """How a stage of a pass ran (`stages.py`)."""
+
+    level: float
+    rise_factor: float
+    """By which its rises were multiplied, to move them to the level of the pass."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Observation:
     """One pass at one level."""
@@ -30,6 +39,10 @@ class Observation:
     """The level itself, which `strength` does not give back to the last digit; None if it was not kept."""
     ratio: float | None = None
     """Activation ratio, mean over sites, on the bracketing part (without a part on all windows); None if not kept."""
+    stages: tuple[StageLevel, ...] = ()
+    """The stages of a pass that ran at several levels; empty for a pass at one level."""
+    moved_sd: float = 0.0
+    """Standard error of `mean_rise` because rises of stages were moved, nats."""
 
     @property
     def mean_rise(self) -> float:

@@ -106,6 +106,7 @@ def fit_rise(
     rise = np.array([one.mean_rise for one in usable]) / target
     # a pass over fewer tokens averages over less noise
     sd = np.array([noise * math.sqrt(whole / float(one.labels.sum())) for one in usable]) / target
+    sd = np.hypot(sd, np.array([one.moved_sd for one in usable]) / target)
     if sampling_sd is not None:
         sd = np.hypot(sd, np.array([sampling_sd(one) for one in usable]) / target)
     part = np.array([not one.on_all for one in usable])

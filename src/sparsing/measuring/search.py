@@ -34,6 +34,7 @@ from sparsing.measuring.rise_curve import (
     fit_rise,
     scaled_part,
 )
+from sparsing.measuring.stages import Stages, agree, joined_stages, moved_together
 
 if TYPE_CHECKING:
     from sparsing.rules import Reach, Rule
@@ -67,6 +68,10 @@ a pass over the part lay at the target: few windows do not show the slope well e
 calibrated, the way is shorter on such a cliff (`MOST_MOVED_BY_ERROR`)."""
 MOST_MOVED_BY_ERROR = 0.6
 """`MOST_MOVED` where the calibrated error of the rule shows the shape of the curve (`even_strengths.py`)."""
+MOST_STAGE_MOVED = 2.0
+"""Largest distance of a stage from the mean level of its pass, in `MOST_MOVED` or `MOST_MOVED_BY_ERROR`."""
+SLOPE_SHOWN = 0.4
+"""Distance in `log(log(ppl_ratio))` at which two passes over the part show the slope."""
 MOST_JUMP = 0.5
 """Largest distance in `log(log(ppl_ratio))` of the nearest pass from the target where the rise jumps over it. Beyond it
 no level meets the target."""
@@ -161,6 +166,7 @@ def search(
     known: Sequence[Observation] = (),
     hints: Hints = NO_HINTS,
     by_curve: bool = False,
+    stages: Stages | None = None,
 ) -> SearchResult:
     """Find the level of `rule` with this perplexity ratio.
 
@@ -173,6 +179,7 @@ def search(
         by_curve: Ends the search as soon as the curve gives the level of the target with an error that is small against
             the sampling error, although the nearest pass may be some way off (`MOST_MOVED`, `MOST_MOVED_BY_ERROR`). The
             caller then moves the figures of that pass along the curve.
+        stages: With `by_curve`: how the first pass over the whole corpus runs in stages at levels of their own.
 
     Raises:
         InputError: if the target is 1 or below.
@@ -183,7 +190,7 @@ def search(
             f"the target ppl_ratio must be above 1, got {ppl_ratio}; 1.01 stands for PPL-1% (--ppl 1)"
         )
     return _Search(
-        rule, run, math.log(ppl_ratio), reach, part, tolerance, noisy, known, hints, by_curve
+        rule, run, math.log(ppl_ratio), reach, part, tolerance, noisy, known, hints, by_curve, stages
     ).result()
 
 
@@ -205,6 +212,7 @@ class _Search:
         known: Sequence[Observation],
         hints: Hints,
         by_curve: bool,
+        stages: Stages | None,
     ):
         self._rule, self._run, self._target = rule, run, target
         self._even = hints.even or SAME_STRENGTHS
@@ -219,11 +227,12 @@ class _Search:
         ]
         self._windows, self._tolerance, self._noisy = part, tolerance, noisy
         self._hints, self._by_curve = hints, by_curve
+        self._stages, self._expected_at = stages, self._reach.start
         self._part = [one for one in known if not one.on_all]
         self._all = [one for one in known if one.on_all]
         self._tries: list[Observation] = []
-        self._fits: dict[tuple[int, int], RiseFit | None] = {}
-        """The curve after so many passes over the part and over the whole corpus."""
+        self._fits: list[RiseFit | None] = []
+        """The curve after the passes so far, if it was fitted; empty after another pass."""
 
     def result(self) -> SearchResult:
         """Run the search."""
@@ -344,7 +353,7 @@ class _Search:
                 self._observe(on_part, on_all=False)
                 strength = on_part
                 continue
-            latest = self._observe(strength, on_all=True)
+            latest = self._on_all_in_stages(strength) if self._can_run_in_stages() else self._on_all(strength)
             ran += 1
             below, above = self._bracket()
             if below == self._reach.most:
@@ -357,6 +366,93 @@ class _Search:
         self._check_reached()
         return self._accepted() or self._nearest()
 
+    def _can_run_in_stages(self) -> bool:
+        """Whether the next pass can go on with the last pass over the part, and need not stay at one level.
+
+        Arithmetic noise that is not known is estimated from passes at one level each.
+        """
+        if self._stages is None or not self._by_curve or self._all or not self._part:
+            return False
+        return self._part[-1].level is not None and not (self._noisy and self._hints.noise is None)
+
+    def _on_all_in_stages(self, strength: float) -> Observation:
+        """A pass over the whole corpus whose stages follow the target; it goes on with the last pass over the part.
+
+        Where a stage turns out to be so far away that the pass is not accepted, this stage runs again. A pass that is
+        not accepted in the end is completed at the level of its last stage.
+        """
+        assert self._stages is not None
+        fit, last = self._fit(), len(self._stages.windows) - 1
+        slope = fit.slope if fit else self._hints.slope.median
+        ran = [self._part[-1]]
+        for stage in range(1, last + 1):
+            ran.append(self._on_stage(strength, stage))
+            if stage < last:
+                strength = self._after_stages(ran, strength, slope)
+        one = self._joined(ran, slope)
+        for _ in ran:
+            fit = self._fit()
+            at_target = min(fit.strength, self._reach.most) if fit else strength
+            again = self._stage_to_repeat(ran, at_target, slope)
+            if again is None:
+                break
+            ran[again] = self._on_stage(at_target, again)
+            self._forget(one)
+            one = self._joined(ran, slope)
+        if not one.stages:
+            return one
+        if self._accepted() is None or not agree(ran, slope, MOST_MISFIT):
+            self._forget(one)
+            return self._on_all(ran[-1].strength)
+        self._stages.keep(dataclasses.replace(one, strength=self._even.strength(one.strength)))
+        return one
+
+    def _stage_to_repeat(self, ran: Sequence[Observation], at_target: float, slope: float) -> int | None:
+        """The stage that is too far from the target; None if the pass needs no repetition."""
+        distances = [abs(slope * math.log(own.strength / at_target)) for own in ran]
+        farthest = int(np.argmax(distances))
+        limit = MOST_STAGE_MOVED * self._most_moved if self._accepted() else COMPARED_NEARNESS
+        if distances[farthest] > limit:
+            return farthest
+        # another pass over the part shows the slope
+        return 0 if self._hints.wants_slope and distances[0] >= SLOPE_SHOWN else None
+
+    def _forget(self, one: Observation) -> None:
+        """Leaves out a pass whose stages run again."""
+        self._all.remove(one)
+        self._tries.remove(one)
+        self._fits.clear()
+
+    def _on_stage(self, strength: float, stage: int) -> Observation:
+        assert self._stages is not None
+        if stage == 0:
+            return self._observe(strength, on_all=False)
+        level = self._level(strength)
+        return self._evened(self._stages.run(level, stage), level, strength)
+
+    def _after_stages(self, ran: Sequence[Observation], strength: float, slope: float) -> float:
+        """The strength of the next stage: the same if the stages so far are near the target together."""
+        assert self._stages is not None
+        sizes = [len(own) for own in self._stages.windows]
+        hints = self._hints.with_more_windows(sizes[0] / sum(sizes), sum(sizes[: len(ran)]) / sum(sizes))
+        together = moved_together(ran, strength, slope)
+        expected = slope * math.log(strength / self._expected_at)
+        distance, _ = hints.distance_after(together, self._target, self._hints.start_sd, expected)
+        if abs(distance) <= COMPARED_NEARNESS:
+            return strength
+        return min(strength * min(max(math.exp(-distance / slope), MOST_DOWN), MOST_UP), self._reach.most)
+
+    def _joined(self, ran: Sequence[Observation], slope: float) -> Observation:
+        """The pass that these stages make."""
+        assert self._stages is not None
+        if len({one.strength for one in ran}) == 1:
+            return self._on_all(ran[0].strength)
+        fit = self._fit()
+        slope_log_sd = fit.slope_sd / fit.slope if fit else self._hints.slope.log_sd
+        one = joined_stages(ran, self._stages.windows, slope, slope_log_sd)
+        level = self._level(one.strength)
+        return self._note(self._evened(dataclasses.replace(one, level=level), level, one.strength))
+
     def _accepted(self) -> Observation | None:
         """The pass over the whole corpus to report; None if another pass is needed."""
         if not self._all:
@@ -364,7 +460,8 @@ class _Search:
         fit, noise = self._fit(), self._noise()
         nearest = self._nearest()
         if not self._noisy:
-            is_met = abs(nearest.mean_rise - self._target) <= self._allowed(nearest)
+            off = math.hypot(nearest.mean_rise - self._target, nearest.moved_sd)
+            is_met = off <= self._allowed(nearest)
             is_enclosed = self._encloses() and self._is_within(MOST_JUMP, nearest)
             return nearest if is_met or self._can_be_moved(nearest) or is_enclosed else None
         if fit is None or (len(self._all) < PASSES_WITH_NOISE and self._hints.noise is None):
@@ -543,19 +640,23 @@ class _Search:
         fresh = [s for s in candidates if min(abs(math.log(s / t)) for t in tried) > _SAME_STRENGTH]
         return min(fresh or [fit.strength * math.exp(3 * _SAME_STRENGTH)], key=error_after)
 
+    def _on_all(self, strength: float) -> Observation:
+        return self._observe(strength, on_all=True)
+
     def _observe(self, strength: float, *, on_all: bool) -> Observation:
         level = self._level(strength)
-        one = self._run(level, on_all)
-        one = self._evened(one, level, strength)
+        return self._note(self._evened(self._run(level, on_all), level, strength))
+
+    def _note(self, one: Observation) -> Observation:
         self._tries.append(one)
-        (self._all if on_all else self._part).append(one)
+        (self._all if one.on_all else self._part).append(one)
+        self._fits.clear()
         return one
 
     def _fit(self) -> RiseFit | None:
-        passes = (len(self._part), len(self._all))
-        if passes not in self._fits:
-            self._fits[passes] = self._new_fit()
-        return self._fits[passes]
+        if not self._fits:
+            self._fits.append(self._new_fit())
+        return self._fits[0]
 
     def _new_fit(self) -> RiseFit | None:
         known = self._fittable()
@@ -596,8 +697,10 @@ class _Search:
         """
         if (self._noisy and len(self._all) >= 2) or self._is_enclosed():
             return list(self._all)
-        part = scaled_part(self._part, self._all, self._windows, self._hints.part_factor)
-        return [*part, *self._all]
+        # a part that a pass contains, at another level, says nothing new
+        contained = {one.stages[0].level for one in self._all if one.stages}
+        own = [one for one in self._part if one.level not in contained]
+        return [*scaled_part(own, self._all, self._windows, self._hints.part_factor), *self._all]
 
     def _noise(self) -> float | None:
         """Standard deviation of the arithmetic noise of the mean rise, nats; None if it is negligible or not known."""

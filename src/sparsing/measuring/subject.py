@@ -16,17 +16,16 @@ import numpy as np
 from sparsing.base.progress import Progress
 from sparsing.base.provenance import made_now
 from sparsing.errors import InputError
-from sparsing.measuring.active_counts import ActiveObserver, ActiveTotals, zero_counts
+from sparsing.measuring.active_counts import ActiveTotals
 from sparsing.measuring.active_sets import (
     ActiveSetObserver,
-    CountsAndSetsObserver,
-    CountsAndSetTotals,
     SetTotals,
     find_savings,
     windows_of_sets,
 )
 from sparsing.measuring.calibration import calibrate, row_names
 from sparsing.measuring.cost import Meter
+from sparsing.measuring.counted_passes import CountedPasses, StageOfPass, named
 from sparsing.measuring.earlier_searches import EarlierSearches
 from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
 from sparsing.measuring.expected_ratios import ExpectedRatios
@@ -41,6 +40,7 @@ from sparsing.measuring.overlap import OverlapObserver
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.savings import Savings
 from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
+from sparsing.measuring.stages import Stages
 from sparsing.measuring.target_interval import (
     log_distance,
     resampled_at_target,
@@ -128,8 +128,14 @@ class Subject:
         self.part = part_windows(corpus.n_windows, corpus.width)
         """Indices of the windows of the bracketing part of a search; None if the corpus is too short to have a part."""
         self._known: dict[str, list[Observation]] = {}
-        self._latest: tuple[str, PassResult[ActiveTotals]] | None = None
-        """The identity of thresholds and their counted pass, which the figures of a rule are computed from."""
+        self._counted = CountedPasses(
+            corpus,
+            self.curves.window_nll,
+            self.part,
+            sites=self.sites,
+            run=self._run,
+            journal=self.journal,
+        )
         self._earlier = EarlierSearches(self.curves, self.part)
         self._even: dict[SearchResult, EvenStrengths] = {}
         """The strengths along which each search stepped."""
@@ -181,7 +187,7 @@ class Subject:
         else:
             assert self.part is not None
             dense = dense[self.part]
-            result = self._part_pass(thresholds, label)
+            result = self._counted.stage(thresholds, 0, label)
         return Observation(
             strength=rule.strength(level),
             rise=result.nll - dense,
@@ -199,7 +205,7 @@ class Subject:
 
     def sparse_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[SparseTotals]:
         """Run a sparse pass over the whole corpus, or take it from the journal."""
-        label = label or f"{_name(thresholds)}, all tokens"
+        label = label or f"{named(thresholds)}, all tokens"
         return self._sparse(self.corpus, thresholds, f"all {thresholds.identity}", label)
 
     def counted_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[ActiveTotals]:
@@ -207,51 +213,9 @@ class Subject:
 
         It goes on with the pass over the bracketing part at this level, if the search has run one.
         """
-        if self._latest is None or self._latest[0] != thresholds.identity:
-            self._latest = thresholds.identity, self._counted_pass(thresholds, label)
-        return self._latest[1]
-
-    def _counted_pass(self, thresholds: Thresholds, label: str) -> PassResult[ActiveTotals]:
         if self.journal.complete(f"all {thresholds.identity}", self.corpus.n_windows):
             return self.sparse_pass(thresholds)
-        if self.part is None:
-            return self._counted(self.corpus, thresholds, "counts", label)
-        totals = zero_counts(self.sites(thresholds.on), self.corpus)
-        totals.move_to_cpu()
-        nll, labels = np.zeros(self.corpus.n_windows), np.zeros(self.corpus.n_windows)
-        part, rest = self._part_pass(thresholds, label), self._rest_pass(thresholds, label)
-        for windows, result, counts in (
-            (self.part, part, part.totals),
-            (self._rest(), rest, rest.totals.counts),
-        ):
-            nll[windows], labels[windows] = result.nll, result.labels
-            totals.add_part(counts, windows)
-        return PassResult(nll, labels, totals)
-
-    def _part_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[ActiveTotals]:
-        """Count the active neurons on the bracketing part."""
-        assert self.part is not None
-        return self._counted(self.corpus.part(self.part), thresholds, "part", label)
-
-    def _rest_pass(self, thresholds: Thresholds, label: str = "") -> PassResult[CountsAndSetTotals]:
-        """Count the active neurons on the windows that are not in the bracketing part, and sets on some of them."""
-        sites, rest = self.sites(thresholds.on), self.corpus.part(self._rest())
-        sorted_by = [counts.numpy() for counts in self._part_pass(thresholds).totals.neuron]
-        observer, mask = CountsAndSetsObserver(sites, rest, sorted_by), Mask(sites, thresholds)
-        key = f"rest {thresholds.identity}"
-        label = label or f"{_name(thresholds)}, all tokens but a part"
-        return self._run(rest, observer, mask, key, label, on=thresholds.on)
-
-    def _rest(self) -> np.ndarray:
-        return np.setdiff1d(np.arange(self.corpus.n_windows), [] if self.part is None else self.part)
-
-    def _counted(
-        self, corpus: Corpus, thresholds: Thresholds, name: str, label: str
-    ) -> PassResult[ActiveTotals]:
-        sites, key = self.sites(thresholds.on), f"{name} {thresholds.identity}"
-        observer, mask = ActiveObserver(sites, corpus), Mask(sites, thresholds)
-        label = label or f"{_name(thresholds)}, {'a part' if name == 'part' else 'all tokens'}"
-        return self._run(corpus, observer, mask, key, label, on=thresholds.on)
+        return self._counted.whole(thresholds, label)
 
     def search(
         self, rule: Rule, target: float, *, tolerance: float = TOLERANCE, compared: bool = False
@@ -285,14 +249,44 @@ class Subject:
             known=tuple(known),
             hints=hints,
             by_curve=compared,
+            stages=self._stages(rule, known) if compared and self.part is not None else None,
         )
         self._even[found] = hints.even or SAME_STRENGTHS
-        if compared and found.converged and not found.meets_target and found.fitted_strength is not None:
+        if compared and found.converged and found.fitted_strength is not None:
             at_target = rule.level(found.fitted_strength)
             if self.part is not None and self._expected.needs_pass(rule, at_target, known):
                 run(at_target, False)
         self._earlier.add(rule, found, known[before:])
         return found
+
+    def _stages(self, rule: Rule, known: list[Observation]) -> Stages:
+        """How a comparison runs the stages of a pass with this rule."""
+
+        def run(level: float, stage: int) -> Observation:
+            own = self._counted.stages[stage]
+            result = self._counted.stage(
+                self.thresholds(rule, level), stage, _try_label(rule, level, False, known)
+            )
+            rise = result.nll - self.curves.window_nll[own]
+            return Observation(
+                strength=rule.strength(level), rise=rise, labels=result.labels, on_all=False, level=level
+            )
+
+        def keep(one: Observation) -> None:
+            assert one.level is not None
+            expected = partial(self._expected.at, rule)
+            stages = [
+                StageOfPass(
+                    self.thresholds(rule, stage.level),
+                    stage.rise_factor,
+                    expected(one.level) / max(expected(stage.level), 1e-12),
+                )
+                for stage in one.stages
+            ]
+            self._counted.join(self.thresholds(rule, one.level), stages)
+            known.append(one)
+
+        return Stages(windows=self._counted.stages, run=run, keep=keep)
 
     def site_weights(self, rule: Rule) -> np.ndarray | None:
         """How much an error at each site of the rule hurts, as the searches of a comparison have shown.
@@ -441,9 +435,8 @@ class Subject:
 
     def _sets(self, thresholds: Thresholds, *, compared: bool) -> SetTotals:
         """Groups and unions of active neurons: those that a counted pass has found, or those of a pass of their own."""
-        key = f"rest {thresholds.identity}"
-        if compared and self.part is not None and self.journal.complete(key, len(self._rest())):
-            return self._rest_pass(thresholds).totals.sets
+        if compared and (found := self._counted.sets(thresholds)) is not None:
+            return found
         counts = [counts.numpy() for counts in self.counted_pass(thresholds).totals.neuron]
         sites, some = self.sites(thresholds.on), self.corpus.part(windows_of_sets(self.corpus))
         observer, mask = ActiveSetObserver(sites, counts), Mask(sites, thresholds)
@@ -540,11 +533,6 @@ def _check_window(loaded: LoadedModel, corpus: Corpus) -> None:
             f"windows of {corpus.width} tokens are longer than the model's {length} positions; load the corpus with"
             f" window={length} or less"
         )
-
-
-def _name(thresholds: Thresholds) -> str:
-    """Rule and level, for the progress of a pass."""
-    return f"{thresholds.rule} {thresholds.level:.4g}"
 
 
 def _key(rule: Rule) -> str:

@@ -122,11 +122,21 @@ def test_a_larger_part_has_the_error_of_the_windows_that_are_left():
 
 
 def test_stages_that_jump_disagree():
-    scatter = np.exp(0.4 * np.random.default_rng(3).standard_normal(N))
-    smooth = [stage(number, s, shares=scatter) for number, s in enumerate((0.6, 0.9, 1.0, 1.0))]
-    assert agree(smooth, 2.0, 4.0)
-    jump = [dataclasses.replace(smooth[0], rise=smooth[0].rise / 30), *smooth[1:]]
-    assert not agree(jump, 2.0, 4.0)
+    def joined(jump: float, seed: int, count: int = N) -> bool:
+        """Whether stages agree of which the first and the third have another rise."""
+        stages = stage_windows(count, np.arange(0, count, 8))
+        shares = np.exp(0.5 * np.random.default_rng(seed).standard_normal(count))
+        ran = []
+        for own, strength, factor in zip(stages, (0.6, 0.9, 1.0, 1.1), (1.0, jump, 1.0, jump), strict=False):
+            labels = np.full(len(own), 250.0)
+            rise = labels * TARGET * strength**2 * shares[own] * factor
+            ran.append(Observation(strength=strength, rise=rise, labels=labels, on_all=False, level=strength))
+        return agree(joined_stages(ran, stages, 2.0, 0.2), stages)
+
+    assert np.mean([joined(1.0, seed) for seed in range(60)]) >= 0.9
+    assert np.mean([joined(4.0, seed) for seed in range(60)]) <= 0.05
+    assert np.mean([joined(3.0, seed, 40) for seed in range(60)]) <= 0.2
+    assert not any(joined(1.0, seed, 15) for seed in range(20)), "few windows do not show a jump"
 
 
 def staged_search(

@@ -99,9 +99,8 @@ def usual_passes(
         levels: Levels that are given.
         half_precision: Whether the model computes in half precision, where a search runs more passes.
         holdout: Held-out tokens over the tokens of the corpus.
-        compared: Whether rules are compared. Then a search ends after about one pass over all tokens, which goes on
-            with a try, and one more try. Groups and unions are counted in the same pass, and neither CETT nor held-out
-            tokens are measured.
+        compared: Whether rules are compared. Then a search runs each window about once, since its stages follow the
+            target. Groups and unions are counted in the same pass, and neither CETT nor held-out tokens are measured.
     """
     measured = searches + levels
     part = max(1 / 8, SET_TOKENS / num_tokens)  # see `search.part_windows`
@@ -109,7 +108,7 @@ def usual_passes(
     sets = measured * min(1.0, SET_TOKENS / num_tokens)
     if compared:
         has_part = part <= 1 / 2
-        return 1 + searches * (1.1 + (part if has_part else 2.0)) + levels + (0.0 if has_part else sets)
+        return 1 + searches * (1.1 if has_part else 3.1) + levels + (0.0 if has_part else sets)
     realised_cett = 1.0 if measured else 0.0
     search = 3.0 if half_precision else 2.5
     return 1 + bracket + searches * search + levels + realised_cett + sets + holdout * (1 + measured)

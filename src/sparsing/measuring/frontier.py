@@ -2,7 +2,8 @@
 
 Each rule is searched for PPL-1%, PPL-5% and the highest perplexity ratio. Its figures there rest on a pass over all
 tokens. They are those of the pass if `measure` would accept it; otherwise they are moved along the curve of the search
-to the target. The distance is small, and the intervals contain its error. Further levels lie below and between them.
+to the target. The distance is small, and the intervals contain its error. Stages of a pass may have run at several
+levels (`stages.py`). Further levels lie below and between them.
 """
 
 from __future__ import annotations
@@ -56,9 +57,11 @@ class FrontierPoint(Result):
     converged: bool = True
     """False if no level meets the target; the figures are then those of the nearest level."""
     measured_ppl_ratio: float | None = None
-    """Perplexity ratio of the pass. It is not `ppl_ratio` if the figures were moved; None for the levels between."""
+    """Perplexity ratio of the pass. It is not `ppl_ratio` if the figures were moved; None for the levels between. The
+    stages of a pass may have run at several levels (`stages.py`); it is then that of their mean level."""
     savings: Savings | None = None
-    """Weights that a token reads; None for the levels between. Groups and unions are those of the pass."""
+    """Weights that a token reads; None for the levels between. If the figures were moved, groups and unions were moved
+    from the level of the pass, or of its last stage (`Savings.moved_to`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,23 +216,23 @@ def _searched(subject: Subject, rule: Rule, found: SearchResult) -> _Searched:
     """The rule at the level that was found; the interval contains the uncertainty of the level."""
     thresholds = subject.thresholds(rule, found.level, found.target_ppl_ratio)
     outcome = subject.outcome(thresholds, rule, found)
-    # a pass that meets the target has the figures that `measure` reports for it; so has the nearest pass of a rule that
-    # jumps over the target, since no curve leads there
-    level, moved, ratios = found.level, found.ppl_ratio, subject.ratios(thresholds)
+    # a pass at one level that meets the target has the figures that `measure` reports for it
+    # so has the nearest pass of a rule that jumps over the target, since no curve leads there
+    level, moved, savings = found.level, found.ppl_ratio, subject.savings(thresholds, compared=True)
     if found.converged and not found.meets_target and found.fitted_strength is not None:
         level, moved = rule.level(found.fitted_strength), found.target_ppl_ratio
-        ratios = subject.ratios_at_target(rule, found, thresholds)
+        savings = savings.moved_to(subject.ratios_at_target(rule, found, thresholds))
     point = FrontierPoint(
         rule=rule.label,
         level=level,
-        activation_ratio=float(ratios.mean()),
+        activation_ratio=float(savings.activation_ratio.mean()),
         activation_ratio_interval=outcome["activation_ratio_interval"],
         ppl_ratio=moved,
         ppl_ratio_interval=_moved(outcome["ppl_ratio_interval"], found.ppl_ratio, moved),
         target_ppl_ratio=found.target_ppl_ratio,
         converged=found.converged,
         measured_ppl_ratio=found.ppl_ratio,
-        savings=dataclasses.replace(subject.savings(thresholds, compared=True), activation_ratio=ratios),
+        savings=savings,
     )
     return _Searched(rule, found, thresholds, point)
 

@@ -238,7 +238,7 @@ def arithmetic_noise(observations: Sequence[Observation], fit: RiseFit | None) -
     that fit are the noise of the window. Windows are independent, so their variances add up to the variance of the
     summed rise. The estimate needs passes at three or more different strengths near the target.
     """
-    near = [one for one in observations if one.on_all and one.mean_rise > 0]
+    near = [one for one in observations if one.on_all and one.mean_rise > 0 and not one.stages]
     if fit is not None:
         near = [one for one in near if abs(math.log(one.mean_rise / fit.target)) <= NEAR]
     if fit is None or len({one.strength for one in near}) < 3:

@@ -55,6 +55,27 @@ class Savings(Result):
     neighbour_jaccard: Floats
     """Neurons active at both of two consecutive tokens, divided by those active at one of them, shape `(n_sites,)`."""
 
+    def moved_to(self, activation_ratio: Floats) -> Savings:
+        """At other activation ratios of the sites, shape `(n_sites,)`, as near levels of a rule have them.
+
+        A group of n neurons is idle with probability `(1 - ratio) ** m`, where m is n for neurons that are active
+        independently, and less for others. Groups and unions keep their m. `neighbour_jaccard` stays.
+        """
+        before, after = (np.clip(one, 1e-9, 1 - 1e-9) for one in (self.group_ratio[:, 0], activation_ratio))
+        power = (np.log1p(-after) / np.log1p(-before))[:, None]
+
+        def moved(share: Floats) -> Floats:
+            # unions of routed experts may exceed 1
+            return np.where(share < 1, 1 - np.maximum(1 - share, 0) ** power, share)
+
+        return dataclasses.replace(
+            self,
+            activation_ratio=activation_ratio,
+            group_ratio=moved(self.group_ratio),
+            sorted_group_ratio=moved(self.sorted_group_ratio),
+            union_ratio=moved(self.union_ratio),
+        )
+
     def bytes_read(self, ratio: Floats, *, known: bool) -> float:
         """Bytes that are read if this share of the neurons of each site is read.
 

@@ -2,10 +2,11 @@
 
 PPL-p% (Sparsing Law, section 3) is `search(cett, ppl_ratio=1 + p / 100)`; the search works the same for every
 rule. It first brackets the level roughly, with passes over a part of the corpus; a comparison of rules weighs them
-against what searches of other rules have found (`hints.py`). It then runs passes over the whole corpus: after each
-pass it fits a smooth curve of the rise (`rise_curve.py`) and tries the level at which the curve meets the target. The
-search stops when the error of the level is small compared with the sampling error of the corpus. It never refines the
-level beyond the tolerance, the sampling error or the arithmetic noise.
+against what searches of other rules have found (`hints.py`), and its first pass over the whole corpus runs in stages
+that follow the target (`stages.py`). After each pass over the whole corpus the search fits a smooth curve of the rise
+(`rise_curve.py`) and tries the level at which the curve meets the target. It stops when the error of the level is small
+compared with the sampling error of the corpus. It never refines the level beyond the tolerance, the sampling error or
+the arithmetic noise.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sparsing.measuring.rise_curve import (
     NEAR,
     RiseFit,
     SamplingAgainst,
+    SlopePrior,
     arithmetic_noise,
     fit_rise,
     scaled_part,
@@ -108,6 +110,8 @@ class Try(Result):
     ppl_ratio: float
     on_all: bool
     """True for a pass over the whole corpus, False for a pass over the bracketing part."""
+    at_several_levels: bool = False
+    """True for a pass whose stages ran at several levels; its figures were moved to their mean (`stages.py`)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,7 @@ class SearchResult(Result):
     level: float
     """The level of one of the passes over the whole corpus."""
     ppl_ratio: float
-    """Measured at this level on the whole corpus."""
+    """Measured at this level on the whole corpus; in a comparison some windows may be moved there from other levels."""
     target_ppl_ratio: float
     converged: bool
     """False if the target was not met within the tolerance, the sampling error and the arithmetic noise."""
@@ -253,7 +257,8 @@ class _Search:
             allowed = max(allowed, fit.rise_sd * self._target)
         at_target = self._even.strength(self._strength_at_target(fit) if fit else final.strength)
         stretch = self._even.stretch(at_target)
-        meets_target = abs(rise - self._target) <= allowed
+        # the figures of a pass whose stages were moved are moved to the target in any case
+        meets_target = abs(rise - self._target) <= allowed and not final.stages
         return SearchResult(
             level=self._level(final.strength),
             ppl_ratio=ratio,
@@ -263,7 +268,12 @@ class _Search:
             monotone=self._is_monotone(noise or 0.0),
             slope=stretch * (slope_fit.slope if slope_fit else self._hints.slope.median),
             tries=tuple(
-                Try(level=self._level(one.strength), ppl_ratio=one.ppl_ratio, on_all=one.on_all)
+                Try(
+                    level=self._level(one.strength),
+                    ppl_ratio=one.ppl_ratio,
+                    on_all=one.on_all,
+                    at_several_levels=len(one.stages) > 0,
+                )
                 for one in self._tries
             ),
             fitted_ppl_ratio=math.exp(fit.rise_at(final.strength)) if fit else None,
@@ -379,21 +389,23 @@ class _Search:
         """A pass over the whole corpus whose stages follow the target; it goes on with the last pass over the part.
 
         Where a stage turns out to be so far away that the pass is not accepted, this stage runs again. A pass that is
-        not accepted in the end is completed at the level of its last stage.
+        not accepted in the end, or whose curve is not known to be smooth, is completed at the level of its last stage.
         """
         assert self._stages is not None
         fit, last = self._fit(), len(self._stages.windows) - 1
-        slope = fit.slope if fit else self._hints.slope.median
+        slope = SlopePrior(median=fit.slope, log_sd=fit.slope_sd / fit.slope) if fit else self._hints.slope
         ran = [self._part[-1]]
         for stage in range(1, last + 1):
             ran.append(self._on_stage(strength, stage))
             if stage < last:
-                strength = self._after_stages(ran, strength, slope)
+                strength = self._after_stages(ran, strength, slope.median)
+        if self._hints.even is None:
+            return self._on_all(strength)
         one = self._joined(ran, slope)
         for _ in ran:
             fit = self._fit()
             at_target = min(fit.strength, self._reach.most) if fit else strength
-            again = self._stage_to_repeat(ran, at_target, slope)
+            again = self._stage_to_repeat(ran, at_target, slope.median)
             if again is None:
                 break
             ran[again] = self._on_stage(at_target, again)
@@ -401,7 +413,7 @@ class _Search:
             one = self._joined(ran, slope)
         if not one.stages:
             return one
-        if self._accepted() is None or not agree(ran, slope, MOST_MISFIT):
+        if self._accepted() is None or not agree(one, self._stages.windows):
             self._forget(one)
             return self._on_all(ran[-1].strength)
         self._stages.keep(dataclasses.replace(one, strength=self._even.strength(one.strength)))
@@ -410,10 +422,12 @@ class _Search:
     def _stage_to_repeat(self, ran: Sequence[Observation], at_target: float, slope: float) -> int | None:
         """The stage that is too far from the target; None if the pass needs no repetition."""
         distances = [abs(slope * math.log(own.strength / at_target)) for own in ran]
-        farthest = int(np.argmax(distances))
         limit = MOST_STAGE_MOVED * self._most_moved if self._accepted() else COMPARED_NEARNESS
-        if distances[farthest] > limit:
-            return farthest
+        # a rise below 0 is moved nowhere by a factor
+        limits = [limit if own.mean_rise > 0 else COMPARED_NEARNESS for own in ran]
+        excess = [distance - own for distance, own in zip(distances, limits, strict=True)]
+        if max(excess) > 0:
+            return int(np.argmax(excess))
         # another pass over the part shows the slope
         return 0 if self._hints.wants_slope and distances[0] >= SLOPE_SHOWN else None
 
@@ -442,14 +456,12 @@ class _Search:
             return strength
         return min(strength * min(max(math.exp(-distance / slope), MOST_DOWN), MOST_UP), self._reach.most)
 
-    def _joined(self, ran: Sequence[Observation], slope: float) -> Observation:
+    def _joined(self, ran: Sequence[Observation], slope: SlopePrior) -> Observation:
         """The pass that these stages make."""
         assert self._stages is not None
         if len({one.strength for one in ran}) == 1:
             return self._on_all(ran[0].strength)
-        fit = self._fit()
-        slope_log_sd = fit.slope_sd / fit.slope if fit else self._hints.slope.log_sd
-        one = joined_stages(ran, self._stages.windows, slope, slope_log_sd)
+        one = joined_stages(ran, self._stages.windows, slope.median, slope.log_sd)
         level = self._level(one.strength)
         return self._note(self._evened(dataclasses.replace(one, level=level), level, one.strength))
 

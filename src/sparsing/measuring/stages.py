@@ -11,13 +11,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats  # pyright: ignore[reportMissingTypeStubs]  # SciPy has no stubs
 
 from sparsing.measuring.intervals import relative_sampling_sd
 from sparsing.measuring.observation import Observation, StageLevel
-from sparsing.measuring.rise_curve import BENDING, PART_DOUBT
+from sparsing.measuring.rise_curve import BENDING
+
+LEAST_WINDOWS = 16
+"""Fewest windows of a pass whose stages are joined."""
+_DISAGREEMENT = 0.02
+"""Probability that stages on one curve differ so much by chance, below which they are not joined."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,8 @@ def joined_stages(
         slope: d log(rise) / d log(strength).
         slope_log_sd: Standard error of its logarithm.
 
-    Returns: a pass without a level, whose `moved_sd` is the error of the slope and of the bending of the curve.
+    Returns: a pass without a level. Its `moved_sd` contains the error of the slope, the bending of the curve, and that
+    the windows of a stage have other rises at another level.
     """
     labels = np.array([float(one.labels.sum()) for one in ran])
     shares, logs = labels / labels.sum(), np.log([one.strength for one in ran])
@@ -69,7 +77,9 @@ def joined_stages(
     for own, one, distance in zip(windows, ran, distances, strict=True):
         rise[own], counted[own] = one.rise * math.exp(distance), one.labels
     moved = np.array([rise[own].sum() for own in windows]) / labels.sum()
-    bending = abs(float(rise.sum())) / labels.sum() * BENDING * float(shares @ distances**2)
+    spread = float(shares @ distances**2)
+    sampling = relative_sampling_sd(rise, counted) * math.sqrt(spread)
+    height = abs(float(rise.sum())) / labels.sum()
     return Observation(
         strength=math.exp(mean),
         rise=rise,
@@ -79,7 +89,9 @@ def joined_stages(
             StageLevel(level=_level(one), rise_factor=math.exp(distance))
             for one, distance in zip(ran, distances, strict=True)
         ),
-        moved_sd=math.hypot(slope_log_sd * float(moved @ distances), bending),
+        moved_sd=math.hypot(
+            slope_log_sd * float(moved @ distances), height * math.hypot(BENDING * spread, sampling)
+        ),
     )
 
 
@@ -93,20 +105,15 @@ def moved_together(ran: Sequence[Observation], strength: float, slope: float) ->
     )
 
 
-def agree(ran: Sequence[Observation], slope: float, most: float) -> bool:
-    """Whether all stages lie on one curve: no stage is farther from the others than so many standard errors.
+def agree(joined: Observation, windows: Sequence[NDArray[np.int64]]) -> bool:
+    """Whether the moved stages rise alike, apart from the scatter of their windows: one-way analysis of variance.
 
-    A curve that jumps between their levels lets them disagree.
+    A curve that jumps between their levels lets them disagree. Few windows do not show whether they agree.
     """
-    for one in ran:
-        others = [other for other in ran if other is not one]
-        mean = moved_together(others, one.strength, slope)
-        errors = [relative_sampling_sd(stage.rise, stage.labels) * stage.mean_rise for stage in (one, mean)]
-        farthest = max(abs(slope * math.log(one.strength / other.strength)) for other in others)
-        errors.append((PART_DOUBT + BENDING * farthest**2) * mean.mean_rise)
-        if len(one.rise) > 1 and abs(one.mean_rise - mean.mean_rise) > most * math.hypot(*errors):
-            return False
-    return True
+    if len(joined.rise) < LEAST_WINDOWS:
+        return False
+    rates = joined.rise / joined.labels
+    return float(cast("Any", stats).f_oneway(*(rates[own] for own in windows)).pvalue) >= _DISAGREEMENT
 
 
 def _level(one: Observation) -> float:

@@ -246,7 +246,8 @@ class Subject:
             part=self.part,
             tolerance=tolerance,
             noisy=self.is_half_precision,
-            known=tuple(known),
+            # a measurement reports passes at one level only
+            known=[one for one in known if compared or not one.stages],
             hints=hints,
             by_curve=compared,
             stages=self._stages(rule, known) if compared and self.part is not None else None,
@@ -261,15 +262,17 @@ class Subject:
 
     def _stages(self, rule: Rule, known: list[Observation]) -> Stages:
         """How a comparison runs the stages of a pass with this rule."""
+        windows = self._counted.stages
 
         def run(level: float, stage: int) -> Observation:
-            own = self._counted.stages[stage]
-            result = self._counted.stage(
-                self.thresholds(rule, level), stage, _try_label(rule, level, False, known)
-            )
-            rise = result.nll - self.curves.window_nll[own]
+            label = f"{rule.label} {level:.4g}, stage {stage + 1} of {len(windows)}"
+            result = self._counted.stage(self.thresholds(rule, level), stage, label)
             return Observation(
-                strength=rule.strength(level), rise=rise, labels=result.labels, on_all=False, level=level
+                strength=rule.strength(level),
+                rise=result.nll - self.curves.window_nll[windows[stage]],
+                labels=result.labels,
+                on_all=False,
+                level=level,
             )
 
         def keep(one: Observation) -> None:
@@ -286,7 +289,7 @@ class Subject:
             self._counted.join(self.thresholds(rule, one.level), stages)
             known.append(one)
 
-        return Stages(windows=self._counted.stages, run=run, keep=keep)
+        return Stages(windows=windows, run=run, keep=keep)
 
     def site_weights(self, rule: Rule) -> np.ndarray | None:
         """How much an error at each site of the rule hurts, as the searches of a comparison have shown.

@@ -30,7 +30,7 @@ def new_subject(journal: Journal | None = None, scores: tuple[str, ...] = ("neur
 def joined() -> tuple[Subject, Rule, float, list[float]]:
     """A subject, a rule, and the level of its pass and of each stage: a search whose stages ran at several levels."""
     subject = new_subject()
-    for name in ("cett:gate", "cett", "fat", "quantile", "top_k"):
+    for name in ("cett:gate", "cett", "fat", "quantile:gate", "top_k"):
         rule = make_rule(name)
         for ppl_ratio in (1.02, 1.1):
             found = subject.search(rule, ppl_ratio, compared=True)
@@ -49,6 +49,7 @@ def test_a_joined_pass_consists_of_its_stages():
     assert len(set(levels)) > 1
     assert min(levels) < level < max(levels)
     (one,) = [one for one in subject.passes_of(rule) if one.stages and one.level == level]
+    assert one.strength == pytest.approx(rule.strength(level), rel=1e-6)
     whole = subject.counted_pass(subject.thresholds(rule, level))
     dense = subject.curves.window_nll
     np.testing.assert_allclose(whole.nll - dense, one.rise, rtol=1e-9, atol=1e-9)
@@ -120,3 +121,56 @@ def test_a_comparison_that_was_cut_off_goes_on_to_the_same_result(after, tmp_pat
     again = run(Journal(tmp_path))
     assert same(again.points, uncut.points)
     assert same(again.overlap, uncut.overlap)
+
+
+def test_a_measurement_after_a_comparison_runs_its_own_passes():
+    """It took a joined pass for one of its passes, and reported a perplexity ratio that its level does not have."""
+    subject, seen = new_subject(), 0
+    for name in ("cett:gate", "cett", "fat", "quantile:gate", "top_k", "top_k:neuron_norm"):
+        rule = make_rule(name)
+        subject.search(rule, 1.02, compared=True)
+        if not any(one.stages for one in subject.passes_of(rule)):
+            continue
+        found = subject.search(rule, 1.02)
+        assert found.tries
+        assert not any(tried.at_several_levels for tried in found.tries)
+        real = subject.sparse_pass(subject.thresholds(rule, found.level))
+        assert found.ppl_ratio == pytest.approx(np.exp(real.mean_rise(subject.curves.window_nll)), rel=1e-9)
+        seen += 1
+    assert seen >= 2
+
+
+def test_a_repeated_search_and_a_higher_target_use_a_joined_pass():
+    subject, rule, level, _ = joined()
+    (target,) = {
+        target for target in (1.02, 1.1) if subject.search(rule, target, compared=True).level == level
+    }
+    again = subject.search(rule, target, compared=True)
+    assert not again.tries, "the same level of the same pass"
+    assert not again.meets_target, "its figures are moved to the target"
+    higher = subject.search(rule, 1.2, compared=True)
+    assert higher.converged
+    assert np.exp(
+        subject.counted_pass(subject.thresholds(rule, level)).mean_rise(subject.curves.window_nll)
+    ) == (pytest.approx(again.ppl_ratio))
+
+
+def test_groups_and_unions_of_a_joined_pass_are_those_of_its_last_stage():
+    subject, rule, level, levels = joined()
+    alone = new_subject()
+    savings = subject.savings(subject.thresholds(rule, level), compared=True)
+    alone.counted_pass(alone.thresholds(rule, levels[-1]))
+    last = alone.savings(alone.thresholds(rule, levels[-1]), compared=True)
+    np.testing.assert_allclose(savings.union_ratio, last.union_ratio, rtol=0.01)
+    np.testing.assert_allclose(savings.group_ratio, last.group_ratio, rtol=0.01)
+
+
+def test_no_group_ratio_of_a_comparison_is_below_the_activation_ratio():
+    comparison = compare(new_subject(), ["cett", "top_k", "fat"], ppl_ratio=1.05, steps=2)
+    for point in comparison.points:
+        assert point.savings is not None
+        own = point.savings
+        if point.measured_ppl_ratio != point.ppl_ratio:  # moved
+            np.testing.assert_allclose(own.group_ratio[:, 0], own.activation_ratio, rtol=1e-6)
+        assert (np.diff(own.group_ratio, axis=1) >= -0.02).all(), "larger groups are idle less often"
+        assert (np.diff(own.union_ratio, axis=1) >= 0).all()

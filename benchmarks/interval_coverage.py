@@ -40,7 +40,9 @@ from numpy.typing import NDArray
 from sparsing.demo import DEMO_ACTIVATIONS, checkpoints, heldout_text
 from sparsing.measuring.frontier import compare
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.search import SearchResult, part_windows, search
+from sparsing.measuring.search import search
+from sparsing.measuring.search_result import SearchResult
+from sparsing.measuring.stages import part_windows
 from sparsing.measuring.subject import Subject, window_counts
 from sparsing.measuring.target_interval import target_interval
 from sparsing.models.loading import load_model

@@ -14,7 +14,7 @@ from sparsing.measuring.even_strengths import EvenStrengths
 from sparsing.measuring.expected_rise import RULE_SD
 from sparsing.measuring.hints import UNKNOWN_START_SD, Hints
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.search import SearchResult
+from sparsing.measuring.search_result import SearchResult
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import load_model
 from sparsing.rules import make_rule

@@ -12,7 +12,8 @@ from sparsing.measuring.even_strengths import SAME_STRENGTHS, EvenStrengths
 from sparsing.measuring.hints import Hints
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SlopePrior
-from sparsing.measuring.search import SearchResult, search
+from sparsing.measuring.search import search
+from sparsing.measuring.search_result import SearchResult
 from sparsing.measuring.subject import Subject
 from sparsing.models.loading import load_model
 from sparsing.rules import Reach, make_rule

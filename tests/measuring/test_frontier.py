@@ -17,7 +17,7 @@ from sparsing.measuring.intervals import resampled, windows_per_block
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rule_order import order_rules
-from sparsing.measuring.search import SearchResult
+from sparsing.measuring.search_result import SearchResult
 from sparsing.measuring.subject import Subject
 from sparsing.measuring.target_interval import resampled_at_target
 from sparsing.rules import make_rule

@@ -16,13 +16,9 @@ from sparsing.measuring.even_strengths import SAME_STRENGTHS
 from sparsing.measuring.hints import NO_HINTS, Hints
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SamplingAgainst, SlopePrior, fit_rise
-from sparsing.measuring.search import (
-    DOUBT,
-    TOLERANCE,
-    SearchResult,
-    part_windows,
-    search,
-)
+from sparsing.measuring.search import DOUBT, TOLERANCE, search
+from sparsing.measuring.search_result import SearchResult
+from sparsing.measuring.stages import part_windows
 from sparsing.rules import Reach, make_rule
 
 CETT = make_rule("cett")

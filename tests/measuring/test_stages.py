@@ -15,8 +15,9 @@ from sparsing.measuring.even_strengths import SAME_STRENGTHS
 from sparsing.measuring.hints import Hints
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SlopePrior, arithmetic_noise, fit_rise
-from sparsing.measuring.search import SearchResult, part_windows, search
-from sparsing.measuring.stages import Stages, agree, joined_stages, stage_windows
+from sparsing.measuring.search import search
+from sparsing.measuring.search_result import SearchResult
+from sparsing.measuring.stages import Stages, agree, joined_stages, part_windows, stage_windows
 from sparsing.rules import Reach, make_rule
 
 CETT = make_rule("cett")

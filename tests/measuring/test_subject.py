@@ -21,7 +21,7 @@ from sparsing.measuring.active_sets import windows_of_sets
 from sparsing.measuring.journal import Journal
 from sparsing.measuring.measurement import DEAD_BELOW, Measurement
 from sparsing.measuring.passes import run_pass
-from sparsing.measuring.search import part_windows
+from sparsing.measuring.stages import part_windows
 from sparsing.measuring.subject import Subject
 from sparsing.measuring.token_record import SHOWN_TOKENS
 from sparsing.models.loading import load_model

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.search import SearchResult
+from sparsing.measuring.search_result import SearchResult
 from sparsing.measuring.target_interval import scaled_ratios, target_interval
 
 

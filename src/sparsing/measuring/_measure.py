@@ -22,7 +22,8 @@ from sparsing.measuring.cost import Lap
 from sparsing.measuring.intervals import ratio_interval
 from sparsing.measuring.measurement import DEAD_BELOW, NOISY_SHARE, TOO_WIDE, ExpertActivity, Measurement
 from sparsing.measuring.observers import SparseTotals
-from sparsing.measuring.search import TOLERANCE, SearchResult
+from sparsing.measuring.search import TOLERANCE
+from sparsing.measuring.search_result import SearchResult
 from sparsing.measuring.subject import Subject, perplexity, window_counts
 from sparsing.measuring.threshold_grid import is_input
 from sparsing.measuring.token_record import TokenRecord

@@ -103,7 +103,7 @@ def usual_passes(
             target. Groups and unions are counted in the same pass, and neither CETT nor held-out tokens are measured.
     """
     measured = searches + levels
-    part = max(1 / 8, SET_TOKENS / num_tokens)  # see `search.part_windows`
+    part = max(1 / 8, SET_TOKENS / num_tokens)  # see `stages.part_windows`
     bracket = 2 * (part if part <= 1 / 2 else 1.0) if searches else 0.0
     sets = measured * min(1.0, SET_TOKENS / num_tokens)
     if compared:

@@ -20,7 +20,7 @@ from sparsing.measuring.expected_rise import ExpectedRise
 from sparsing.measuring.hints import UNKNOWN_START_SD, Hints, relative_error_of_part
 from sparsing.measuring.observation import Observation
 from sparsing.measuring.rise_curve import SLOPE, SlopePrior
-from sparsing.measuring.search import SearchResult
+from sparsing.measuring.search_result import SearchResult
 from sparsing.rules.scores import cuts_inputs, scores_of
 from sparsing.rules.selections import SELECTIONS
 

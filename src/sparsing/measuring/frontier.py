@@ -27,7 +27,7 @@ from sparsing.measuring.savings import Savings
 from sparsing.rules import Rule, make_rule
 
 if TYPE_CHECKING:
-    from sparsing.measuring.search import SearchResult
+    from sparsing.measuring.search_result import SearchResult
     from sparsing.measuring.subject import Subject
     from sparsing.rules.thresholds import Thresholds
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from sparsing.errors import InputError
 from sparsing.measuring.observation import Observation, joined
-from sparsing.measuring.search import SearchResult, search
+from sparsing.measuring.search import search
+from sparsing.measuring.search_result import SearchResult
 from sparsing.rules.rule import Reach
 
 if TYPE_CHECKING:

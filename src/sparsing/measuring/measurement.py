@@ -18,7 +18,7 @@ from sparsing.base.checked_files import file_in_run
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.measuring.savings import Savings
-from sparsing.measuring.search import Try
+from sparsing.measuring.search_result import Try
 from sparsing.measuring.site_names import SiteName, site_names
 from sparsing.measuring.weight_bytes import WeightBytes
 from sparsing.rules.thresholds import Thresholds

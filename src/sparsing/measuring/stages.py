@@ -39,6 +39,17 @@ class Stages:
     """Called with each pass that was joined from stages at several levels."""
 
 
+def part_windows(n_windows: int, window: int) -> NDArray[np.int64] | None:
+    """Indices of the windows of the bracketing part, evenly spaced: an eighth of the corpus, at least 2,048 tokens.
+
+    Returns: shape `(n,)`; None if the part would be more than half of the corpus.
+    """
+    wanted = max(-(-n_windows // 8), -(-2048 // window))
+    if wanted * 2 > n_windows:
+        return None
+    return np.linspace(0, n_windows - 1, wanted).round().astype(np.int64)
+
+
 def stage_windows(n_windows: int, part: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], ...]:
     """The windows of each stage: the part, then each time as many windows as before, evenly spaced.
 

@@ -39,8 +39,9 @@ from sparsing.measuring.observers import DenseErrorObserver, SparseObserver, Spa
 from sparsing.measuring.overlap import OverlapObserver
 from sparsing.measuring.passes import LossOnly, Observer, PassResult, PassSettings, Totals, run_pass
 from sparsing.measuring.savings import Savings
-from sparsing.measuring.search import TOLERANCE, SearchResult, part_windows, search
-from sparsing.measuring.stages import Stages
+from sparsing.measuring.search import TOLERANCE, search
+from sparsing.measuring.search_result import SearchResult
+from sparsing.measuring.stages import Stages, part_windows
 from sparsing.measuring.target_interval import (
     log_distance,
     resampled_at_target,

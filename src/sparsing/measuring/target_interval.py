@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sparsing.measuring.intervals import effective_units, percentiles, resampled, windows_per_block
 from sparsing.measuring.observation import Observation
-from sparsing.measuring.search import SearchResult
+from sparsing.measuring.search_result import SearchResult
 
 SAMPLING_POWER = -0.4
 """The relative sampling error of the rise is about the rise to this power: -0.32 to -0.5 in the median of all rules on

@@ -11,7 +11,7 @@ from pathlib import Path
 from sparsing.base.provenance import Provenance
 from sparsing.base.results import Result
 from sparsing.measuring.measurement import Interval, Measurement
-from sparsing.measuring.search import SearchResult
+from sparsing.measuring.search_result import SearchResult
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

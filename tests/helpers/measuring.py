@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import string
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from transformers import PreTrainedModel
 
@@ -150,3 +152,26 @@ def assert_same_totals(merged: Totals, whole: Totals) -> None:
     for path, tensor in whole.tensors().items():
         wanted, rtol = tensor, 1e-12 if tensor.is_floating_point() else 0
         torch.testing.assert_close(merged.tensors()[path], wanted, rtol=rtol, atol=0, msg=path)
+
+
+class PowerCut(Exception):
+    """Stops a run in its middle."""
+
+
+@contextlib.contextmanager
+def cut_off(after: int) -> Iterator[None]:
+    """Stops the block when `trained` begins batch number `after`; the block must not end before."""
+    batches = 0
+
+    def stop(*_: object) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == after:
+            raise PowerCut
+
+    handle = trained().sites[1].down_proj.register_forward_pre_hook(stop)
+    try:
+        with pytest.raises(PowerCut):
+            yield
+    finally:
+        handle.remove()

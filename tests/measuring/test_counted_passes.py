@@ -16,7 +16,7 @@ from sparsing.measuring.subject import Subject
 from sparsing.rules import Rule, make_rule
 from sparsing.text.corpus import load_corpus
 
-from ..helpers.measuring import source_text, trained
+from ..helpers.measuring import cut_off, source_text, trained
 from ..helpers.results import same
 from ..helpers.tiny import tiny_tokenizer
 
@@ -93,10 +93,6 @@ def test_moved_counts_keep_ratios_below_one():
     assert moved.mean() == pytest.approx(min(1.0, 1.3 * plain.mean()), rel=1e-3)
 
 
-class PowerCut(Exception):
-    """Stops a run in its middle."""
-
-
 @pytest.mark.parametrize("after", [60, 110])
 def test_a_comparison_that_was_cut_off_goes_on_to_the_same_result(after, tmp_path, monkeypatch):
     monkeypatch.setattr(sparsing.measuring.journal, "SAVE_EVERY_SEC", 0.0)
@@ -104,20 +100,9 @@ def test_a_comparison_that_was_cut_off_goes_on_to_the_same_result(after, tmp_pat
     def run(journal: Journal) -> RuleComparison:
         return compare(new_subject(journal), ["cett:gate", "fat"], ppl_ratio=1.05, steps=2)
 
-    uncut, batches = run(Journal()), 0
-
-    def stop(*_: object) -> None:
-        nonlocal batches
-        batches += 1
-        if batches == after:
-            raise PowerCut
-
-    handle = trained().sites[1].down_proj.register_forward_pre_hook(stop)
-    try:
-        with pytest.raises(PowerCut):
-            run(Journal(tmp_path))
-    finally:
-        handle.remove()
+    uncut = run(Journal())
+    with cut_off(after):
+        run(Journal(tmp_path))
     again = run(Journal(tmp_path))
     assert same(again.points, uncut.points)
     assert same(again.overlap, uncut.overlap)

@@ -31,7 +31,7 @@ from sparsing.rules.thresholds import Thresholds
 from sparsing.sites.tap import tapped
 from sparsing.text.corpus import load_corpus, split_holdout
 
-from ..helpers.measuring import loaded, random_text, source_text, text_corpus, tiny_loaded, trained
+from ..helpers.measuring import cut_off, loaded, random_text, source_text, text_corpus, tiny_loaded, trained
 from ..helpers.results import same
 from ..helpers.tiny import tiny_tokenizer
 
@@ -274,10 +274,6 @@ def test_a_counted_pass_in_stages_equals_one_pass(rule, level):
     assert savings.union_ratio[:, 0] == pytest.approx(subject.ratios(thresholds), rel=0.1)
 
 
-class PowerCut(Exception):
-    """Stops a run in its middle."""
-
-
 @ROUGH
 @pytest.mark.parametrize("after", [3, 40])
 def test_a_run_that_was_cut_off_goes_on_to_the_same_result(after, tmp_path, monkeypatch):
@@ -292,20 +288,8 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_result(after, tmp_path, monk
         return measure(subject, "cett", ppl_ratio=1.1)
 
     uncut = run(Journal())
-    batches = 0
-
-    def stop(module, args):
-        nonlocal batches
-        batches += 1
-        if batches == after:
-            raise PowerCut
-
-    handle = trained().sites[1].down_proj.register_forward_pre_hook(stop)
-    try:
-        with pytest.raises(PowerCut):
-            run(Journal(tmp_path))
-    finally:
-        handle.remove()
+    with cut_off(after):
+        run(Journal(tmp_path))
     resumed = run(Journal(tmp_path))
     for field in dataclasses.fields(Measurement):
         before, after_ = getattr(uncut, field.name), getattr(resumed, field.name)

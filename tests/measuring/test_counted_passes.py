@@ -16,9 +16,10 @@ from sparsing.measuring.subject import Subject
 from sparsing.rules import Rule, make_rule
 from sparsing.text.corpus import load_corpus
 
-from ..helpers.measuring import cut_off, source_text, trained
+from ..helpers.measuring import cut_off, loaded, source_text, trained
 from ..helpers.results import same
 from ..helpers.tiny import tiny_tokenizer
+from ..helpers.tiny_experts import build_experts
 
 
 def new_subject(journal: Journal | None = None, scores: tuple[str, ...] = ("neuron_norm", "gate")) -> Subject:
@@ -91,6 +92,20 @@ def test_moved_counts_keep_ratios_below_one():
     assert plain.max() * 1.3 > 1, "no site would exceed 1"
     assert moved.max() <= 1
     assert moved.mean() == pytest.approx(min(1.0, 1.3 * plain.mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("per_expert", [False, True])
+def test_a_pass_of_routed_experts_can_be_joined(per_expert):
+    corpus = load_corpus([source_text()[:6000]], tiny_tokenizer(), window=32)
+    experts = loaded(build_experts("mixtral"))
+    subject = Subject(experts, corpus, scores=("neuron_norm",), per_expert=per_expert)
+    rule = make_rule("cett")
+    sparse, dense = (subject.thresholds(rule, level) for level in (0.3, 0.2))
+    subject._counted.join(dense, [StageOfPass(sparse, 1.0, 1.1)] * len(stages_of(subject)))
+    np.testing.assert_allclose(subject.ratios(dense), 1.1 * subject.ratios(sparse), rtol=2e-3)
+    savings = subject.savings(dense, compared=True).moved_to(subject.ratios(dense))
+    np.testing.assert_allclose(savings.union_ratio[:, 0], subject.ratios(dense), rtol=1e-6)
+    assert (np.diff(savings.union_ratio) > 0).all()
 
 
 @pytest.mark.parametrize("after", [60, 110])

@@ -94,6 +94,15 @@ def test_moved_counts_keep_ratios_below_one():
     assert moved.mean() == pytest.approx(min(1.0, 1.3 * plain.mean()), rel=1e-3)
 
 
+def test_sets_of_an_earlier_process_are_read_from_its_journal(tmp_path):
+    first, second = new_subject(Journal(tmp_path)), new_subject(Journal(tmp_path))
+    thresholds = first.thresholds(make_rule("cett"), 0.2)
+    first.counted_pass(thresholds)
+    before, after = (subject.savings(thresholds, compared=True) for subject in (first, second))
+    np.testing.assert_array_equal(after.sorted_group_ratio, before.sorted_group_ratio)
+    np.testing.assert_array_equal(after.union_ratio, before.union_ratio)
+
+
 @pytest.mark.parametrize("per_expert", [False, True])
 def test_a_pass_of_routed_experts_can_be_joined(per_expert):
     corpus = load_corpus([source_text()[:6000]], tiny_tokenizer(), window=32)

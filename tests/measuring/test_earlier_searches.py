@@ -261,7 +261,7 @@ def test_a_slope_is_wanted_until_enough_searches_have_shown_one(subject):
         earlier.add(rule, measured, [on_part, on_all])
     assert not hints_of(earlier, rule, 1.01).wants_slope
     assert not hints_of(earlier, make_rule("griffin"), 1.01).wants_slope, (
-        "its slope says nothing of the others"
+        "the slope of this rule does not show the slopes of others"
     )
 
 

@@ -133,6 +133,8 @@ class CountedPasses:
 
         Neurons are sorted by their counts in the stage that ran before.
         """
+        if thresholds.on not in self._counts:  # the last stage is in the journal of an earlier process
+            self.stage(thresholds, len(self.stages) - 2)
         sites, own = self._sites(thresholds.on), self._corpus.part(self.stages[-1])
         observer = CountsAndSetsObserver(sites, own, self._counts[thresholds.on])
         mask = Mask(sites, thresholds)

@@ -71,7 +71,7 @@ calibrated, the way is shorter on such a cliff (`MOST_MOVED_BY_ERROR`)."""
 MOST_MOVED_BY_ERROR = 0.6
 """`MOST_MOVED` where the calibrated error of the rule shows the shape of the curve (`even_strengths.py`)."""
 MOST_STAGE_MOVED = 2.0
-"""Largest distance of a stage from the mean level of its pass, in `MOST_MOVED` or `MOST_MOVED_BY_ERROR`."""
+"""Largest distance of a stage of a joined pass from the target, in `MOST_MOVED` or `MOST_MOVED_BY_ERROR`."""
 SLOPE_SHOWN = 0.4
 """Distance in `log(log(ppl_ratio))` at which two passes over the part show the slope."""
 MOST_JUMP = 0.5
@@ -177,7 +177,9 @@ class _Search:
         ]
         self._windows, self._tolerance, self._noisy = part, tolerance, noisy
         self._hints, self._by_curve = hints, by_curve
-        self._stages, self._expected_at = stages, self._reach.start
+        self._stages = stages
+        self._expected_at = self._reach.start
+        """Where the target is expected before the first pass."""
         self._part = [one for one in known if not one.on_all]
         self._all = [one for one in known if one.on_all]
         self._tries: list[Observation] = []
@@ -369,7 +371,7 @@ class _Search:
         """The stage that is too far from the target; None if the pass needs no repetition."""
         distances = [abs(slope * math.log(own.strength / at_target)) for own in ran]
         limit = MOST_STAGE_MOVED * self._most_moved if self._accepted() else COMPARED_NEARNESS
-        # a rise below 0 is moved nowhere by a factor
+        # a factor does not lead from a negative rise to the rise at another level
         limits = [limit if own.mean_rise > 0 else COMPARED_NEARNESS for own in ran]
         excess = [distance - own for distance, own in zip(distances, limits, strict=True)]
         if max(excess) > 0:

@@ -1,4 +1,4 @@
-"""Stages: a pass over the whole corpus that runs some windows after the others, each stage at a level of its own.
+"""Stages of a pass over the whole corpus. Each stage runs some of the windows, at a level of its own.
 
 Each stage shows better where the target lies, so a search goes on at the level that the stages so far suggest, and need
 not repeat them. A pass whose stages ran at several levels counts as one at the mean of log(strength), weighted by

@@ -229,6 +229,8 @@ function layout(chart, state, width) {
   const listed = (chart.bands ?? []).length + (chart.series ?? []).filter((series) => series.listed !== false).length + 2 * onlyMark(chart).length;
   return {
     autosize: true, margin: { l: 56, r: 12, t: 8, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    // without a colour it is a black bar over the data, since the page below is transparent
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("muted"), activecolor: ink },
     font: { color: ink, size: 12, family: getComputedStyle(document.body).fontFamily }, colorway: [ink],
     xaxis: axisLayout(chart, "x", state.x, width), yaxis: axisLayout(chart, "y", state.y, width), shapes,
     annotations: marks.filter((mark) => !onlyMark(chart).length && mark.at !== undefined && mark.label).map((mark) => markLabel(mark, state)),
